@@ -1,0 +1,42 @@
+"""What every test stands on: no sockets but loopback, no user folders, the optional folder of real samples."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+_connect = socket.socket.connect
+
+
+def _guarded_connect(self: socket.socket, address: Any) -> None:
+    """Refuse every address that is not on this machine."""
+    if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in ("127.0.0.1", "::1", "localhost"):
+        raise AssertionError(f"a test tried to reach {address}")
+    _connect(self, address)
+
+
+@pytest.fixture(autouse=True)
+def closed_world(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Loopback only; state folders under the test's own folder; no settings from outside."""
+    monkeypatch.setattr(socket.socket, "connect", _guarded_connect)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("data")))
+    monkeypatch.delenv("VAULTLLM_VAULT", raising=False)
+    monkeypatch.delenv("VAULTLLM_STATE", raising=False)
+    yield
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real samples beside the project; tests that want it are skipped where it is absent."""
+    folder = Path(__file__).resolve().parents[2] / "shared"
+    if not (folder / "real").is_dir():
+        pytest.skip("no samples beside the project")
+    return folder

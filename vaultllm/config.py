@@ -1,0 +1,279 @@
+"""The workspace (which vault, which state folder) and the settings in `<vault>/.vaultllm/config.toml`.
+
+Settings are documented where they are defined; an unknown or wrong one is an error with its line and the
+nearest right name. Knows nothing about what the settings do.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from vaultllm.errors import ConfigError, VaultError, nearest
+
+CONFIG = Path(".vaultllm") / "config.toml"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ScanSettings(_Section):
+    """Which files are notes."""
+
+    ignore: tuple[str, ...] = ()
+    """Folders or glob patterns, vault-relative, left out besides dot folders."""
+    templates: tuple[str, ...] = ("Templates", "_templates", "Шаблоны")
+    """Folders whose notes are templates: kept in memory's list, never trained on."""
+    max_bytes: int = Field(8 * 2**20, gt=0)
+    """Larger notes are reported, not read."""
+    labels_user: tuple[str, ...] = ("User", "Human", "You", "Пользователь", "Я", "Вопрос", "ব্যবহারকারী")
+    """Names of the owner at the line's start in plain transcripts."""
+    labels_assistant: tuple[str, ...] = ("Assistant", "AI", "ChatGPT", "GPT", "Claude", "Ассистент", "Бот", "Ответ", "সহকারী")
+    """Names of the assistant in plain transcripts."""
+
+
+class AnswerSettings(_Section):
+    """Where answers go and how they are made."""
+
+    folder: str = "vaultllm/Answers"
+    """Folder of our notes, vault-relative."""
+    hits: int = Field(6, ge=1, le=50)
+    """How many scenes are recalled for a question."""
+    max_new_tokens: int = Field(256, ge=1, le=8192)
+    """The longest answer of the model, in its tokens."""
+    temperature: float = Field(0.0, ge=0.0, le=2.0)
+    """0 is greedy: the same question gives the same answer."""
+
+
+class MemorySettings(_Section):
+    """How recall works."""
+
+    dims: int = Field(256, ge=8, le=4096)
+    """Dimensions of the vault's own embedder."""
+    words: float = Field(0.5, ge=0.0)
+    """Weight of stems (BM25)."""
+    grams: float = Field(0.5, ge=0.0)
+    """Weight of character 4-grams (BM25)."""
+    dense: float = Field(0.5, ge=0.0)
+    """Weight of the vectors."""
+    near: float = Field(0.25, ge=0.0)
+    """Resonance: what a hit lends to the scenes next to it."""
+    links: float = Field(0.25, ge=0.0)
+    """Resonance: what a hit lends to the scenes it links to."""
+
+
+class TrainSettings(_Section):
+    """How adapters are trained."""
+
+    base: str = "micro"
+    """`micro` (trained here from scratch) or a causal LM of transformers by path or hub id."""
+    minutes: float = Field(10.0, gt=0.0)
+    """Time for one training."""
+    rank: int = Field(16, ge=1, le=1024)
+    """LoRA rank."""
+    alpha: int = Field(32, ge=1)
+    """LoRA alpha."""
+    learning_rate: float | None = Field(None, gt=0.0)
+    """None: 1e-3 for the micro base, 2e-4 for others."""
+    epochs: float = Field(3.0, gt=0.0)
+    """At most this many passes; the minutes end it earlier."""
+    max_tokens: int = Field(512, ge=32)
+    """Longest training sequence; the model's own limit if that is smaller."""
+    val: float = Field(0.1, gt=0.0, lt=0.5)
+    """Share of the notes that is held out."""
+    min_new: int = Field(20, ge=1)
+    """`retrain` starts when so many scenes are new."""
+    seed: int = 0
+    """Of data order and initialisation."""
+
+
+class WatchSettings(_Section):
+    """The daemon."""
+
+    settle: float = Field(1.5, gt=0.0)
+    """Seconds without an event before a note is read."""
+    reconcile: float = Field(60.0, gt=0.0)
+    """Seconds between full scans, the truth behind the events."""
+
+
+class Settings(_Section):
+    """All of `config.toml`."""
+
+    vault_id: str = Field(min_length=1, pattern=r"^[0-9a-zA-Z_-]+$")
+    """Names the state folder; made by `init`."""
+    timezone: str = ""
+    """IANA name for chat times without a zone; empty: they stay without."""
+    scan: ScanSettings = ScanSettings()
+    answers: AnswerSettings = AnswerSettings()
+    memory: MemorySettings = MemorySettings()
+    train: TrainSettings = TrainSettings()
+    watch: WatchSettings = WatchSettings()
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """A vault, the folder of its state, and its settings."""
+
+    vault: Path
+    """Absolute, resolved."""
+    state: Path
+    """Absolute; holds everything derived (docs/on-disk-format.md)."""
+    settings: Settings
+    """Of config.toml."""
+
+    @property
+    def ledger(self) -> Path:
+        """The SQLite file."""
+        return self.state / "ledger.db"
+
+    @property
+    def scenes(self) -> Path:
+        """Root of the scene YAML files."""
+        return self.state / "scenes"
+
+    @property
+    def memory(self) -> Path:
+        """Root of Chroma's generations."""
+        return self.state / "memory"
+
+    @property
+    def bases(self) -> Path:
+        """Root of the micro base models."""
+        return self.state / "bases"
+
+    @property
+    def runs(self) -> Path:
+        """Root of the trainings."""
+        return self.state / "runs"
+
+    @property
+    def datasets(self) -> Path:
+        """Root of the frozen datasets."""
+        return self.state / "datasets"
+
+    @property
+    def current(self) -> Path:
+        """Text file with the id of the run that answers."""
+        return self.state / "current"
+
+
+def find_vault(named: str | None, start: Path | None = None) -> Path:
+    """The vault: the named one, `VAULTLLM_VAULT`, or the nearest folder upwards from `start` that was initialised."""
+    named = named or os.environ.get("VAULTLLM_VAULT") or None
+    if named is not None:
+        vault = Path(named).expanduser()
+        if not vault.is_dir():
+            what = "is a file, not a folder" if vault.exists() else "does not exist"
+            raise VaultError(f"the vault {what}; name an existing folder with --vault", path=str(vault))
+        return vault.resolve()
+    here = (start or Path.cwd()).resolve()
+    for folder in (here, *here.parents):
+        if (folder / CONFIG).is_file():
+            return folder
+    raise VaultError("no vault here; run inside one, name it with --vault, or start with: vaultllm init PATH")
+
+
+def open_workspace(named: str | None = None, state: str | None = None) -> Workspace:
+    """The workspace of an initialised vault. Raises VaultError or ConfigError."""
+    vault = find_vault(named)
+    path = vault / CONFIG
+    if not path.is_file():
+        raise VaultError(f'this vault is not set up yet; run: vaultllm init "{vault}"', path=str(vault))
+    settings = load_settings(path)
+    return Workspace(vault, _state_folder(vault, state, settings.vault_id), settings)
+
+
+def init_workspace(vault: Path, state: str | None = None, base: str | None = None) -> Workspace:
+    """Write `.vaultllm/config.toml` unless it is there, and make the state folder. Never changes an existing config."""
+    vault = find_vault(str(vault))
+    path = vault / CONFIG
+    if not path.exists():
+        text = f'# Settings of vaultllm; every key is explained in docs/settings.md\nvault_id = "{uuid.uuid4().hex[:12]}"\n'
+        if base is not None:
+            text += f"\n[train]\nbase = {_toml_string(base)}\n"
+        try:
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise VaultError(f"cannot write the settings ({error.strerror}); make the vault writable", path=str(path)) from error
+    return open_workspace(str(vault), state)
+
+
+def _toml_string(value: str) -> str:
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def _state_folder(vault: Path, named: str | None, vault_id: str) -> Path:
+    """The state folder, made private; refuses one inside the vault and one that belongs to another vault."""
+    named = named or os.environ.get("VAULTLLM_STATE") or None
+    state = Path(named).expanduser() if named else Path(platformdirs.user_data_dir("vaultllm")) / vault_id
+    state = state.resolve()
+    if state == vault or vault in state.parents:
+        raise VaultError("the state folder lies inside the vault, where it would be synced; choose another with --state", path=str(state))
+    if state in vault.parents:
+        raise VaultError("the vault lies inside the state folder; choose another with --state", path=str(state))
+    owner = state / "vault_id"
+    try:
+        state.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if not owner.exists():
+            owner.write_text(vault_id + "\n", encoding="utf-8")
+            owner.chmod(0o600)
+        found = owner.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise VaultError(f"the state folder cannot be used ({error.strerror})", path=str(state)) from error
+    if found != vault_id:
+        raise VaultError(f"this state folder belongs to another vault ({found}); choose another with --state", path=str(state))
+    return state
+
+
+def load_settings(path: Path) -> Settings:
+    """Read and check config.toml. Raises ConfigError with the line and the nearest right name."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        data: dict[str, Any] = tomllib.loads(text)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot be read: {error}", path=str(path)) from error
+    except tomllib.TOMLDecodeError as error:
+        found = re.search(r"line (\d+)", str(error))
+        raise ConfigError(f"is not TOML: {error}", path=str(path), line=int(found[1]) if found else None) from error
+    try:
+        return Settings.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        keys = [str(part) for part in first["loc"]]
+        line = _line_of(text, keys)
+        if first["type"] == "extra_forbidden":
+            section: Any = Settings
+            for key in keys[:-1]:
+                section = section.model_fields[key].annotation
+            message = f"there is no setting '{'.'.join(keys)}'.{nearest(keys[-1], section.model_fields)}"
+        else:
+            message = f"{'.'.join(keys)}: {first['msg']}"
+        raise ConfigError(message, path=str(path), line=line) from error
+
+
+def _line_of(text: str, keys: list[str]) -> int | None:
+    """The line of a key in TOML text: of `key =` under its `[section]`, else of the section's own header."""
+    section = ""
+    for number, line in enumerate(text.splitlines(), 1):
+        header = re.match(r"\s*\[([^\]]+)\]", line)
+        if header:
+            section = header[1].strip()
+            if section == ".".join(keys):
+                return number
+        name = re.match(r"\s*([A-Za-z0-9_.-]+)\s*=", line)
+        if name and ".".join(filter(None, (section, name[1]))) in (".".join(keys), ".".join(keys[:-1])):
+            return number
+    return None
+
+
