@@ -275,5 +275,3 @@ def _line_of(text: str, keys: list[str]) -> int | None:
         if name and ".".join(filter(None, (section, name[1]))) in (".".join(keys), ".".join(keys[:-1])):
             return number
     return None
-
-

@@ -18,9 +18,7 @@ from typing import Any, Literal, TypeVar
 Role = Literal["user", "assistant", "system"]
 Kind = Literal["dialogue", "prose", "list", "table", "code"]
 Trust = Literal["own", "imported", "clipped", "generated"]
-BlockKind = Literal[
-    "heading", "paragraph", "list", "table", "code", "quote", "callout", "html", "rule", "math", "comment", "footnote"
-]
+BlockKind = Literal["heading", "paragraph", "list", "table", "code", "quote", "callout", "html", "rule", "math", "comment", "footnote"]
 Lines = tuple[int, int]
 
 
@@ -222,6 +220,8 @@ class Passage:
     """Dialogues: the UID of its turn."""
     role: Role = "user"
     """Who speaks."""
+    context: str = ""
+    """Title, headings, date, tags: indexed with the text, never shown as the note's words."""
 
 
 @dataclass(frozen=True, slots=True)

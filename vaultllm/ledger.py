@@ -1,0 +1,515 @@
+"""The ledger: one SQLite file that holds the truth about everything derived from the vault.
+
+Notes and their fingerprints, scenes, passages, vectors, the words index, the outbox to Chroma, runs, answers.
+Every method that changes several rows does so in one transaction; a killed process leaves the state before or
+after, never between. Knows nothing about Markdown, Chroma or models; `memory/words.py` fills its FTS tables.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vaultllm.errors import VaultError
+from vaultllm.memory import words
+from vaultllm.schema import Passage, Problem, Run, Scene, from_dict, to_dict
+from vaultllm.text import fold, sha
+
+if TYPE_CHECKING:
+    import numpy as np
+
+APPLICATION_ID = 0x76_6C_6C_6D  # "vllm" in the file's header: says whose database this is
+
+# Each entry takes the schema one version up; never edit one that was released, append another.
+MIGRATIONS: tuple[str, ...] = (
+    """
+    CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+    CREATE TABLE notes (
+        id INTEGER PRIMARY KEY, path TEXT NOT NULL UNIQUE, name TEXT NOT NULL, title TEXT NOT NULL,
+        size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, ctime_ns INTEGER NOT NULL, inode INTEGER NOT NULL,
+        sha256 TEXT NOT NULL, parser TEXT NOT NULL, reader TEXT NOT NULL, why TEXT NOT NULL
+    );
+    CREATE INDEX notes_name ON notes(name);
+    CREATE TABLE problems (path TEXT NOT NULL, code TEXT NOT NULL, line INTEGER NOT NULL, message TEXT NOT NULL);
+    CREATE INDEX problems_path ON problems(path);
+    CREATE TABLE scenes (
+        slot INTEGER PRIMARY KEY, note INTEGER NOT NULL REFERENCES notes(id) ON DELETE CASCADE, ordinal INTEGER NOT NULL,
+        id TEXT NOT NULL, sha TEXT NOT NULL, kind TEXT NOT NULL, language TEXT NOT NULL, trust TEXT NOT NULL,
+        train INTEGER NOT NULL, at TEXT NOT NULL, record TEXT NOT NULL, UNIQUE (note, id)
+    );
+    CREATE INDEX scenes_id ON scenes(id);
+    CREATE TABLE links (scene INTEGER NOT NULL REFERENCES scenes(slot) ON DELETE CASCADE, target TEXT NOT NULL);
+    CREATE INDEX links_scene ON links(scene);
+    CREATE INDEX links_target ON links(target);
+    CREATE TABLE passages (
+        slot INTEGER PRIMARY KEY, scene INTEGER NOT NULL REFERENCES scenes(slot) ON DELETE CASCADE, ordinal INTEGER NOT NULL,
+        first INTEGER NOT NULL, last INTEGER NOT NULL, uid TEXT NOT NULL, role TEXT NOT NULL,
+        text TEXT NOT NULL, context TEXT NOT NULL, sha TEXT NOT NULL, UNIQUE (scene, ordinal)
+    );
+    CREATE TABLE vectors (passage INTEGER PRIMARY KEY, embedder TEXT NOT NULL, vector BLOB NOT NULL);
+    CREATE TABLE outbox (passage INTEGER PRIMARY KEY);
+    CREATE VIRTUAL TABLE stems USING fts5(
+        text, context, content='', tokenize="unicode61 remove_diacritics 0 categories 'L* N* M* S* Co' tokenchars '_#'"
+    );
+    CREATE VIRTUAL TABLE grams USING fts5(
+        text, content='', detail='none', tokenize="unicode61 remove_diacritics 0 categories 'L* N* M* S* Co' tokenchars '_#'"
+    );
+    CREATE TABLE runs (id TEXT PRIMARY KEY, created TEXT NOT NULL, record TEXT NOT NULL) WITHOUT ROWID;
+    CREATE TABLE answers (
+        id TEXT PRIMARY KEY, path TEXT NOT NULL, sha256 TEXT NOT NULL, created TEXT NOT NULL, record TEXT NOT NULL
+    ) WITHOUT ROWID;
+    """,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class KnownNote:
+    """What the ledger remembers of a note: enough to see that it has not changed."""
+
+    id: int
+    """Row."""
+    size: int
+    """Bytes."""
+    mtime_ns: int
+    """Modification time."""
+    ctime_ns: int
+    """Inode change time: catches an edit that kept size and mtime."""
+    inode: int
+    """Changes when a file is replaced."""
+    sha256: str
+    """Hash of the bytes."""
+    parser: str
+    """Version of the code that parsed it; another version parses again."""
+
+
+@dataclass(frozen=True, slots=True)
+class NoteRow:
+    """A note as `put_note` takes it."""
+
+    path: str
+    """Vault-relative."""
+    title: str
+    """As shown."""
+    size: int
+    """Bytes."""
+    mtime_ns: int
+    """Modification time."""
+    ctime_ns: int
+    """Inode change time."""
+    inode: int
+    """Inode."""
+    sha256: str
+    """Hash of the bytes."""
+    parser: str
+    """Version of the parsing code."""
+    reader: str
+    """The chat reader that took it; empty for an ordinary note."""
+    why: str
+    """Why that reader."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What one note changed."""
+
+    added: int = 0
+    """Scenes that are new."""
+    changed: int = 0
+    """Scenes whose words changed."""
+    removed: int = 0
+    """Scenes that are gone."""
+
+    def __add__(self, other: Change) -> Change:
+        """The sum, field by field."""
+        return Change(self.added + other.added, self.changed + other.changed, self.removed + other.removed)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPassage:
+    """A passage with its rows."""
+
+    slot: int
+    """Its stable number: the id in Chroma, the rowid in the words index."""
+    scene_slot: int
+    """Row of its scene."""
+    path: str
+    """Its note."""
+    passage: Passage
+    """The record."""
+
+
+class Ledger:
+    """An open ledger. Use as a context manager; one per thread."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or create; migrate. Raises VaultError when it is damaged, not ours, or from a newer version."""
+        self.path = path
+        try:
+            self.db = sqlite3.connect(path, timeout=30.0, isolation_level=None)
+            path.chmod(0o600)
+            self.db.execute("PRAGMA foreign_keys = ON")
+            self.db.execute("PRAGMA secure_delete = ON")  # what is deleted leaves the disk too
+            self.db.execute("PRAGMA journal_mode = WAL")
+            self.db.execute("PRAGMA synchronous = NORMAL")
+            self._migrate()
+        except (sqlite3.DatabaseError, OSError) as error:
+            raise VaultError(
+                f"the ledger cannot be opened ({error}); move it away and run: vaultllm ingest (it is rebuilt from the vault)",
+                path=str(path),
+            ) from error
+
+    def _migrate(self) -> None:
+        (version,) = self.db.execute("PRAGMA user_version").fetchone()
+        (application,) = self.db.execute("PRAGMA application_id").fetchone()
+        if version and application != APPLICATION_ID:
+            raise VaultError("this SQLite file is not a ledger of vaultllm; choose another --state", path=str(self.path))
+        if version > len(MIGRATIONS):
+            raise VaultError(
+                f"the ledger has schema {version}, this vaultllm knows {len(MIGRATIONS)}; update vaultllm", path=str(self.path)
+            )
+        for number in range(version, len(MIGRATIONS)):
+            with self.transaction():
+                for statement in _statements(MIGRATIONS[number]):
+                    self.db.execute(statement)
+                self.db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+                self.db.execute(f"PRAGMA user_version = {number + 1}")
+
+    def close(self) -> None:
+        """Close the file."""
+        self.db.close()
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All or nothing; joins the transaction that is already open."""
+        if self.db.in_transaction:
+            yield
+            return
+        self.db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self.db.execute("ROLLBACK")
+            raise
+        self.db.execute("COMMIT")
+
+    # -- notes, scenes, passages
+
+    def known(self) -> dict[str, KnownNote]:
+        """Path -> fingerprint of every note."""
+        rows = self.db.execute("SELECT path, id, size, mtime_ns, ctime_ns, inode, sha256, parser FROM notes")
+        return {path: KnownNote(*rest) for path, *rest in rows}
+
+    def touch(self, note_id: int, size: int, mtime_ns: int, ctime_ns: int, inode: int) -> None:
+        """A note's stat changed, its bytes did not."""
+        self.db.execute(
+            "UPDATE notes SET size = ?, mtime_ns = ?, ctime_ns = ?, inode = ? WHERE id = ?", (size, mtime_ns, ctime_ns, inode, note_id)
+        )
+
+    def put_note(self, note: NoteRow, scenes: Sequence[tuple[Scene, Sequence[Passage]]]) -> Change:
+        """Store a note's scenes in place of the old ones, their words in the index, and what Chroma must hear in the outbox."""
+        with self.transaction():
+            old = {
+                row_id: (slot, row_sha)
+                for slot, row_id, row_sha in self.db.execute(
+                    "SELECT s.slot, s.id, s.sha FROM scenes s JOIN notes n ON n.id = s.note WHERE n.path = ?", (note.path,)
+                )
+            }
+            self.db.execute(
+                "INSERT INTO notes (path, name, title, size, mtime_ns, ctime_ns, inode, sha256, parser, reader, why)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (path) DO UPDATE SET name = excluded.name,"
+                " title = excluded.title, size = excluded.size, mtime_ns = excluded.mtime_ns, ctime_ns = excluded.ctime_ns,"
+                " inode = excluded.inode, sha256 = excluded.sha256, parser = excluded.parser, reader = excluded.reader,"
+                " why = excluded.why",
+                (
+                    note.path, note_key(note.path), note.title, note.size, note.mtime_ns, note.ctime_ns, note.inode,
+                    note.sha256, note.parser, note.reader, note.why,
+                ),
+            )  # fmt: skip
+            (note_id,) = self.db.execute("SELECT id FROM notes WHERE path = ?", (note.path,)).fetchone()
+            added = changed = 0
+            for ordinal, (scene, passages) in enumerate(scenes):
+                known = old.pop(scene.id, None)
+                if known is None:
+                    added += 1
+                elif known[1] != scene.sha:
+                    changed += 1
+                slot = self._put_scene(None if known is None else known[0], note_id, ordinal, scene)
+                self._put_passages(slot, passages)
+            for slot, _ in old.values():
+                self._bury("scene = ?", slot)
+                self.db.execute("DELETE FROM scenes WHERE slot = ?", (slot,))
+        return Change(added, changed, len(old))
+
+    def _put_scene(self, slot: int | None, note_id: int, ordinal: int, scene: Scene) -> int:
+        record = json.dumps(to_dict(scene), ensure_ascii=False, separators=(",", ":"))
+        values = (note_id, ordinal, scene.id, scene.sha, scene.kind, scene.language, scene.trust, int(scene.train), scene.at, record)
+        if slot is None:
+            cursor = self.db.execute(
+                "INSERT INTO scenes (note, ordinal, id, sha, kind, language, trust, train, at, record) VALUES (?,?,?,?,?,?,?,?,?,?)",
+                values,
+            )
+            slot = int(cursor.lastrowid or 0)
+        else:
+            self.db.execute(
+                "UPDATE scenes SET note=?, ordinal=?, id=?, sha=?, kind=?, language=?, trust=?, train=?, at=?, record=? WHERE slot=?",
+                (*values, slot),
+            )
+            self.db.execute("DELETE FROM links WHERE scene = ?", (slot,))
+        self.db.executemany("INSERT INTO links (scene, target) VALUES (?, ?)", [(slot, note_key(target)) for target in scene.links])
+        return slot
+
+    def _put_passages(self, scene_slot: int, passages: Sequence[Passage]) -> None:
+        """Update in place, so that a passage keeps its slot, its vector and its place in Chroma while its words stay."""
+        old = {
+            ordinal: (slot, row_sha)
+            for ordinal, slot, row_sha in self.db.execute("SELECT ordinal, slot, sha FROM passages WHERE scene = ?", (scene_slot,))
+        }
+        for passage in passages:
+            digest = sha(passage.text, passage.context)
+            where = (*passage.lines, passage.uid, passage.role)
+            slot, known_digest = old.pop(passage.ordinal, (None, ""))
+            if slot is not None and known_digest == digest:
+                self.db.execute("UPDATE passages SET first=?, last=?, uid=?, role=? WHERE slot=?", (*where, slot))
+                continue
+            content = (passage.text, passage.context, digest)
+            if slot is None:
+                cursor = self.db.execute(
+                    "INSERT INTO passages (scene, ordinal, first, last, uid, role, text, context, sha) VALUES (?,?,?,?,?,?,?,?,?)",
+                    (scene_slot, passage.ordinal, *where, *content),
+                )
+                slot = int(cursor.lastrowid or 0)
+            else:
+                self._bury("slot = ?", slot)
+                self.db.execute(
+                    "UPDATE passages SET first=?, last=?, uid=?, role=?, text=?, context=?, sha=? WHERE slot=?", (*where, *content, slot)
+                )
+            words.add(self.db, slot, passage.text, passage.context)
+            self.db.execute("INSERT OR IGNORE INTO outbox (passage) VALUES (?)", (slot,))
+        for slot, _ in old.values():
+            self._bury("slot = ?", slot)
+            self.db.execute("DELETE FROM passages WHERE slot = ?", (slot,))
+
+    def remove_note(self, path: str) -> int:
+        """Take a note, its scenes, words and vectors out; returns how many scenes went."""
+        with self.transaction():
+            row = self.db.execute("SELECT id FROM notes WHERE path = ?", (path,)).fetchone()
+            self.set_problems(path, ())
+            if row is None:
+                return 0
+            slots = [slot for (slot,) in self.db.execute("SELECT slot FROM scenes WHERE note = ?", row)]
+            for slot in slots:
+                self._bury("scene = ?", slot)
+            self.db.execute("DELETE FROM notes WHERE id = ?", row)
+            return len(slots)
+
+    def _bury(self, where: str, value: int) -> None:
+        """Before passages change or go: take their words out of the index, their vectors, and tell the outbox."""
+        # A contentless FTS table forgets a row only when it is told again what the row held.
+        rows = self.db.execute(f"SELECT slot, text, context FROM passages WHERE {where}", (value,)).fetchall()
+        for slot, text, context in rows:
+            words.remove(self.db, slot, text, context)
+            self.db.execute("DELETE FROM vectors WHERE passage = ?", (slot,))
+            self.db.execute("INSERT OR IGNORE INTO outbox (passage) VALUES (?)", (slot,))
+
+    def set_problems(self, path: str, problems: Iterable[Problem]) -> None:
+        """Replace what is wrong with one file."""
+        with self.transaction():
+            self.db.execute("DELETE FROM problems WHERE path = ?", (path,))
+            self.db.executemany(
+                "INSERT INTO problems (path, code, line, message) VALUES (?, ?, ?, ?)",
+                [(path, problem.code, problem.line, problem.message) for problem in problems],
+            )
+
+    def problems(self) -> list[tuple[str, Problem]]:
+        """All that is wrong, by path and line."""
+        rows = self.db.execute("SELECT path, code, message, line FROM problems ORDER BY path, line, code")
+        return [(path, Problem(code, message, line)) for path, code, message, line in rows]
+
+    def problems_of(self, path: str) -> list[Problem]:
+        """What is wrong with one file."""
+        rows = self.db.execute("SELECT code, message, line FROM problems WHERE path = ?", (path,))
+        return [Problem(*row) for row in rows]
+
+    def kinds(self) -> dict[str, int]:
+        """How many scenes there are of each kind."""
+        return dict(self.db.execute("SELECT kind, count(*) FROM scenes GROUP BY kind ORDER BY kind").fetchall())
+
+    def notes_with_scenes(self) -> list[str]:
+        """Paths of the notes that have scenes."""
+        return [path for (path,) in self.db.execute("SELECT path FROM notes WHERE id IN (SELECT note FROM scenes) ORDER BY path")]
+
+    def scenes(self, path: str | None = None) -> Iterator[Scene]:
+        """All scenes, or one note's, in the order of notes and lines."""
+        query = "SELECT s.record FROM scenes s JOIN notes n ON n.id = s.note"
+        rows = (
+            self.db.execute(query + " ORDER BY n.path, s.ordinal")
+            if path is None
+            else self.db.execute(query + " WHERE n.path = ? ORDER BY s.ordinal", (path,))
+        )
+        for (record,) in rows:
+            yield from_dict(Scene, json.loads(record))
+
+    def passages(self, slots: Sequence[int]) -> dict[int, StoredPassage]:
+        """The passages of these slots; unknown slots are left out."""
+        found: dict[int, StoredPassage] = {}
+        for start in range(0, len(slots), 500):
+            part = slots[start : start + 500]
+            marks = ",".join("?" * len(part))
+            rows = self.db.execute(
+                "SELECT p.slot, p.scene, n.path, s.id, p.ordinal, p.first, p.last, p.text, p.uid, p.role, p.context"
+                f" FROM passages p JOIN scenes s ON s.slot = p.scene JOIN notes n ON n.id = s.note WHERE p.slot IN ({marks})",
+                part,
+            )
+            for slot, scene_slot, path, scene, ordinal, first, last, text, uid, role, context in rows:
+                found[slot] = StoredPassage(slot, scene_slot, path, Passage(scene, ordinal, (first, last), text, uid, role, context))
+        return found
+
+    def scenes_at(self, scene_slots: Sequence[int]) -> dict[int, Scene]:
+        """The scenes of these rows."""
+        found: dict[int, Scene] = {}
+        for start in range(0, len(scene_slots), 500):
+            part = scene_slots[start : start + 500]
+            marks = ",".join("?" * len(part))
+            for slot, record in self.db.execute(f"SELECT slot, record FROM scenes WHERE slot IN ({marks})", part):
+                found[slot] = from_dict(Scene, json.loads(record))
+        return found
+
+    def counts(self) -> dict[str, int]:
+        """Notes, scenes (and those that may be trained on), passages, vectors, what waits for Chroma."""
+        queries = {
+            "notes": "SELECT count(*) FROM notes",
+            "scenes": "SELECT count(*) FROM scenes",
+            "trainable": "SELECT count(*) FROM scenes WHERE train",
+            "passages": "SELECT count(*) FROM passages",
+            "vectors": "SELECT count(*) FROM vectors",
+            "outbox": "SELECT count(*) FROM outbox",
+        }
+        return {name: int(self.db.execute(query).fetchone()[0]) for name, query in queries.items()}
+
+    # -- vectors and the outbox
+
+    def without_vector(self, embedder: str) -> list[tuple[int, str, str]]:
+        """(slot, text, context) of passages that have no vector of this embedder."""
+        return self.db.execute(
+            "SELECT p.slot, p.text, p.context FROM passages p LEFT JOIN vectors v ON v.passage = p.slot AND v.embedder = ?"
+            " WHERE v.passage IS NULL ORDER BY p.slot",
+            (embedder,),
+        ).fetchall()
+
+    def put_vectors(self, embedder: str, slots: Sequence[int], vectors: np.ndarray) -> None:
+        """Store unit vectors (n, dims) float32 for passages, and put the passages into the outbox."""
+        with self.transaction():
+            self.db.executemany(
+                "INSERT OR REPLACE INTO vectors (passage, embedder, vector) VALUES (?, ?, ?)",
+                [(slot, embedder, row.astype("<f4").tobytes()) for slot, row in zip(slots, vectors, strict=True)],
+            )
+            self.db.executemany("INSERT OR IGNORE INTO outbox (passage) VALUES (?)", [(slot,) for slot in slots])
+
+    def vectors(self, embedder: str, slots: Sequence[int] | None = None) -> tuple[list[int], np.ndarray]:
+        """Slots and their unit vectors (n, dims) float32 of one embedder; all of them when no slots are named."""
+        import numpy as np
+
+        if slots is None:
+            rows = self.db.execute("SELECT passage, vector FROM vectors WHERE embedder = ? ORDER BY passage", (embedder,)).fetchall()
+        else:
+            rows = []
+            for start in range(0, len(slots), 500):
+                part = slots[start : start + 500]
+                marks = ",".join("?" * len(part))
+                rows += self.db.execute(
+                    f"SELECT passage, vector FROM vectors WHERE embedder = ? AND passage IN ({marks})", (embedder, *part)
+                ).fetchall()
+        if not rows:
+            return [], np.zeros((0, 0), dtype=np.float32)
+        return [slot for slot, _ in rows], np.frombuffer(b"".join(vector for _, vector in rows), dtype="<f4").reshape(len(rows), -1)
+
+    def outbox(self, limit: int = 1000) -> list[int]:
+        """Slots whose row in Chroma may differ from ours."""
+        return [slot for (slot,) in self.db.execute("SELECT passage FROM outbox ORDER BY passage LIMIT ?", (limit,))]
+
+    def outbox_done(self, slots: Sequence[int]) -> None:
+        """Chroma has heard of these."""
+        with self.transaction():
+            self.db.executemany("DELETE FROM outbox WHERE passage = ?", [(slot,) for slot in slots])
+
+    def outbox_all(self) -> None:
+        """Tell Chroma everything again (it was rebuilt or lost)."""
+        self.db.execute("INSERT OR IGNORE INTO outbox (passage) SELECT passage FROM vectors")
+
+    # -- what the resonance needs
+
+    def neighbours(self, scene_slots: Sequence[int]) -> list[tuple[int, int]]:
+        """(scene, scene beside it in the same note) pairs for these scenes."""
+        pairs: list[tuple[int, int]] = []
+        for slot in scene_slots:
+            pairs += self.db.execute(
+                "SELECT a.slot, b.slot FROM scenes a JOIN scenes b ON b.note = a.note AND abs(b.ordinal - a.ordinal) = 1 WHERE a.slot = ?",
+                (slot,),
+            ).fetchall()
+        return pairs
+
+    def linked(self, scene_slots: Sequence[int]) -> list[tuple[int, int]]:
+        """(scene, first scene of a note it links to) and (scene, scene that links to its note) pairs for these scenes."""
+        pairs: list[tuple[int, int]] = []
+        for slot in scene_slots:
+            pairs += self.db.execute(
+                "SELECT l.scene, s.slot FROM links l JOIN notes n ON n.name = l.target JOIN scenes s ON s.note = n.id AND s.ordinal = 0"
+                " WHERE l.scene = ? AND s.slot != l.scene"
+                " UNION SELECT s.slot, l.scene FROM scenes s JOIN notes n ON n.id = s.note JOIN links l ON l.target = n.name"
+                " WHERE s.slot = ? AND l.scene != s.slot",
+                (slot, slot),
+            ).fetchall()
+        return pairs
+
+    # -- runs, answers, odds and ends
+
+    def put_run(self, run: Run) -> None:
+        """Store or replace a run."""
+        record = json.dumps(to_dict(run), ensure_ascii=False)
+        self.db.execute("INSERT OR REPLACE INTO runs (id, created, record) VALUES (?, ?, ?)", (run.id, run.created, record))
+
+    def runs(self) -> list[Run]:
+        """All runs, oldest first."""
+        return [from_dict(Run, json.loads(record)) for (record,) in self.db.execute("SELECT record FROM runs ORDER BY created, id")]
+
+    def put_answer(self, answer_id: str, path: str, sha256: str, created: str, record: dict[str, Any]) -> None:
+        """Remember a note that we wrote, and its hash, so that it never counts as the user's."""
+        self.db.execute(
+            "INSERT OR REPLACE INTO answers (id, path, sha256, created, record) VALUES (?, ?, ?, ?, ?)",
+            (answer_id, path, sha256, created, json.dumps(record, ensure_ascii=False)),
+        )
+
+    def written(self) -> dict[str, str]:
+        """sha256 -> path of every note that we wrote."""
+        return dict(self.db.execute("SELECT sha256, path FROM answers").fetchall())
+
+    def get(self, key: str) -> str | None:
+        """A value of the meta table."""
+        row = self.db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return None if row is None else str(row[0])
+
+    def set(self, key: str, value: str) -> None:
+        """Set a value of the meta table."""
+        self.db.execute("INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)", (key, value))
+
+
+def _statements(script: str) -> list[str]:
+    """The statements of a migration (none of ours holds a `;` within)."""
+    return [statement for statement in script.split(";") if statement.strip()]
+
+
+def note_key(target: str) -> str:
+    """How a link's target and a note's name are compared: the last part of the path, folded, without `.md`."""
+    name = target.replace("\\", "/").rsplit("/", 1)[-1]
+    return fold(name[:-3] if name.lower().endswith(".md") else name).strip()
