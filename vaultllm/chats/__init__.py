@@ -1,0 +1,47 @@
+"""Chat formats: which one a note is in, and its conversations.
+
+One line per format in `READERS`, tried in order, the cheap and certain first; a new format is one file and one line.
+Three names mean that the file comes from a chat program and yet holds no conversation: `nexus-artifact` and `nexus-report`
+are imported prose, a `nexus-backup` repeats another note and is to be left out; `read` returns no conversations for them.
+Readers return what they met as problems of a conversation and raise nothing. Knows nothing about files and scenes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from vaultllm.chats import chatgpt, claude, nexus, plain
+from vaultllm.config import ScanSettings
+from vaultllm.schema import Conversation, Note
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """One chat format."""
+
+    name: str
+    """Its name, shown to the user and stored."""
+    detect: Callable[[Note, ScanSettings], str]
+    """Why it takes the note (`3 nexus heads`); empty when it doesn't."""
+    read: Callable[[Note, ScanSettings, str], list[Conversation]]
+    """Note, settings, IANA name of the time zone for times without one (or empty) -> its conversations."""
+
+
+READERS: tuple[Reader, ...] = (
+    Reader("nexus-backup", nexus.backup_why, nexus.read_none),
+    Reader("nexus-artifact", nexus.artifact_why, nexus.read_none),
+    Reader("nexus-report", nexus.report_why, nexus.read_none),
+    Reader("nexus", nexus.detect, nexus.read),
+    Reader("chatgpt", chatgpt.detect, chatgpt.read),
+    Reader("claude", claude.detect, claude.read),
+    Reader("plain", plain.detect, plain.read),
+)
+
+
+def read(note: Note, settings: ScanSettings, timezone: str) -> tuple[str, str, list[Conversation]]:
+    """The name of the reader that takes the note (empty: an ordinary note), why it does, and the conversations."""
+    for reader in READERS:
+        if why := reader.detect(note, settings):
+            return reader.name, why, reader.read(note, settings, timezone)
+    return "", "", []
