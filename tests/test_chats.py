@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vaultllm import chats
+from vaultllm import chats, markdown
 from vaultllm.chats.times import find_zone, make_clock, read_time
 from vaultllm.config import ScanSettings
 from vaultllm.schema import Conversation, Note, Turn
@@ -61,7 +61,7 @@ def check_lines(text: str, conversation: Conversation) -> None:
         for offset, said in enumerate(turn.text.split("\n")):
             row = turn.text_line + offset
             assert turn.lines[0] <= row <= turn.lines[1]
-            assert lines[row - 1].endswith(said)
+            assert lines[row - 1].rstrip().endswith(said.rstrip())
 
 
 def shape(turns: tuple[Turn, ...]) -> str:
@@ -174,6 +174,26 @@ def test_the_users_own_dialogues(shared: Path) -> None:
     assert "> Твоя сила — не в том" in talk.turns[1].text
 
 
+def test_only_furniture_lies_outside_turns_and_loose_text(shared: Path) -> None:
+    furniture = ("# Title: ", "Created: ", "Last Updated: ", "Chat URL: ", "---", "## Related Queries", "- How does")
+    for path in sorted(samples(shared).glob("[cop]*-1.*.md")):
+        text = path.read_text(encoding="utf-8")
+        talk = nexus(text)
+        inside = {row for first, last in [turn.lines for turn in talk.turns] + list(talk.loose) for row in range(first, last + 1)}
+        empty = min((problem.line for problem in talk.problems), default=10**6)  # the samples end with messages without text
+        for row, line in enumerate(text.split("\n")[: empty - 1], 1):
+            if row >= note(text).body_line and row not in inside and line.strip():
+                assert line.startswith(furniture), (path.name, row)
+
+
+def test_real_notes_are_read_through_the_markdown_reader_too(shared: Path) -> None:
+    for path in sorted(samples(shared).glob("*.md")):
+        data = path.read_bytes()
+        by_hand = chats.read(note(data.decode(), path.name), SCAN, "")
+        assert chats.read(markdown.parse(path.name, data), SCAN, "") == by_hand, path.name
+        assert chats.read(markdown.parse(path.name, data.replace(b"\n", b"\r\n")), SCAN, "") == by_hand, path.name
+
+
 def test_the_users_prose_is_no_chat(shared: Path) -> None:
     for name in ("embeddings-small-llm-ru", "llm-book-notes-bn", "llm-course-ru"):
         assert read((shared / "real" / "user" / f"{name}.md").read_text(encoding="utf-8")) == ("", [])
@@ -261,6 +281,13 @@ def test_a_stray_fence_in_leaked_content_hides_no_later_message() -> None:
     talk = nexus(USER + "> a\n" + leak + "1 -->\n" + AGENT + "> b\n" + leak + "2 -->\n" + USER + "> c\n<!-- UID: 3 -->\n")
     assert shape(talk.turns) == "u:1 a:2 u:3"
     assert [turn.text for turn in talk.turns] == ["a", "b", "c"]
+
+
+def test_a_fence_ends_with_its_quote() -> None:
+    talk = nexus(USER + "> a\n> ```\n> b\n\n>[!nexus_attachment] **f**\n> c\n<!-- UID: 1 -->\n" + AGENT + "> d\n<!-- UID: 2 -->")
+    assert [turn.text for turn in talk.turns] == ["a\n```\nb", "d"]
+    talk = nexus(USER + "> a\n> ```\n" + AGENT + "> ```\n> b\n" + AGENT + "> c\n")
+    assert [turn.text for turn in talk.turns] == ["a\n```\n" + AGENT[1:] + "```\nb", "c"]
 
 
 def test_a_half_upgraded_tail_loses_both_marks_only_in_old_notes() -> None:
@@ -460,6 +487,7 @@ def test_one_broken_conversation_costs_only_itself() -> None:
     for broken, kept in (
         (whole.replace('"uuid": "c1"', '"uuid": c1'), ["c0", "", "c2", "c3"]),
         (whole[: whole.index('"c2"')], ["c0", "c1", ""]),
+        ("[\n" + parts[0] + ",\n", ["c0", ""]),
         (whole.replace("},\n{", "}\n{", 1), ["c0", "", "c1", "c2", "c3"]),
         ("[\n" + ",\n".join([*parts[:2], "[1, 2]"]) + "]", ["c0", "c1", ""]),
     ):
@@ -527,3 +555,15 @@ def test_hostile_notes_are_read_in_linear_time() -> None:
     ):
         chats.read(note(text), SCAN, "")
     chats.read(note('[{"chat_messages": ' + "[" * 100_000, "a.json"), SCAN, "")
+
+
+def test_a_reformatted_note_is_read() -> None:
+    talk = nexus(
+        "---\ntags: x\n---\n\n# Title: T\n\nCreated: 16.06.2025 at 21:34 Last Updated: 17.06.2025 at 21:34\n\n"
+        "> [!nexus_user] **User** - 16.06.2025 at 21:34\n\n> a\n>\n> > q\n\n<!-- UID: 1 -->\n\n#### ChatGPT, on 16.06.2025 at 21:35;\n\n"
+        "> > b\n\n<!-- UID: 2 -->\n\n---\n"
+    )
+    assert shape(talk.turns) == "u:1 a:2"
+    assert [turn.text for turn in talk.turns] == ["a\n\n> q", "b"]
+    assert talk.created == "2025-06-16T21:34:00"
+    assert talk.loose == ()
