@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -130,19 +131,16 @@ def ingest(
     }
 
 
-def _ingest_files(
-    job: Job, files: Sequence[vault.FileStat], known: dict[str, KnownNote], full: bool
-) -> tuple[int, int, Change]:
+def _ingest_files(job: Job, files: Sequence[vault.FileStat], known: dict[str, KnownNote], full: bool) -> tuple[int, int, Change]:
     """Parse what changed, a batch a transaction. Returns how many were parsed, how many had not changed, and the change."""
     from vaultllm import scenes, vault
 
     todo = []
     for file in files:
         old = known.get(file.path)
-        if old is not None and not full and _stat(file) == (old.size, old.mtime_ns, old.ctime_ns, old.inode):
-            if old.parser == scenes.PARSER:
-                continue
-        todo.append((file, old))
+        same = old is not None and _stat(file) == (old.size, old.mtime_ns, old.ctime_ns, old.inode) and old.parser == scenes.PARSER
+        if full or not same:
+            todo.append((file, old))
     parsed, unchanged, change = 0, len(files) - len(todo), Change()
     for start in range(0, len(todo), BATCH):
         with job.ledger.transaction():
@@ -303,7 +301,14 @@ def dataset(
     built = _dataset(job)
     folder = datasets.write(built, job.workspace.datasets)
     exported = [str(path) for path in datasets.export(built, to, out)] if out is not None else []
-    return {**datasets.summary(built), "folder": str(folder), "exported": exported}
+    why = Counter(one.reason.partition(" scene ")[0] for one in built.dropped)
+    return {
+        "id": built.id,
+        "counts": datasets.counts(built),
+        "dropped": dict(why.most_common()),
+        "folder": str(folder),
+        "exported": exported,
+    }
 
 
 def _dataset(job: Job) -> Dataset:
@@ -324,7 +329,7 @@ def train(
     base: Annotated[str | None, typer.Option("--base", help="`micro`, a folder, or a Hugging Face id; default: the settings.")] = None,
     minutes: Annotated[float | None, typer.Option("--minutes", min=0.05, help="Time for it all; default: the settings.")] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Of data order and initialisation.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run that was interrupted.")] = False,
+    resume: Annotated[bool, typer.Option("--resume/--new", help="Go on with an interrupted training of the same data.")] = True,
     fresh: Annotated[bool, typer.Option("--fresh", help="Train the micro base again, even if there is one.")] = False,
 ) -> dict[str, Any]:
     """Train an adapter (and the micro base, if there is none), measure it, promote it if it is not worse."""

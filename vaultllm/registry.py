@@ -1,0 +1,340 @@
+"""The trainings of a vault: run one, measure it, let it answer only if it is not worse, and take that back.
+
+Runs live in the ledger and in `runs/<id>/`; `current` is a text file with the id of the run that answers. Knows
+which base a run stands on and which notes that base has seen; knows nothing about questions or notes' formats.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from vaultllm import dataset as datasets
+from vaultllm.config import TrainSettings, Workspace
+from vaultllm.dataset import Dataset
+from vaultllm.errors import ModelError, UsageError, nearest
+from vaultllm.ledger import Ledger
+from vaultllm.schema import Example, Progress, Run, to_dict
+
+Report = Callable[[Progress], None]
+
+BASE_SHARE = 0.6  # of the minutes, when the micro base has to be trained first
+ARM_EXAMPLES = 24  # held-out answers on which the four arms are measured: enough to see, few enough to wait for
+GATE_EXAMPLES = 200  # held-out examples on which the current run and the new one are compared
+
+
+# -- which run answers
+
+
+def current(workspace: Workspace) -> str:
+    """Id of the run that answers; empty when none does."""
+    return workspace.current.read_text(encoding="utf-8").strip() if workspace.current.exists() else ""
+
+
+def _point(workspace: Workspace, run: str) -> None:
+    aside = workspace.current.with_name("current.tmp")
+    aside.write_text(run + "\n" if run else "", encoding="utf-8")
+    os.replace(aside, workspace.current)
+
+
+def _find(ledger: Ledger, run_id: str) -> Run:
+    runs = {run.id: run for run in ledger.runs()}
+    if run_id not in runs:
+        raise UsageError(f"there is no run '{run_id}'.{nearest(run_id, runs)} See: vaultllm runs")
+    return runs[run_id]
+
+
+def promote(workspace: Workspace, ledger: Ledger, run_id: str, reason: str = "by hand") -> str:
+    """Let a finished run answer; returns the id of the one before it. Raises UsageError, ModelError."""
+    run = _find(ledger, run_id)
+    if run.status != "done":
+        raise UsageError(f"run {run_id} is {run.status}, not done; only a finished run can answer")
+    if not (workspace.runs / run_id / "adapter" / "adapter_model.safetensors").is_file():
+        raise ModelError("the adapter of this run is gone; train again", path=str(workspace.runs / run_id))
+    before = current(workspace)
+    if before != run_id:
+        history = [*_history(ledger), before]
+        ledger.set("promotions", json.dumps(history))
+        _point(workspace, run_id)
+    _record(workspace, ledger, dataclasses.replace(run, promoted=True, reason=reason))
+    return before
+
+
+def rollback(workspace: Workspace, ledger: Ledger) -> tuple[str, str]:
+    """Let the run before the current one answer again; returns (the one that answered, the one that answers now)."""
+    history = _history(ledger)
+    before = current(workspace)
+    if not before or not history:
+        raise UsageError("there is nothing to roll back: no run was promoted yet; see: vaultllm runs")
+    now = history.pop()
+    ledger.set("promotions", json.dumps(history))
+    _point(workspace, now)
+    return before, now
+
+
+def _history(ledger: Ledger) -> list[str]:
+    """Ids that answered before the current one, oldest first; "" stands for the base alone."""
+    found: list[str] = json.loads(ledger.get("promotions") or "[]")
+    return found
+
+
+def serving(workspace: Workspace, ledger: Ledger) -> tuple[str, Path | None, str] | None:
+    """(base, adapter, run id) of what answers: the current run, else a base alone; None when there is no model yet."""
+    run_id = current(workspace)
+    if run_id:
+        run = _find(ledger, run_id)
+        return run.base, workspace.runs / run_id / "adapter", run_id
+    if workspace.settings.train.base != "micro":
+        return workspace.settings.train.base, None, ""
+    base = _newest_micro(workspace)
+    return None if base is None else (str(base), None, "")
+
+
+def check(workspace: Workspace, ledger: Ledger) -> str:
+    """What is wrong with the run that answers, in one sentence; empty when it can answer."""
+    run_id = current(workspace)
+    if not run_id:
+        return ""
+    known = {run.id: run for run in ledger.runs()}
+    if run_id not in known:
+        return f"`current` names run {run_id}, which the ledger does not know; mend: vaultllm promote ID"
+    if not (workspace.runs / run_id / "adapter" / "adapter_model.safetensors").is_file():
+        return f"the adapter of run {run_id} is gone; mend: vaultllm rollback"
+    base = Path(known[run_id].base)
+    if base.is_absolute() and not (base / "config.json").is_file():
+        return f"the base of run {run_id} is gone ({base}); mend: vaultllm rollback, or train again"
+    return ""
+
+
+def new_scenes(workspace: Workspace, ledger: Ledger) -> int:
+    """How many scenes may be trained on that the last finished run has not seen as they are now."""
+    seen: dict[str, str] = {}
+    for run in reversed(ledger.runs()):
+        manifest = workspace.datasets / run.dataset / "manifest.json"
+        if run.status == "done" and manifest.is_file():
+            data = json.loads(manifest.read_text(encoding="utf-8"))
+            seen = dict(data["scenes"]) | {one["scene"]: "" for one in data["dropped"] if one["whole"]}
+            break
+    return sum(1 for scene in ledger.scenes() if scene.train and seen.get(scene.id) not in (scene.sha, ""))
+
+
+# -- the micro base
+
+
+def _newest_micro(workspace: Workspace) -> Path | None:
+    """The youngest complete micro base; `seen.json` is written last."""
+    found = sorted(path.parent for path in workspace.bases.glob("micro-*/seen.json"))
+    return found[-1] if found else None
+
+
+def micro_base(workspace: Workspace, built: Dataset, *, minutes: float, seed: int, progress: Report, fresh: bool) -> tuple[Path, bool]:
+    """The micro base for this dataset, and whether it had to be trained: when there is none, or the text has doubled."""
+    from vaultllm.models import micro
+
+    found = _newest_micro(workspace)
+    train = built.split("train")
+    size = sum(len(message.text.encode()) for example in train for message in example.messages)
+    if found is not None and not fresh:
+        about = json.loads((found / "micro.json").read_text(encoding="utf-8"))
+        if size < 2 * about["text_bytes"]:
+            return found, False
+    folder = workspace.bases / f"micro-{_stamp()}"
+    workspace.bases.mkdir(exist_ok=True)
+    micro.pretrain(train, folder, minutes=minutes, seed=seed, progress=progress, val=built.split("val"))
+    seen = {"paths": sorted({example.path for example in train}), "scenes": sorted({id_ for example in train for id_ in example.scenes})}
+    (folder / "seen.json").write_text(json.dumps(seen, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    return folder, True
+
+
+def unseen(base: Path, built: Dataset) -> tuple[Dataset, int]:
+    """The dataset without held-out examples that the base was trained on (a note that was renamed), and how many they were."""
+    path = base / "seen.json"
+    if not path.is_file():
+        return built, 0
+    seen = json.loads(path.read_text(encoding="utf-8"))
+    paths, scenes = set(seen["paths"]), set(seen["scenes"])
+    kept = tuple(
+        example for example in built.examples if example.split == "train" or not (example.path in paths or scenes & set(example.scenes))
+    )
+    return dataclasses.replace(built, examples=kept), len(built.examples) - len(kept)
+
+
+# -- one training
+
+
+def train(
+    workspace: Workspace,
+    ledger: Ledger,
+    built: Dataset,
+    settings: TrainSettings,
+    progress: Report,
+    *,
+    resume: bool,
+    fresh: bool,
+    gate: bool = True,
+) -> dict[str, Any]:
+    """Train an adapter within the minutes, measure it, and promote it if held-out text did not get dearer.
+
+    An interrupted training of the same base, data and seed is gone on with when `resume`. `gate` off: measured,
+    never promoted. Returns {run, status, metrics, promoted, reason, plot}.
+    """
+    from vaultllm import train as training
+    from vaultllm.models import hf
+
+    began = time.monotonic()
+    minutes = settings.minutes
+    frozen = datasets.write(built, workspace.datasets)
+    if settings.base == "micro":
+        base_path, trained_now = micro_base(
+            workspace, built, minutes=minutes * BASE_SHARE, seed=settings.seed, progress=progress, fresh=fresh
+        )
+        base = str(base_path)
+        if trained_now:
+            minutes = max(minutes * (1 - BASE_SHARE), minutes - (time.monotonic() - began) / 60)
+    else:
+        base = hf.resolve(settings.base)
+    built, leaked = unseen(Path(base), built)
+    settings = settings.model_copy(update={"minutes": minutes})
+    base_sha = hf.fingerprint(base)
+    run, again = _open_run(workspace, ledger, base, base_sha, built, settings, resume)
+    folder = workspace.runs / run.id
+    folder.mkdir(parents=True, exist_ok=True)
+    _record(workspace, ledger, run)
+    try:
+        metrics = training.train_lora(base, built, folder, settings, progress=progress, resume=again, seed=settings.seed)
+    except KeyboardInterrupt:
+        _record(workspace, ledger, dataclasses.replace(run, status="interrupted", reason="stopped; the same command goes on"))
+        raise
+    except BaseException as error:
+        _record(workspace, ledger, dataclasses.replace(run, status="failed", reason=str(error)[:500]))
+        raise
+    metrics |= {"val_seen_by_base": leaked, "dataset": str(frozen)}
+    if settings.base == "micro":
+        metrics["base"] = json.loads((Path(base) / "micro.json").read_text(encoding="utf-8"))
+    run = dataclasses.replace(run, status="done", versions=training.versions(), metrics=metrics)
+    _record(workspace, ledger, run)
+    promoted, reason = False, "not asked for"
+    if gate:
+        promoted, reason = _gate(workspace, ledger, run, built, metrics, progress)
+        metrics["arms"] = arms(workspace, ledger, run, built, progress)
+        run = dataclasses.replace(run, metrics=metrics, reason=reason)
+        _record(workspace, ledger, run)
+        if promoted:
+            promote(workspace, ledger, run.id, reason)
+    metrics["seconds_all"] = round(time.monotonic() - began, 1)
+    return {
+        "run": run.id,
+        "status": "done",
+        "metrics": metrics,
+        "promoted": promoted,
+        "reason": reason,
+        "plot": str(folder / "plot.png"),
+        "adapter": str(folder / "adapter"),
+    }
+
+
+def _open_run(
+    workspace: Workspace, ledger: Ledger, base: str, base_sha: str, built: Dataset, settings: TrainSettings, resume: bool
+) -> tuple[Run, bool]:
+    """A new run, or the interrupted one of the same base, data and seed."""
+    options = settings.model_dump()
+    for run in reversed(ledger.runs()):
+        same = (run.base, run.base_sha, run.dataset, run.seed) == (base, base_sha, built.id, settings.seed)
+        if resume and same and run.status in ("interrupted", "running"):
+            return dataclasses.replace(run, status="running", options=options), True
+    now = dt.datetime.now(dt.UTC)
+    run_id = f"{_stamp(now)}-lora-{settings.seed}"
+    parent = current(workspace)
+    return Run(
+        run_id, "lora", base, base_sha, built.id, options, settings.seed, parent, "running", {}, {}, now.isoformat(timespec="seconds")
+    ), False  # fmt: skip
+
+
+def _stamp(now: dt.datetime | None = None) -> str:
+    """A time that sorts as text and differs between two trainings of the same second."""
+    return (now or dt.datetime.now(dt.UTC)).strftime("%Y%m%dT%H%M%S%f")[:-3]
+
+
+def _record(workspace: Workspace, ledger: Ledger, run: Run) -> None:
+    """Into the ledger, and as `run.json` for people."""
+    ledger.put_run(run)
+    folder = workspace.runs / run.id
+    if folder.is_dir():
+        aside = folder / "run.json.tmp"
+        aside.write_text(json.dumps(to_dict(run), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        os.replace(aside, folder / "run.json")
+
+
+def _gate(workspace: Workspace, ledger: Ledger, run: Run, built: Dataset, metrics: dict[str, Any], progress: Report) -> tuple[bool, str]:
+    """Whether the run may answer, and why in one sentence. Writes `bpb_current` into the metrics."""
+    from vaultllm import evaluate
+    from vaultllm.models import hf
+
+    before, after = metrics["bpb_before"], metrics["bpb_after"]
+    if before is None or after is None:
+        metrics["bpb_current"] = None
+        return False, "not enough to decide: no held-out note; it was kept but does not answer (vaultllm promote ID)"
+    serving_id = current(workspace)
+    if not serving_id:
+        metrics["bpb_current"] = before
+        if after <= before:
+            return True, f"held-out notes cost {after:.3f} bits per byte, {before:.3f} without it"
+        return False, f"held-out notes cost {after:.3f} bits per byte, {before:.3f} without it: it got worse"
+    sample = _sample(built.split("val"), GATE_EXAMPLES)
+    costs = []
+    for base, adapter in (serving(workspace, ledger) or ("", None, ""))[:2], (run.base, workspace.runs / run.id / "adapter"):
+        try:
+            loaded = hf.load(base, adapter)
+        except ModelError as error:
+            if base == run.base and adapter == workspace.runs / run.id / "adapter":
+                return False, f"the new adapter cannot be loaded again: {error.message}"
+            return after <= before, f"the run before cannot be loaded any more ({error.message})"
+        scores = evaluate.score(
+            loaded.model, loaded.tokenizer, sample, max_tokens=min(512, loaded.context),
+            progress=lambda share: progress(Progress("comparing with the current run", share)),
+        )  # fmt: skip
+        costs.append(evaluate.bits_per_byte(scores))
+    metrics["bpb_current"] = costs[0]
+    words = f"held-out notes cost {costs[1]:.3f} bits per byte, {costs[0]:.3f} with the run that answered"
+    return costs[1] <= costs[0], words if costs[1] <= costs[0] else words + ": it got worse"
+
+
+def _sample(examples: Sequence[Example], most: int) -> list[Example]:
+    """At most so many, spread evenly."""
+    step = max(1.0, len(examples) / most)
+    return [examples[int(i * step)] for i in range(min(most, len(examples)))]
+
+
+def arms(workspace: Workspace, ledger: Ledger, run: Run, built: Dataset, progress: Report) -> dict[str, Any]:
+    """Bits per byte of held-out answers by base, base+memory, trained and trained+memory; empty when there are none.
+
+    What memory recalls never comes from the note that is measured.
+    """
+    from vaultllm import evaluate, recall
+    from vaultllm.models import hf
+
+    talks = [example for example in built.split("val") if example.form == "dialogue"]
+    if not talks:
+        return {}
+    loaded = hf.load(run.base, workspace.runs / run.id / "adapter")
+    sample = _sample(talks, ARM_EXAMPLES if loaded.parameters < 100_000_000 else 6)
+    recalled = {}
+    for example in sample:
+        question = next((message.text for message in reversed(example.messages) if message.role == "user"), "")
+
+        def elsewhere(scene: Any, path: str = example.path) -> bool:
+            return bool(scene.source.path != path)
+
+        hits = recall.recall(ledger, workspace.memory, workspace.settings.memory, question, 3, allow=elsewhere)
+        recalled[example.id] = "\n\n".join(hit.text for hit in hits)
+    found = evaluate.arms(
+        loaded.model, loaded.tokenizer, sample, recalled, max_tokens=min(512, loaded.context // 2),
+        progress=lambda share: progress(Progress("measuring the four arms", share)),
+    )  # fmt: skip
+    return {"examples": len(sample), **{name: evaluate.bits_per_byte(scores) for name, scores in found.items()}}

@@ -1,0 +1,263 @@
+"""How results look to a person: a step's dict -> something that rich can print. Pure; prints nothing itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from vaultllm.schema import Progress, Scene, from_dict
+
+Result = dict[str, Any]
+
+
+def progress_note(progress: Progress) -> str:
+    """What stands beside the bar: loss, speed, time left."""
+    parts = []
+    if progress.loss is not None:
+        parts.append(f"loss {progress.loss:.3f}")
+    if progress.tokens_per_s is not None:
+        parts.append(f"{progress.tokens_per_s:,.0f} tokens/s")
+    if progress.seconds_left is not None:
+        parts.append(f"{int(progress.seconds_left) // 60}:{int(progress.seconds_left) % 60:02d} left")
+    return ", ".join(parts)
+
+
+def lines_of(record: Result) -> str:
+    """`path:12` or `path:12-30`."""
+    first, last = record["lines"]
+    return f"{record['path']}:{first}" + (f"-{last}" if last != first else "")
+
+
+def table(*columns: str, rows: list[tuple[Any, ...]]) -> Table:
+    """A plain table; columns whose name ends in `|` are right-aligned."""
+    made = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        made.add_column(column.rstrip("|"), justify="right" if column.endswith("|") else "left", overflow="fold")
+    for row in rows:
+        made.add_row(*(escape(str(cell)) for cell in row))
+    return made
+
+
+def init(result: Result) -> RenderableType:
+    """What `init` found, and what to do next."""
+    size = result["bytes"] / 2**20
+    return Text(
+        f"{result['notes']} notes, {size:.1f} MB in {result['vault']}\n"
+        f"settings  {result['config']}\nstate     {result['state']}\n"
+        'next      vaultllm ingest, then: vaultllm train, then: vaultllm ask "…"'
+    )
+
+
+def ingest(result: Result) -> RenderableType:
+    """What changed, and what could not be read."""
+    notes, scenes, memory = result["notes"], result["scenes"], result["memory"]
+    if not notes["parsed"] and not notes["removed"] and not memory.get("upserted"):
+        head = f"nothing changed: {notes['seen']} notes, {scenes['total']} scenes ({result['seconds']:.2f} s)"
+    else:
+        head = (
+            f"{notes['parsed']} notes read, {notes['unchanged']} unchanged, {notes['removed']} removed\n"
+            f"{scenes['added']} scenes added, {scenes['changed']} changed, {scenes['removed']} removed, {scenes['total']} in all\n"
+            f"{memory.get('embedded', 0)} passages embedded, {memory.get('upserted', 0)} written to the memory ({result['seconds']:.1f} s)"
+        )
+    return Text("\n".join([head, *_problem_lines(notes["failed"])]))
+
+
+def _problem_lines(problems: list[Result], most: int = 10) -> list[str]:
+    lines = [f"{one['code']} {one['path']}{':' + str(one['line']) if one['line'] else ''}: {one['message']}" for one in problems[:most]]
+    if len(problems) > most:
+        lines.append(f"… and {len(problems) - most} more: vaultllm status")
+    return lines
+
+
+def scenes_yaml(records: list[Result]) -> Iterator[str]:
+    """One YAML document per note."""
+    from vaultllm.scenes import to_yaml
+
+    notes: dict[str, list[Scene]] = {}
+    for record in records:
+        scene = from_dict(Scene, record)
+        notes.setdefault(scene.source.path, []).append(scene)
+    for index, (path, scenes) in enumerate(notes.items()):
+        yield ("---\n" if index else "") + to_yaml(path, scenes)
+
+
+def search(result: Result) -> RenderableType:
+    """Hits with title, place, date, the text with the query's words marked, and the reasons."""
+    if not result["hits"]:
+        return Text("nothing in the vault speaks of this")
+    from vaultllm.text import stem, stems
+
+    wanted = set(stems(result["query"]))
+    parts: list[RenderableType] = []
+    for number, hit in enumerate(result["hits"], 1):
+        head = Text(f"{number}. ", style="dim")
+        title = " › ".join(dict.fromkeys([hit["title"], *hit["headings"]]))
+        head.append(title, style="bold")
+        head.append(f"  {lines_of(hit)}" + (f"  {hit['at'][:10]}" if hit["at"] else ""), style="dim")
+        parts += [head, _marked(_excerpt(hit["text"], wanted), wanted, stem)]
+        why = ", ".join(f"{name} {value:.2f}" for name, value in hit["why"].items() if value > 0.005)
+        parts.append(Text(f"   {hit['score']:.2f} = {why}", style="dim"))
+    return Group(*parts)
+
+
+def _excerpt(said: str, wanted: set[str], most: int = 320) -> str:
+    """The part of a text where the query's words stand thickest, on one line."""
+    from vaultllm.text import stems
+
+    flat = " ".join(said.split())
+    if len(flat) <= most:
+        return flat
+    starts = range(0, len(flat) - most + 80, 80)
+    best = max(starts, key=lambda start: (len(wanted & set(stems(flat[start : start + most]))), -start))
+    start = 0 if best == 0 else flat.find(" ", best) + 1
+    return ("…" if start else "") + flat[start : start + most].rsplit(" ", 1)[0] + "…"
+
+
+def _marked(said: str, wanted: set[str], stem: Any) -> Text:
+    from vaultllm.text import WORD, fold
+
+    made = Text("   " + said)
+    for match in WORD.finditer(said):
+        if stem(fold(match[0])) in wanted:
+            made.stylize("bold yellow", match.start() + 3, match.end() + 3)
+    return made
+
+
+def dataset(result: Result) -> RenderableType:
+    """Counts, and what was dropped and why."""
+    rows = [(name.replace("_", " "), f"{count:,}") for name, count in result["counts"].items()]
+    parts: list[RenderableType] = [Text(f"dataset {result['id']}  {result['folder']}"), table("what", "number|", rows=rows)]
+    if result["dropped"]:
+        parts += [Text(""), table("dropped because", "number|", rows=[(why, count) for why, count in result["dropped"].items()])]
+    parts += [Text(f"written {path}") for path in result["exported"]]
+    return Group(*parts)
+
+
+def train(result: Result) -> RenderableType:
+    """What was learnt, what it costs now, and whether it answers."""
+    if result["status"] == "nothing new":
+        return Text(f"nothing new: {result['new_scenes']} new scenes, training starts at {result['min_new']}")
+    metrics = result["metrics"]
+    parts: list[RenderableType] = [
+        Text(f"run {result['run']}: {'promoted' if result['promoted'] else 'not promoted'}: {result['reason']}"),
+        Text(str(metrics["verdict"]), style="dim"),
+        table("held-out text", "bits per byte|", rows=bits_rows(metrics)),
+    ]
+    if metrics.get("arms"):
+        parts += [Text(""), table("held-out answers", "bits per byte|", rows=arm_rows(metrics["arms"]))]
+    tokens = metrics["tokens"]
+    parts.append(
+        Text(
+            f"{tokens['learnt']:,} tokens learnt, {tokens['context']:,} read as context, {metrics['tokens_per_s']:,.0f} tokens/s, "
+            f"{metrics['seconds']:.0f} s, {metrics['peak_rss_mb']:,} MB\nloss curve  {result['plot']}\nadapter     {result['adapter']}\n"
+            "undo        vaultllm rollback"
+        )
+    )
+    return Group(*parts)
+
+
+def bits_rows(metrics: Result) -> list[tuple[str, str]]:
+    """The rows of the before/after table; what was not measured is left out."""
+    names = {
+        "bpb_before": "base, all held-out notes",
+        "bpb_after": "with the adapter",
+        "bpb_dialogue_before": "base, the assistant's held-out turns",
+        "bpb_dialogue_after": "with the adapter, the same turns",
+        "bpb_current": "the run that answered before",
+    }
+    return [(label, f"{metrics[name]:.4f}") for name, label in names.items() if metrics.get(name) is not None]
+
+
+def arm_rows(arms: Result) -> list[tuple[str, str]]:
+    """The four arms."""
+    return [(name, f"{arms[name]:.4f}") for name in ("base", "base+memory", "trained", "trained+memory") if name in arms]
+
+
+def runs(result: Result) -> RenderableType:
+    """The registry."""
+    if not result["runs"]:
+        return Text("no run yet; start one with: vaultllm train")
+    rows = []
+    for run in result["runs"]:
+        metrics = run["metrics"]
+        before, after = metrics.get("bpb_before"), metrics.get("bpb_after")
+        bits = f"{before:.3f} → {after:.3f}" if before is not None and after is not None else ""
+        rows.append(("*" if run["id"] == result["current"] else "", run["id"], run["status"], bits, run["reason"]))
+    return table("", "run", "status", "bits per byte", "why", rows=rows)
+
+
+def promoted(result: Result) -> RenderableType:
+    """Who answers now."""
+    return Text(f"{result['current'] or 'the base alone'} answers now; before: {result['before'] or 'the base alone'}")
+
+
+def answer(result: Result, streamed: bool = False) -> RenderableType:
+    """Quotations first for a model that cannot answer, the model's words first for one that can."""
+    said = [] if streamed or not result["answer"] else [Text(result["answer"])]
+    quotes: list[RenderableType] = []
+    for number, source in enumerate(result["sources"], 1):
+        quotes += [Text(f"{number}. {source['quote']}"), Text(f"   {lines_of(source)}", style="dim")]
+    if not quotes:
+        quotes = [Text("nothing in the vault speaks of this")]
+    model = Text(f"{result['model']}:", style="dim")
+    parts: list[RenderableType] = [model, *said, Text(""), *quotes] if result["capable"] else [*quotes, Text(""), model, *said]
+    note = result["note"] or "not written (--no-write)"
+    return Group(*parts, Text(f"\nnote  {note}  ({result['seconds']:.1f} s)", style="dim"))
+
+
+def status(result: Result) -> RenderableType:
+    """At a glance."""
+    scenes, memory = result["scenes"], result["memory"]
+    kinds = ", ".join(f"{count} {kind}" for kind, count in scenes["kinds"].items())
+    rows = [
+        ("vault", result["vault"]),
+        ("state", result["state"]),
+        ("notes", result["notes"]),
+        ("scenes", f"{scenes['total']} ({kinds}); {scenes['trainable']} may be trained on"),
+        ("memory", f"{memory['vectors']} of {memory['passages']} passages have a vector; {memory['waiting']} wait for Chroma"),
+        ("answers", result["current"] or "the base alone, or memory alone; train with: vaultllm train"),
+        ("new", f"{result['dataset']['new_scenes']} scenes since the last training; retrain starts at {result['dataset']['min_new']}"),
+        ("problems", len(result["problems"])),
+    ]
+    made = Table(box=None, pad_edge=False, show_header=False)
+    made.add_column(style="dim")
+    made.add_column(overflow="fold")
+    for name, value in rows:
+        made.add_row(name, escape(str(value)))
+    return Group(made, *(Text(line) for line in _problem_lines(result["problems"], 40)))
+
+
+def doctor(result: Result) -> RenderableType:
+    """What is wrong, and what was mended."""
+    if not result["problems"]:
+        return Text("all is well")
+    lines = [f"{one['code']} {one['message']}" for one in result["problems"]]
+    return Text("\n".join([*lines, "repaired" if result["repaired"] else ""]).rstrip())
+
+
+def plan(result: Result) -> RenderableType:
+    """The steps of a pipeline, with their options."""
+    rows = [(number, step["step"], step["options"]) for number, step in enumerate(result["steps"], 1)]
+    return Group(Text(f"{result['name']}: when {result['when']}"), table("", "step", "options", rows=rows))
+
+
+def pipeline(result: Result) -> RenderableType:
+    """What each step did, in a line."""
+    rows = [(one["step"], one["status"], one.get("seconds", "")) for one in result["steps"]]
+    return table("step", "status", "seconds|", rows=rows)
+
+
+def event(record: Result) -> str:
+    """One line of the daemon's log."""
+    rest = ", ".join(f"{key} {value}" for key, value in record.items() if key not in ("at", "event"))
+    return f"{record['at']} {record['event']}" + (f": {rest}" if rest else "")
+
+
+def demo(result: Result) -> RenderableType:
+    """The table at the end of the demonstration."""
+    return Group(table("", "", rows=[tuple(row) for row in result["table"]]), *(Text(line) for line in result["lines"]))
