@@ -94,12 +94,13 @@ def progress_shown() -> Iterator[Callable[[Progress], None]]:
 
             yield show
     else:
-        last = {"phase": "", "at": 0.0}
+        phase, spoken = "", 0.0
 
         def say(progress: Progress) -> None:
+            nonlocal phase, spoken
             now = time.monotonic()
-            if progress.phase != last["phase"] or now - float(last["at"]) > 20:
-                last.update(phase=progress.phase, at=now)
+            if progress.phase != phase or now - spoken > 20:
+                phase, spoken = progress.phase, now
                 print(f"… {progress.phase} {progress.done:.0%} {views.progress_note(progress)}".rstrip(), file=sys.stderr, flush=True)
 
         yield say

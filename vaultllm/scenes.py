@@ -109,6 +109,7 @@ def _talk(note: Note, conversation: Conversation, trust: Trust) -> Iterator[Scen
         exchanges[-1].append(turn)
     for ordinal, turns in enumerate(exchanges):
         first = next((turn.uid for turn in turns if turn.uid), "")
+        key: tuple[str, ...]
         if first:
             key = ("uid", first)
         elif conversation.id:

@@ -8,7 +8,6 @@ paths are vault-relative, with `/`, as they stand on disk (compare them through 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import types
 import typing
 from collections.abc import Mapping
@@ -373,11 +372,15 @@ class Progress:
 T = TypeVar("T")
 
 
-@functools.cache
+_HINTS: dict[type, dict[str, Any]] = {}
+
+
 def _fields(record: type) -> dict[str, Any]:
-    """Field name -> resolved type."""
-    hints = typing.get_type_hints(record)
-    return {field.name: hints[field.name] for field in dataclasses.fields(record)}
+    """Field name -> resolved type; resolving is slow, so it is done once for each record."""
+    if record not in _HINTS:
+        hints = typing.get_type_hints(record)
+        _HINTS[record] = {field.name: hints[field.name] for field in dataclasses.fields(record)}
+    return _HINTS[record]
 
 
 def to_dict(record: Any) -> dict[str, Any]:

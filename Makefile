@@ -1,0 +1,42 @@
+# Everything runs in .venv, offline once the packages are there. Paths may hold spaces and Cyrillic: nothing here
+# is a target with a path in its name, and every use of a path is quoted.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help install demo test check format bench clean
+
+help: ## show this list
+	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
+
+install: $(STAMP) ## make .venv with the tested versions
+
+# torch first and pinned: an open requirement would take the newest build with gigabytes of CUDA
+$(STAMP): pyproject.toml constraints.txt
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3"; exit 1; }
+	@test -x "$(BIN)/python" || "$(PYTHON)" -m venv "$(VENV)"
+	@echo "installing into $(VENV) (once, about 2 GB)…"
+	@"$(BIN)/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	@"$(BIN)/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch "$(STAMP)"
+
+demo: install ## see it all work on vault_example/ (about 5 minutes)
+	@"$(BIN)/python" -m vaultllm.cli demo
+
+test: install ## run the tests
+	@"$(BIN)/python" -m pytest
+
+check: install ## lint and types
+	@"$(BIN)/python" -m ruff check .
+	@"$(BIN)/python" -m ruff format --check .
+	@"$(BIN)/python" -m mypy
+
+bench: install ## the figures of docs/log.md
+	@"$(BIN)/python" benchmarks/ingest.py
+	@"$(BIN)/python" benchmarks/micro.py
+	@"$(BIN)/python" benchmarks/lora.py
+	@"$(BIN)/python" benchmarks/ask.py
+
+clean: ## remove .venv and caches (never a vault or its state)
+	rm -rf "$(VENV)" .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
