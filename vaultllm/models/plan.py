@@ -1,0 +1,193 @@
+"""The plan of a micro training, before any tensor: sizes, schedule, budget, progress, the stream of tokens.
+
+Pure arithmetic, the clock, and one thread for work that cannot report by itself. Knows nothing about torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import random
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple, TypeVar
+
+from vaultllm.schema import Example, Progress
+
+T = TypeVar("T")
+
+CONTEXT = 256
+"""Tokens per training window."""
+LONG_CONTEXT = 1024
+"""Every `LONG_EVERY`-th step has windows of this length, so that long prompts do not break the model."""
+LONG_EVERY = 8
+POSITIONS = 2048
+"""`max_position_embeddings`: what a prompt and its answer may fill."""
+STEP_TOKENS = 2048
+"""Tokens per optimiser step."""
+TOKENS_PER_PARAMETER = 10.0
+MAX_EPOCHS = 16.0
+"""More passes over the same text make the model worse on other text; the run ends early instead."""
+MIN_STEPS = 60
+"""But never fewer steps than these, however short the text."""
+MUON_LR, ADAM_LR, WEIGHT_DECAY = 0.02, 6e-3, 0.1
+WARMUP, DECAY = 0.02, 0.4
+"""Shares of the budget in which the learning rate rises and falls."""
+
+
+class Shape(NamedTuple):
+    """Size of a model without its vocabulary."""
+
+    width: int
+    """Hidden size."""
+    layers: int
+    """Transformer blocks."""
+    heads: int
+    """Attention heads (as many for keys and values)."""
+    inner: int
+    """Inner size of the gated feed-forward layer, about 8/3 of the width."""
+
+    def body(self) -> int:
+        """Parameters of the matrices, without embeddings and norms."""
+        return self.layers * (4 * self.width * self.width + 3 * self.width * self.inner)
+
+    def total(self, vocabulary: int) -> int:
+        """All parameters, the norms included; the output layer is the embedding table."""
+        norms = self.layers * (2 * self.width + 2 * (self.width // self.heads)) + self.width
+        return vocabulary * self.width + self.body() + norms
+
+
+SHAPES = (
+    Shape(128, 4, 4, 344),
+    Shape(160, 4, 5, 424),
+    Shape(192, 5, 3, 512),
+    Shape(256, 6, 4, 688),
+    Shape(320, 7, 5, 856),
+    Shape(384, 8, 6, 1024),
+    Shape(448, 8, 7, 1192),
+    Shape(512, 8, 8, 1368),
+)
+"""0.8M to 25M parameters in the body."""
+
+
+def pick_shape(probe_tokens: float, vocabulary: int) -> Shape:
+    """The largest shape that would see `TOKENS_PER_PARAMETER` tokens for each of its parameters, else the smallest.
+
+    `probe_tokens`: how many tokens the smallest shape would see in the time there is. Larger shapes use the
+    machine better: their speed falls with the 0.8th power of their size (measured, 1M-30M, two cores).
+    """
+    smallest = SHAPES[0].total(vocabulary)
+    chosen = SHAPES[0]
+    for shape in SHAPES[1:]:
+        size = shape.total(vocabulary)
+        if probe_tokens * (smallest / size) ** 0.8 >= TOKENS_PER_PARAMETER * size:
+            chosen = shape
+    return chosen
+
+
+def lr_factor(done: float) -> float:
+    """Share of the full learning rate when `done` (0..1) of the budget is used: up, constant, linearly down to 0."""
+    if done < WARMUP:
+        return max(done, 0.0) / WARMUP
+    return min(1.0, max(0.0, 1.0 - done) / DECAY)
+
+
+def pack(sequences: Iterable[Sequence[int]], end: int) -> list[int]:
+    """One stream of the sequences, each followed by `end`; begins with `end` too, so that each has it before it."""
+    stream = [end]
+    for sequence in sequences:
+        stream.extend(sequence)
+        stream.append(end)
+    return stream
+
+
+def bits_per_byte(nats: float, n_bytes: int) -> float:
+    """A summed negative log-likelihood in nats, as bits per UTF-8 byte of the text: comparable across tokenizers."""
+    return nats / math.log(2) / n_bytes
+
+
+@dataclasses.dataclass
+class Budget:
+    """Time or steps, and how much of them is used."""
+
+    began: float
+    seconds: float
+    steps: int | None
+    reserve: float = 1.0
+    """Seconds kept back for measuring and saving."""
+
+    def elapsed(self) -> float:
+        return time.monotonic() - self.began
+
+    def left(self) -> float:
+        """Seconds until training must end; endless when steps are counted."""
+        return math.inf if self.steps is not None else self.seconds - self.reserve - self.elapsed()
+
+    def within(self, share: float) -> bool:
+        """Whether preparing may go on: less than this share of the time is used."""
+        return self.steps is not None or self.elapsed() < share * self.seconds
+
+
+class Reporter:
+    """Calls `progress`, at most four times a second unless forced."""
+
+    def __init__(self, progress: Callable[[Progress], None], budget: Budget) -> None:
+        self.progress, self.budget = progress, budget
+        self.last = -math.inf
+        self.done = 0.0
+        self.step = 0
+        self.loss: float | None = None
+        self.rate: float | None = None
+
+    def __call__(self, phase: str, done: float | None = None, *, force: bool = False) -> None:
+        now = time.monotonic()
+        if not force and now - self.last < 0.25:
+            return
+        self.last = now
+        timed = self.budget.steps is None
+        if done is None:
+            done = self.budget.elapsed() / self.budget.seconds if timed else 0.0
+        done = self.done = max(self.done, min(1.0, done))  # never backwards: preparing counts the whole time, training its own
+        left = self.budget.elapsed() * (1 - done) / done if done > 0.01 else None
+        self.progress(Progress(phase, done, self.step, self.loss, self.rate, left))
+
+    def during(self, phase: str, work: Callable[[], T]) -> T:
+        """Run something that cannot report by itself in a thread, and report beside it."""
+        result: list[T] = []
+        failed: list[BaseException] = []
+
+        def run() -> None:
+            try:
+                result.append(work())
+            except BaseException as error:  # handed on below, in the caller's thread
+                failed.append(error)
+
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        while thread.is_alive():
+            self(phase)
+            thread.join(0.3)
+        if failed:
+            raise failed[0]
+        return result[0]
+
+
+def in_notes_order(examples: Sequence[Example], seed: int) -> list[Example]:
+    """Notes shuffled, so that any beginning is a fair sample; the scenes of one note stay together, as they were written."""
+    notes: dict[str, list[Example]] = {}
+    for example in examples:
+        notes.setdefault(example.path, []).append(example)
+    paths = sorted(notes)
+    random.Random(seed).shuffle(paths)
+    return [example for path in paths for example in notes[path]]
+
+
+def sample(texts: Iterable[str], most: float) -> Iterator[str]:
+    """The texts, until they hold `most` bytes."""
+    n_bytes = 0
+    for text in texts:
+        yield text
+        n_bytes += len(text.encode())
+        if n_bytes >= most:
+            return
