@@ -1,0 +1,533 @@
+"""Obsidian-flavoured Markdown: text -> Note (blocks with their lines, links, tags, properties).
+
+Blocks come from markdown-it-py's block rules; code, comments, links and tags from scanners over the raw text, because
+inline tokens carry no positions. Every scanner is linear. Pure: knows nothing about files, chats or scenes, and does
+not resolve links.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import re
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
+from itertools import islice, pairwise
+from pathlib import PurePosixPath
+from typing import Any, NamedTuple
+from urllib.parse import unquote
+
+from markdown_it import MarkdownIt
+from markdown_it.rules_block import StateBlock, blockquote
+from markdown_it.token import Token
+
+from vaultllm.properties import FrontMatter, front_matter
+from vaultllm.schema import Block, BlockKind, Link, Note, Problem
+from vaultllm.text import decode, fold
+
+__all__ = ["FrontMatter", "front_matter", "link_heading", "mask", "parse", "plain_note", "visible"]
+
+MAX_NESTING = 200
+
+_KINDS: dict[str, BlockKind] = {
+    "heading_open": "heading",
+    "paragraph_open": "paragraph",
+    "bullet_list_open": "list",
+    "ordered_list_open": "list",
+    "table_open": "table",
+    "fence": "code",
+    "code_block": "code",
+    "blockquote_open": "quote",
+    "html_block": "html",
+    "hr": "rule",
+}
+_CALLOUT = re.compile(r"[ \t]*>[ \t]*\[!([^\]]+)\]([+-]?)[ \t]*(.*)")
+_FOOTNOTE = re.compile(r" {0,3}\[\^[^\]\s]+\]:")
+_BLOCK_ID = re.compile(r"(?:^|[ \t]+)\^([A-Za-z0-9-]+)[ \t]*$")
+_LONE_ID = re.compile(r"[ \t]*\^([A-Za-z0-9-]+)[ \t]*")
+# An id ends a block: what follows is a blank line, the end, or the start of another item, quote or heading.
+_SHOWN_ID = re.compile(r"(?:^|[ \t]++)\^[A-Za-z0-9-]+[ \t]*+$(?=\Z|\n(?:[ \t>]*+(?:$|[-*+][ \t]|\d{1,9}[.)][ \t]|#{1,6}[ \t])|>))", re.M)
+_FENCE = re.compile(r"[ \t>]*(?:(?:[-*+]|\d{1,9}[.)])[ \t]+)*(`{3,}|~{3,})")
+
+_HOT = re.compile(r"`+|~~~+|%%|<!--|\$\$")
+_LEAD = re.compile(r"[ \t>]*(?:(?:[-*+]|\d{1,9}[.)])[ \t]+)*")
+_BREAK = re.compile(r"\n(?=[ \t>]*(?:$|[-*+][ \t]|\d{1,9}[.)][ \t]|#{1,6}[ \t]|\||```|~~~))", re.M)
+_BLANK = re.compile(r"\n[ \t>]*$", re.M)
+_CLOSERS = {"%%": re.compile("%%"), "<!--": re.compile("-->"), "$$": re.compile(r"\$\$")}
+_NOT_NEWLINE = re.compile(r"[^\n]")
+
+_WIKI = r"\[\[(?P<wiki>(?:[^\[\]\n]|\](?!\])|\[(?!\[)){1,2000}+)\]\]"
+_INLINE = (
+    r"\[(?P<text>(?:[^\[\]\\\n]|\\.|\[[^\[\]\n]{0,300}\]){0,1000}+)\]"
+    r"\([ \t]*(?:<(?P<angle>[^<>\n]*)>|(?P<dest>(?:[^\s()<>\\]|\\.|\([^\s()]{0,300}\)){1,2000}+))"
+    r"(?:[ \t]+(?:\"[^\"\n]*\"|'[^'\n]*'))?[ \t]*\)"
+)
+# Everything that cannot be in a tag: general and supplemental punctuation (not the joiners ZWNJ and ZWJ), CJK marks, ASCII marks.
+_NO_TAG = r"\u2000-\u200b\u200e-\u206f\u2e00-\u2e7f\u3000-\u3003'!\"#$%&()*+,.:;<=>?@^`{|}~\[\]\\\s«»।॥，；：？！"
+_TAG = rf"#(?<![^\s(>|,;*«“„]#)(?P<tag>[^{_NO_TAG}]+)"
+_INLINES = re.compile(rf"\\[\\\[\]!#]|{_WIKI}|{_INLINE}|://[^\s<>]*|{_TAG}")
+_WIKILINK = re.compile(_WIKI)
+_PIPE = re.compile(r"\\?\|")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:|//")
+_ESCAPED = re.compile(r"\\([!-/:-@\[-`{-~])")
+
+_ATX = re.compile(r"^[ \t]*#{1,6}(?:[ \t]+|$)|(?:^|[ \t]+)#+[ \t]*$")
+_EMPHASIS = re.compile(r"(\*{1,3}|==|~~|`)(?=[^\s*=~`])([^\n]{1,200}?)(?<=[^\s*=~`])\1")
+_UNLINKABLE = re.compile(r"%%|[#|^\[\]:*`=~\\\n]")
+_FOREIGN = re.compile(r"[^\x00-\x7f]{2,}")
+_CP1252 = {ord(bytes([byte]).decode("cp1252", "ignore") or chr(byte)): byte for byte in range(0x80, 0xA0)}
+
+
+def parse(path: str, data: bytes) -> Note:
+    """A Markdown file as a Note. Never raises: what is wrong is among its problems, and no text is dropped."""
+    text, encoding, problems = decode(data)
+    front = front_matter(text)
+    lines = text.split("\n")
+    body = "\n".join(lines[front.body_line - 1 :])
+    spans = _spans(body)
+    blocks, found = _blocks(body, front.body_line, spans)
+    problems += (*front.problems, *found, *_mojibake(text))
+
+    # Indented code is known only to the block rules; for links and tags it is code like any other.
+    hidden = _fill(body, [span[:2] for span in spans], " ").split("\n")
+    for block in blocks:
+        if block.kind == "code":
+            for number in range(block.lines[0] - front.body_line, block.lines[1] - front.body_line + 1):
+                hidden[number] = ""
+    links, tags = _links_and_tags(hidden, lines[front.body_line - 1 :], front.body_line)
+    above = [link for number, line in enumerate(lines[: front.body_line - 1], 1) for link in _wikilinks(line, number)]
+    distinct = _distinct([*_property_tags(front.properties), *tags])
+    title = _title(front.properties, blocks, path)
+    sha256 = hashlib.sha256(data).hexdigest()
+    return Note(path, title, text, front.body_line, front.properties, blocks, (*above, *links), distinct, sha256, encoding, problems)
+
+
+def plain_note(path: str, data: bytes) -> Note:
+    """A file that is not Markdown (a `.json` export) as a Note: its decoded text, no blocks, titled by its file name."""
+    text, encoding, problems = decode(data)
+    return Note(path, PurePosixPath(path).stem, text, 1, {}, (), (), (), hashlib.sha256(data).hexdigest(), encoding, problems)
+
+
+def visible(text: str) -> str:
+    """What a reader sees: without `%%comments%%`, `<!-- -->` and block ids; code untouched, as many lines as before."""
+    spans = _spans(text)
+    comments = [span[:2] for span in spans if span.kind == "comment"]
+    # Comments become blanks, so that an id before one is still at its line's end; code becomes letters, so that none is.
+    probe = _fill(_fill(text, comments, " "), [span[:2] for span in spans if span.kind != "comment"], "x")
+    ids = [match.span() for match in _SHOWN_ID.finditer(probe)] if "^" in probe else []
+    return _fill(text, sorted(comments + ids), "")
+
+
+def mask(text: str) -> str:
+    """The text with code (fences, inline) and comments blanked: same length, same lines."""
+    return _fill(text, [span[:2] for span in _spans(text) if span.kind != "math"], " ")
+
+
+def link_heading(title: str) -> str:
+    """A heading as Obsidian's links want it. Characters that break a link become spaces, which Obsidian's matching ignores."""
+    return " ".join(_UNLINKABLE.sub(" ", title).split())
+
+
+class _Span(NamedTuple):
+    """A stretch of text that is not prose."""
+
+    start: int
+    end: int
+    kind: str
+    """`code`, `comment` or `math`."""
+
+
+class _Ahead:
+    """The next match of a pattern at or after a position that only grows: any stretch of the text is searched once."""
+
+    def __init__(self, pattern: re.Pattern[str], text: str) -> None:
+        self.pattern, self.text, self.none = pattern, text, len(text) + 1
+        self.at = -1
+
+    def __call__(self, pos: int) -> int:
+        """Its start; beyond the text's end when there is none."""
+        if self.at < pos:
+            match = self.pattern.search(self.text, pos)
+            self.at = match.start() if match else self.none
+        return self.at
+
+
+def _spans(text: str) -> list[_Span]:
+    """Code, comments and display math, in order and disjoint; whichever opens first wins, what never closes is text."""
+    found: list[_Span] = []
+    if not _HOT.search(text):
+        return found
+    closers = {mark: _Ahead(pattern, text) for mark, pattern in _CLOSERS.items()}
+    paragraph, blank = _Ahead(_BREAK, text), _Ahead(_BLANK, text)
+    runs: dict[int, list[int]] = {}
+    known = -1  # end of the paragraph whose backtick runs are in `runs`
+    pos = 0
+    while match := _HOT.search(text, pos):
+        start, mark = match.start(), match[0]
+        if start and text[start - 1] == "\\" and not text.endswith("\\\\", 0, start):
+            pos = start + 1
+            continue
+        lead = _lead(text, start) if mark != "`" else None
+        end = -1
+        kind = "comment"
+        if mark[0] in "`~":
+            kind = "code"
+            if lead is not None and len(mark) >= 3 and (mark[0] == "~" or _no_backtick(text, match.end())):
+                end = _fence_end(text, match.end(), mark, lead)
+            elif mark[0] == "`":
+                limit = paragraph(start)
+                if limit != known:
+                    runs, known = {}, limit
+                    for run in re.finditer("`+", text[start:limit]):
+                        runs.setdefault(len(run[0]), []).append(start + run.start())
+                same = runs.get(len(mark), [])
+                after = bisect_left(same, match.end())
+                end = same[after] + len(mark) if after < len(same) else -1
+        elif mark != "$$" or lead is not None:
+            close = closers[mark](match.end())
+            kind = "math" if mark == "$$" else "comment"
+            limit = len(text) if kind == "comment" and lead is not None else blank(start)
+            end = close + (3 if mark == "<!--" else 2) if close < limit else -1
+        if end >= 0:
+            found.append(_Span(start, end, kind))
+        pos = max(end, match.end())
+    return found
+
+
+def _lead(text: str, pos: int) -> str | None:
+    """What stands before a position on its line if that is only indentation, `>` and list marks; else None."""
+    begin = text.rfind("\n", max(0, pos - 256), pos) + 1
+    if begin == 0 and pos > 256:
+        return None
+    lead = text[begin:pos]
+    return lead if _LEAD.fullmatch(lead) else None
+
+
+def _no_backtick(text: str, pos: int) -> bool:
+    end = text.find("\n", pos)
+    return text.find("`", pos, end if end >= 0 else len(text)) < 0
+
+
+def _fence_end(text: str, pos: int, mark: str, lead: str) -> int:
+    """Where a fence that opened on this line ends: after its closing line, before its quote or item ends, or with the text."""
+    line_end = text.find("\n", pos)
+    if line_end < 0:
+        return len(text)
+    listed = any(char not in " \t>" for char in lead) or len(lead.expandtabs(4)) >= 4
+    match = _fence_close(mark[0], len(mark), min(lead.count(">"), 20), listed).search(text, line_end + 1)
+    if match is None:
+        return len(text)
+    return match.end() if match.end() > match.start() else max(match.start() - 1, line_end)
+
+
+@functools.lru_cache(maxsize=256)
+def _fence_close(char: str, length: int, quotes: int, listed: bool) -> re.Pattern[str]:
+    pattern = rf"^[ \t{'>' if quotes else ''}]*+{char}{{{length},}}[ \t]*$"
+    if quotes:
+        pattern += rf"|^(?!(?:[ \t]*>){{{quotes}}})"
+    elif listed:
+        pattern += r"|^(?=\S)"
+    return re.compile(pattern, re.M)
+
+
+def _fill(text: str, spans: Iterable[tuple[int, int]], char: str) -> str:
+    """The text with spans (in order, may touch) overwritten by a character; newlines stay."""
+    parts: list[str] = []
+    last = 0
+    for start, end in spans:
+        parts += (text[last : max(start, last)], _NOT_NEWLINE.sub(char, text[max(start, last) : end]))
+        last = max(end, last)
+    return "".join((*parts, text[last:])) if parts else text
+
+
+def _table(state: StateBlock, start: int, end: int, silent: bool) -> bool:
+    """Block rule: a GFM table as one token. The library's own rule makes six tokens a cell, half a gigabyte for a large table."""
+    if start + 2 > end or any(state.sCount[line] < state.blkIndent or state.is_code_block(line) for line in (start, start + 1)):
+        return False
+    delimiter = state.src[state.bMarks[start + 1] + state.tShift[start + 1] : state.eMarks[start + 1]].strip()
+    if len(delimiter) < 2 or not set(delimiter) <= set("|-: \t") or (delimiter[0] == "-" and delimiter[1] in " \t"):
+        return False
+    columns = delimiter.removeprefix("|").removesuffix("|").split("|")
+    if not all(re.fullmatch(r"[ \t]*:?-+:?[ \t]*", column) for column in columns):
+        return False
+    header = state.src[state.bMarks[start] + state.tShift[start] : state.eMarks[start]].strip()
+    if "|" not in header:
+        return False
+    cells = (
+        len(re.findall(r"(?<!\\)\|", header)) + 1 - header.startswith("|") - (len(header) > 1 and bool(re.search(r"(?<!\\)\|$", header)))
+    )
+    if cells != len(columns):
+        return False
+    if silent:
+        return True
+    kept, state.parentType = state.parentType, "table"
+    stops = state.md.block.ruler.getRules("blockquote")
+    line = start + 2
+    while line < end and state.sCount[line] >= state.blkIndent and not state.isEmpty(line) and not state.is_code_block(line):
+        if any(rule(state, line, end, True) for rule in stops):
+            break
+        line += 1
+    state.push("table_open", "table", 1).map = [start, line]
+    state.push("table_close", "table", -1)
+    state.parentType = kept
+    state.line = line
+    return True
+
+
+def _quote(state: StateBlock, start: int, end: int, silent: bool) -> bool:
+    """Block rule: a quote as one token. Its lines are known before its inside is parsed, and the inside is not needed."""
+    level, count = state.level, len(state.tokens)
+    state.level += MAX_NESTING
+    found = blockquote(state, start, end, silent)
+    state.level = level
+    for token in state.tokens[count:]:
+        token.level = level
+    return found
+
+
+@functools.cache
+def _rules() -> MarkdownIt:
+    """Block rules only: CommonMark and tables. Link definitions stay paragraphs, so that their text is in a block."""
+    rules = (
+        MarkdownIt("commonmark", {"html": True, "maxNesting": MAX_NESTING}).enable("table").disable(["inline", "text_join", "reference"])
+    )
+    rules.block.ruler.at("table", _table, {"alt": ["paragraph", "reference"]})
+    rules.block.ruler.at("blockquote", _quote, {"alt": ["paragraph", "reference", "blockquote", "list"]})
+    return rules
+
+
+def _structure(body: str, spans: list[_Span]) -> str:
+    """The body as the block rules should see it: `%%` comments and display math must not look like headings or lists."""
+    parts: list[str] = []
+    last = 0
+    for start, end, kind in spans:
+        if kind == "code" or body.startswith("<!--", start):
+            continue
+        line_start, line_end = body.rfind("\n", last, start) + 1 or last, body.find("\n", end)
+        before, after = body[line_start:start], body[end : line_end if line_end >= 0 else len(body)]
+        # Blanks only where the whole line goes: blanks before text would make it indented code.
+        alone = kind == "comment" and not before.strip(" \t>") and not after.strip()
+        parts += (body[last:start], _NOT_NEWLINE.sub(" " if alone else "x", body[start:end]))
+        last = end
+    return "".join((*parts, body[last:]))
+
+
+def _blocks(body: str, first: int, spans: list[_Span]) -> tuple[tuple[Block, ...], list[Problem]]:
+    """The blocks of a body whose first line is `first`, covering each of its non-blank lines once."""
+    lines = body.split("\n")
+    shown = _fill(body, [span[:2] for span in spans if span.kind == "comment"], " ").split("\n")
+    problems: list[Problem] = []
+    try:
+        tokens = _rules().parse(_structure(body, spans))
+    except Exception as error:  # a bug or RecursionError in the block rules must cost this note its structure only
+        code = "W-DEPTH" if isinstance(error, RecursionError) else "W-PARSE"
+        problems.append(
+            Problem(code, f"the structure could not be read ({type(error).__name__}); the text is kept as one paragraph", first)
+        )
+        tokens = [Token("paragraph_open", "p", 1, map=[0, len(lines)])]
+    if any(token.level >= MAX_NESTING - 1 for token in tokens):
+        problems.append(Problem("W-DEPTH", f"lists or quotes nested deeper than {MAX_NESTING}; what is inside them is kept as text", first))
+
+    pieces: list[tuple[BlockKind, int, int, Token | None]] = []
+    at = 0
+    for token in tokens:
+        if token.level == 0 and token.map and token.nesting >= 0 and token.type in _KINDS:
+            start, end = max(token.map[0], at), token.map[1]
+            pieces += [("paragraph", *gap, None) for gap in _runs(lines, at, start)]
+            pieces += _refined(_KINDS[token.type], start, end, lines, shown, token)
+            at = max(at, end)
+    pieces += [("paragraph", *gap, None) for gap in _runs(lines, at, len(lines))]
+
+    blocks: list[Block] = []
+    for kind, start, end, piece in pieces:
+        text = "\n".join(lines[start:end])
+        lone = _LONE_ID.fullmatch(text)
+        if blocks and lone and kind == "paragraph" and blocks[-1].kind in ("list", "quote", "callout", "table", "code", "math", "html"):
+            blocks[-1] = _extended(blocks[-1], lines, end, first, lone[1])
+        elif blocks and kind == "code" and blocks[-1].kind == "footnote" and piece is not None and piece.type == "code_block":
+            blocks[-1] = _extended(blocks[-1], lines, end, first, "")
+        else:
+            blocks.append(_block(kind, start, end, first, text, shown, piece))
+            if kind == "code" and piece is not None and piece.type == "fence" and not _closed(lines[start:end], piece.markup):
+                problems.append(Problem("W-FENCE", f"the code that begins here has no closing {piece.markup}; close it", first + start))
+    return tuple(blocks), problems
+
+
+def _closed(lines: list[str], markup: str) -> bool:
+    last = lines[-1].strip()
+    return len(lines) > 1 and len(last) >= len(markup) and not last.strip(markup[0])
+
+
+def _runs(lines: list[str], start: int, end: int) -> Iterator[tuple[int, int]]:
+    """The stretches of non-blank lines."""
+    begin = -1
+    for number in range(start, end):
+        if lines[number].strip():
+            begin = number if begin < 0 else begin
+        elif begin >= 0:
+            yield begin, number
+            begin = -1
+    if begin >= 0:
+        yield begin, end
+
+
+def _refined(
+    kind: BlockKind, start: int, end: int, lines: list[str], shown: list[str], token: Token
+) -> Iterator[tuple[BlockKind, int, int, Token | None]]:
+    """What Obsidian makes of a CommonMark block; without blank lines at its ends; a paragraph of footnotes is cut."""
+    while start < end and not lines[start].strip():
+        start += 1
+    while start < end and not lines[end - 1].strip():
+        end -= 1
+    if start >= end:
+        return
+    if kind != "code" and not any(line.strip() for line in shown[start:end]):
+        yield "comment", start, end, None
+    elif kind == "quote" and _CALLOUT.match(lines[start]):
+        yield "callout", start, end, None
+    elif kind == "paragraph":
+        cuts = [start, *(number for number in range(start + 1, end) if _FOOTNOTE.match(lines[number])), end]
+        for begin, stop in pairwise(cuts):
+            whole = lines[begin].strip() + lines[stop - 1].strip() if stop - begin > 1 else lines[begin].strip()
+            math = (
+                whole.startswith("$$")
+                and whole.endswith("$$")
+                and len(whole) > 3
+                and "$$" not in "\n".join(lines[begin:stop]).strip()[2:-2]
+            )
+            yield "footnote" if _FOOTNOTE.match(lines[begin]) else "math" if math else "paragraph", begin, stop, None
+    else:
+        yield kind, start, end, token
+
+
+def _block(kind: BlockKind, start: int, end: int, first: int, text: str, shown: list[str], token: Token | None) -> Block:
+    level = 0
+    title = block_id = ""
+    if kind not in ("code", "comment", "math", "rule") and (found := _BLOCK_ID.search(shown[end - 1])):
+        block_id = found[1]
+    if kind == "heading" and token is not None:
+        level = int(token.tag[1])
+        title = _heading_title(shown[start:end] if token.markup[:1] == "#" else shown[start : end - 1])
+    elif kind == "callout" and (callout := _CALLOUT.match(text)):
+        title = callout[3].strip()
+    elif kind == "code" and token is not None:
+        title = (token.info.split() or [""])[0]
+    return Block(kind, (first + start, first + end - 1), text, level, title, block_id)
+
+
+def _extended(block: Block, lines: list[str], end: int, first: int, block_id: str) -> Block:
+    begin = block.lines[0]
+    text = "\n".join(lines[begin - first : end])
+    return Block(block.kind, (begin, first + end - 1), text, block.level, block.title, block_id or block.block_id)
+
+
+def _heading_title(lines: list[str]) -> str:
+    text = _BLOCK_ID.sub("", _ATX.sub("", " ".join(line.strip() for line in lines)).rstrip())
+    return _EMPHASIS.sub(r"\2", _EMPHASIS.sub(r"\2", " ".join(text.split())))
+
+
+def _title(properties: dict[str, Any], blocks: Iterable[Block], path: str) -> str:
+    named = properties.get("title")
+    if isinstance(named, (str, int, float)) and not isinstance(named, bool) and str(named).strip():
+        return str(named).strip()
+    headings = (block.title for block in blocks if block.kind == "heading" and block.level == 1 and block.title)
+    return next(headings, PurePosixPath(path).stem)
+
+
+def _links_and_tags(hidden: list[str], lines: list[str], first: int) -> tuple[list[Link], list[str]]:
+    """Links and tags of a body, in order; `hidden` is its lines with code, comments and math blanked."""
+    links: list[Link] = []
+    tags: list[str] = []
+    for number, (line, raw) in enumerate(zip(hidden, lines, strict=True), first):
+        if "[" in line or "#" in line:
+            _scan(line, raw, number, links, tags)
+    return links, tags
+
+
+def _scan(line: str, raw: str, number: int, links: list[Link], tags: list[str]) -> None:
+    for match in _INLINES.finditer(line):
+        start = match.start()
+        embed = start > 0 and line[start - 1] == "!" and line[start - 2 : start - 1] != "\\"
+        if match["tag"]:
+            tag = match["tag"].rstrip("/")
+            if _is_tag(tag):
+                tags.append(tag)
+        elif match["wiki"] is not None and len(raw) == len(line):
+            links += _wikilink(raw[match.start("wiki") : match.end("wiki")], embed, number)
+        elif match["text"] is not None:
+            links += _inline_link(match, embed, number)
+            if "![" in match["text"]:  # an image that is itself a link
+                _scan(match["text"], match["text"], number, links, [])
+
+
+def _wikilinks(line: str, number: int) -> Iterator[Link]:
+    for match in _WIKILINK.finditer(line) if "[[" in line else ():
+        yield from _wikilink(match["wiki"], False, number)
+
+
+def _wikilink(inner: str, embed: bool, number: int) -> Iterator[Link]:
+    where, *alias = _PIPE.split(inner, maxsplit=1)
+    target, heading, block = _address(where)
+    if target or heading or block:
+        yield Link(target, heading, block, alias[0].strip() if alias else "", embed, number)
+
+
+def _inline_link(match: re.Match[str], embed: bool, number: int) -> Iterator[Link]:
+    written = match["angle"] if match["angle"] is not None else match["dest"]
+    if _SCHEME.match(written):
+        return
+    path, mark, rest = _ESCAPED.sub(r"\1", written).partition("#")
+    target, heading, block = _address(unquote(path) + mark + unquote(rest))
+    if target or heading or block:
+        yield Link(target, heading, block, _ESCAPED.sub(r"\1", match["text"]).strip(), embed, number)
+
+
+def _address(where: str) -> tuple[str, str, str]:
+    """Note, heading path and block id of a link's address."""
+    target, _, rest = where.partition("#")
+    parts = [part.strip() for part in rest.split("#") if part.strip()]
+    block = parts.pop()[1:].strip() if parts and parts[-1].startswith("^") else ""
+    return target.strip(), "#".join(parts), block
+
+
+def _is_tag(tag: str) -> bool:
+    """At least one character that is no digit or mark (`#1984` and `#-` are no tags)."""
+    return any(not char.isdigit() and char not in "-_/" for char in tag)
+
+
+def _property_tags(properties: dict[str, Any]) -> Iterator[str]:
+    for name, value in properties.items():
+        if fold(name) in ("tags", "tag"):
+            items = re.split(r"[,\s]+", value) if isinstance(value, str) else value if isinstance(value, list) else []
+            for item in items:
+                tag = str(item).strip().removeprefix("#").rstrip("/") if isinstance(item, str) else ""
+                if tag and _is_tag(tag):
+                    yield tag
+
+
+def _distinct(tags: Iterable[str]) -> tuple[str, ...]:
+    """Tags without repeats (case does not count), first spelling kept."""
+    seen: dict[str, str] = {}
+    for tag in tags:
+        seen.setdefault(fold(tag), tag)
+    return tuple(seen.values())
+
+
+def _mojibake(text: str) -> Iterator[Problem]:
+    """A problem when most words outside ASCII are UTF-8 bytes that some program read as Latin-1, cp1252 or Mac Roman."""
+    if text.isascii():
+        return
+    runs = list(islice(_FOREIGN.finditer(text), 200))
+    for codec in ("latin-1", "mac-roman"):
+        if len(runs) >= 5 and sum(_was_utf8(run[0], codec) for run in runs) > 0.6 * len(runs):
+            message = f"the letters look like UTF-8 that was read as {codec} and saved again; restore the note from its source"
+            yield Problem("W-MOJIBAKE", message, text.count("\n", 0, runs[0].start()) + 1)
+            return
+
+
+def _was_utf8(run: str, codec: str) -> bool:
+    try:
+        (run.translate(_CP1252) if codec == "latin-1" else run).encode(codec).decode("utf-8")
+    except UnicodeError:
+        return False
+    return True

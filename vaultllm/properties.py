@@ -1,0 +1,243 @@
+"""Front matter: the `---` block at the top of a note -> properties.
+
+Decides by content whether a leading `---` is front matter or a thematic break, bounds the block before any YAML
+parser sees it, and falls back to reading it line by line, so that no note is lost to its properties.
+Knows nothing about Markdown or what the properties mean.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import frontmatter
+from frontmatter.default_handlers import YAMLHandler
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+
+from vaultllm.schema import Problem
+
+MAX_CHARS = 64 * 1024
+MAX_DEPTH = 50
+MAX_ALIASES = 50
+MAX_NODES = 20_000  # aliases multiply: fifty of them can stand for millions of values
+
+_CLOSE = re.compile(r"^(?:---|\.\.\.)[ \t]*$", re.M)
+_KEY = re.compile(r"""(?:"[^"\n]{0,200}"|'[^'\n]{0,200}'|(?![-+][ \t])[^\s:#>|*<!\["'][^:\n]{0,200}?)[ \t]*:(?=\s|$)""")
+_ITEM = re.compile(r"[ \t]*-(?:[ \t]+|$)")
+_COMMENT = re.compile(r"[ \t]*#(?!#)")
+_ALIAS = re.compile(r"(?:^|[\s\[{,:-])\*[^\s*,\]}]", re.M)
+_WIKILINK = re.compile(r"\[\[[^\[\]\n]+\]\]")
+_INT = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,17})")
+_FLOAT = re.compile(r"[-+]?(?:[0-9]{1,17}\.[0-9]{0,17}|\.[0-9]{1,17}|[0-9]{1,17}(?=[eE]))(?:[eE][-+]?[0-9]{1,2})?")
+_WORDS: dict[str, bool | None] = {"": None, "~": None, "null": None, "Null": None, "NULL": None}
+_WORDS |= {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
+
+
+@dataclass(frozen=True, slots=True)
+class FrontMatter:
+    """The properties of a note, and where its body begins."""
+
+    properties: dict[str, Any]
+    """By name; strings, numbers, booleans, None, and lists (or, rarely, dicts) of them."""
+    body_line: int
+    """The first line after the closing `---`; 1 when there is no front matter."""
+    problems: tuple[Problem, ...]
+    """`W-FM-…`: what could not be read as meant."""
+
+
+class _UnreadableError(Exception):
+    """The block cannot be read as YAML properties: why, and on which of its lines (from 0)."""
+
+    def __init__(self, why: str, line: int = 0) -> None:
+        super().__init__(why)
+        self.why = why
+        self.line = line
+
+
+def front_matter(text: str) -> FrontMatter:
+    """The front matter of a decoded note (newlines as `\\n`). Never raises; what is not front matter stays body."""
+    first = text.find("\n")
+    if first < 0 or text[:first].rstrip() != "---":
+        return FrontMatter({}, 1, ())
+    close = _CLOSE.search(text, first + 1)
+    block = text[first + 1 : close.start() if close else first + 1 + MAX_CHARS]
+    lines = block.split("\n")
+    said = [line for line in lines if line.strip() and not _COMMENT.match(line)]
+    tight = bool(lines[0].strip())
+    likely = bool(said) and _KEY.match(said[0]) is not None
+    if close is None:
+        return FrontMatter(
+            {}, 1, _unclosed() if tight and likely and _share(lines[: lines.index("")] if "" in lines else lines) == 1 else ()
+        )
+    body_line = len(lines) + 2
+    if not said:
+        # Only comments could as well be a heading between two rules: as body, nothing of it is lost.
+        return FrontMatter({}, 1 if block.strip() else body_line, ())
+    if not likely and not said[0].startswith("{"):
+        whole = tight and all(line.strip() for line in lines[:-1]) and len(said) <= 20
+        return FrontMatter({}, 1, _no_mapping() if whole else ())
+    handler = _Properties()
+    try:
+        properties, _ = frontmatter.parse("---\n" + block + "---\n", handler=handler)
+    except _UnreadableError as error:
+        if not likely or _share(said) < 0.5:
+            return FrontMatter({}, 1, _no_mapping() if tight else ())
+        message = f"the front matter is not valid YAML ({error.why}); its lines were read one by one; mend that line"
+        return FrontMatter(_by_line(lines), body_line, (Problem("W-FM-YAML", message, error.line + 2),))
+    if likely and _share(said) < 0.3:  # prose between two rules that happens to parse: "Note: …" and more lines
+        return FrontMatter({}, 1, ())
+    return FrontMatter(properties, body_line, tuple(handler.problems))
+
+
+def _share(lines: list[str]) -> float:
+    """Share of lines that look like properties: `key:`, `- item`, or indented under one."""
+    return sum(line[0] in " \t]}" or bool(_KEY.match(line) or _ITEM.match(line)) for line in lines) / len(lines)
+
+
+def _unclosed() -> tuple[Problem, ...]:
+    return (Problem("W-FM-OPEN", "the front matter is not closed, so it is read as text; put --- on the line after the properties", 1),)
+
+
+def _no_mapping() -> tuple[Problem, ...]:
+    return (Problem("W-FM-YAML", "the block between the --- lines holds no `key: value` properties; it is kept as text", 1),)
+
+
+class _Properties(YAMLHandler):  # type: ignore[misc]
+    """python-frontmatter's YAML handler on ruamel.yaml's pure-Python YAML 1.2 (the C loader can be crashed by brackets)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.problems: list[Problem] = []
+
+    def split(self, text: str) -> tuple[str, str]:
+        """The block without its `---` lines, which `front_matter` found."""
+        return text[4 : text.rindex("---")], ""
+
+    def load(self, fm: str, **_: object) -> dict[str, Any]:
+        """The properties. Raises _UnreadableError, also for what no parser should see."""
+        if len(fm) > MAX_CHARS:
+            raise _UnreadableError(f"longer than {MAX_CHARS // 1024} KB")
+        depth = 0
+        for at, char in enumerate(fm):
+            depth += (char in "[{") - (char in "]}")
+            if depth > MAX_DEPTH:
+                raise _UnreadableError(f"brackets nested deeper than {MAX_DEPTH}", fm.count("\n", 0, at))
+        if len(_ALIAS.findall(fm)) > MAX_ALIASES:
+            raise _UnreadableError(f"more than {MAX_ALIASES} aliases")
+        try:
+            node = YAML(typ="safe", pure=True).compose(fm)
+            value = _Builder(fm, self.problems).value(node, 0)
+        except MarkedYAMLError as error:
+            mark = error.problem_mark or error.context_mark
+            raise _UnreadableError(str(error.problem or error.context or "syntax"), mark.line if mark else 0) from error
+        except YAMLError as error:
+            raise _UnreadableError(str(error).split("\n")[0]) from error
+        except RecursionError as error:
+            raise _UnreadableError("nested too deeply") from error
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError, AssertionError, NotImplementedError) as error:
+            raise _UnreadableError(f"{type(error).__name__}: {error}") from error
+        if not isinstance(value, dict):
+            raise _UnreadableError("no `key: value` at the top")
+        return value
+
+
+class _Builder:
+    """YAML nodes -> plain values: our own rules for scalars, duplicate keys and unquoted links, and a bound on the size."""
+
+    def __init__(self, source: str, problems: list[Problem]) -> None:
+        self.source = source
+        self.problems = problems
+        self.left = MAX_NODES
+
+    def value(self, node: Node | None, depth: int) -> Any:
+        """The value of a node. Raises _UnreadableError when it is too deep, too large, or keyed by something else than a scalar."""
+        if node is None:
+            return None
+        self.left -= 1
+        if depth > MAX_DEPTH or self.left < 0:
+            raise _UnreadableError("nested too deeply" if depth > MAX_DEPTH else "too many values", node.start_mark.line)
+        tag = str(node.tag)
+        if not tag.startswith("tag:yaml.org,2002:") or "python" in tag:
+            message = f"the YAML tag {tag} is not acted on; its text is kept"
+            self.problems.append(Problem("W-FM-TAG", message, node.start_mark.line + 2))
+        if isinstance(node, MappingNode):
+            return self.mapping(node, depth)
+        if isinstance(node, SequenceNode):
+            written = self.source[node.start_mark.index : node.end_mark.index]
+            if _WIKILINK.fullmatch(written):  # `up: [[Note]]`: YAML sees a list in a list, its owner meant a link
+                return written
+            return [self.value(item, depth + 1) for item in node.value]
+        assert isinstance(node, ScalarNode)
+        return str(node.value) if node.style else scalar(str(node.value))
+
+    def mapping(self, node: MappingNode, depth: int) -> dict[str, Any]:
+        """A mapping; the last of two equal keys wins, with a problem that names both lines; `<<` lends what is missing."""
+        result: dict[str, Any] = {}
+        lines: dict[str, int] = {}
+        lent: dict[str, Any] = {}
+        for key, item in node.value:
+            if not isinstance(key, ScalarNode):
+                raise _UnreadableError("a property's name or value in braces, as in a template", key.start_mark.line)
+            name, line = str(key.value), key.start_mark.line + 2
+            value = self.value(item, depth + 1)
+            if name == "<<" and not key.style:
+                for other in value if isinstance(value, list) else [value]:
+                    lent = {**other, **lent} if isinstance(other, dict) else lent
+                continue
+            if name in result:
+                message = f"the property '{name}' stands on lines {lines[name]} and {line}; the last one is taken"
+                self.problems.append(Problem("W-FM-DUP", message, line))
+            result[name] = value
+            lines[name] = line
+        return {**lent, **result}
+
+
+def scalar(written: str) -> str | int | float | bool | None:
+    """An unquoted YAML 1.2 scalar: null, true/false, plain numbers; all else (dates, `no`, `12:30`, `017`, `.inf`) as written."""
+    if written in _WORDS:
+        return _WORDS[written]
+    if _INT.fullmatch(written):
+        return int(written)
+    return float(written) if _FLOAT.fullmatch(written) else written
+
+
+def _by_line(lines: list[str]) -> dict[str, Any]:
+    """Properties of a block that is no YAML: `key: value` and `- item` lines; any other line continues the value above it."""
+    found: dict[str, list[tuple[bool, list[str]]]] = {}  # per key: is it a list item, and its lines
+    key = ""
+    for line in lines:
+        if not line.strip() or _COMMENT.match(line):
+            continue
+        if match := _KEY.match(line):
+            key = _unquoted(match[0][:-1].rstrip())
+            found.setdefault(key, []).append((False, [line[match.end() :].strip()]))
+        elif item := _ITEM.match(line):
+            found.setdefault(key, []).append((True, [line[item.end() :].strip()]))
+        else:
+            found.setdefault(key, [(False, [])])[-1][1].append(line.strip())
+    return {name: _value(entries) for name, entries in found.items()}
+
+
+def _value(entries: list[tuple[bool, list[str]]]) -> Any:
+    values = [_simple("\n".join(filter(None, lines))) for _, lines in entries]
+    if not entries[0][0]:
+        if len(values) == 1:
+            return values[0]
+        values = values[values[0] is None :]
+    return [item for value in values for item in (value if isinstance(value, list) else [value])]
+
+
+def _unquoted(written: str) -> str:
+    return written[1:-1] if len(written) > 1 and written[0] == written[-1] and written[0] in "\"'" else written
+
+
+def _simple(written: str) -> Any:
+    """A value as written: quoted, `[a, b]`, or a scalar."""
+    if written[:1] in ("'", '"'):
+        return _unquoted(written)
+    if written.startswith("[") and written.endswith("]") and "[" not in written[1:]:
+        return [_simple(part.strip()) for part in written[1:-1].split(",") if part.strip()]
+    return scalar(written)

@@ -1,0 +1,378 @@
+"""The user's files: find the notes, read one, write a new one, append to one. The only module that touches the vault.
+
+Nothing outside the vault is read or written: names are checked, symbolic links are never followed, and what a path
+means is checked again after its file is open. A file that exists is never replaced. Knows nothing about what is in a note.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fnmatch
+import hashlib
+import os
+import re
+import secrets
+import shutil
+import stat
+import unicodedata
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from vaultllm.config import ScanSettings
+from vaultllm.errors import OwnedNoteError, VaultError
+from vaultllm.schema import Problem
+from vaultllm.text import decode, nfc
+
+# The umask in force when vaultllm started. State is written under umask 077, but notes belong to the user's other programs too.
+_UMASK = os.umask(0o022)
+os.umask(_UMASK)
+
+_SAFE = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY"))
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV, errno.EINVAL}
+_DATALESS = 0x40000000  # macOS: the file's bytes are in the cloud only
+
+_NOISE = re.compile(r"\.|~\$|~syncthing~|4913$|node_modules$|#.*#$|.*(?:~|\.swp|\.swx|\.tmp|\.icloud)$", re.I | re.S)
+_ICLOUD = re.compile(r"\.(.+\.(?:md|markdown))\.icloud", re.I | re.S)
+_OTHER_KINDS = (".excalidraw.md", ".canvas", ".base")
+_FORBIDDEN = re.compile(r"%%|[/\\:*?\"<>|#^\[\]\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ufeff\ufffd\ud800-\udfff]")
+_RESERVED = re.compile(r"(?:CON|PRN|AUX|NUL|COM[0-9¹²³]|LPT[0-9¹²³]|CONIN\$|CONOUT\$)(?:\..*)?", re.I)
+_ROOM = len(" 99.md")
+
+
+class FileStat(NamedTuple):
+    """A note on disk, as one `stat` saw it."""
+
+    path: str
+    """Vault-relative, `/`, as it stands on disk."""
+    size: int
+    """Bytes."""
+    mtime_ns: int
+    """Last change of the content, as the file system says (it may lie in the future or repeat)."""
+    ctime_ns: int
+    """Last change of the inode."""
+    inode: int
+    """Stays when the file is renamed."""
+
+
+class Scan(NamedTuple):
+    """What a walk through the vault found."""
+
+    files: tuple[FileStat, ...]
+    """The notes, by path."""
+    skipped: tuple[tuple[str, Problem], ...]
+    """Notes and folders that could not be taken, by path, and why. What lies under a skipped folder is unknown, not deleted."""
+
+
+def scan(vault: Path, settings: ScanSettings, own_folder: str) -> Scan:
+    """All notes of the vault: `.md`, `.markdown`, and chat exports (`conversations*.json`).
+
+    Left out in silence: dot files and folders, temporary and sync files, `settings.ignore`, and `own_folder` with our answers.
+    Raises VaultError when the vault itself cannot be listed.
+    """
+    files: list[FileStat] = []
+    skipped: list[tuple[str, Problem]] = []
+    ignored = _ignored(settings.ignore, own_folder)
+    folders = [""]
+    while folders:
+        folder = folders.pop()
+        prefix = folder + "/" if folder else ""
+        try:
+            with os.scandir(vault / folder) as entries:
+                for entry in entries:
+                    _sort_in(entry, prefix + entry.name, ignored, files, skipped, folders)
+        except OSError as error:
+            if not folder:
+                raise VaultError(f"the vault cannot be listed ({error.strerror}); is its disk mounted?", path=str(vault)) from error
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR):  # removed since its parent was listed: then it is no longer there
+                skipped.append((folder, Problem("E-READ", f"the folder cannot be listed ({error.strerror}); make it readable")))
+    return Scan(tuple(sorted(files)), tuple(sorted(skipped)))
+
+
+def _sort_in(
+    entry: os.DirEntry[str],
+    path: str,
+    ignored: re.Pattern[str],
+    files: list[FileStat],
+    skipped: list[tuple[str, Problem]],
+    folders: list[str],
+) -> None:
+    """Put one entry of a folder where it belongs."""
+    name = entry.name
+    if _NOISE.match(name):
+        if (offline := _ICLOUD.fullmatch(name)) and not ignored.fullmatch(nfc(path)):
+            note = path[: len(path) - len(name)] + offline[1]
+            skipped.append((note, Problem("W-OFFLINE", "the note is in iCloud only; download it in Finder")))
+        return
+    lower = name.lower()
+    noted = lower.endswith((".md", ".markdown")) or (lower.startswith("conversations") and lower.endswith(".json"))
+    linked = entry.is_symlink()
+    folder = entry.is_dir(follow_symlinks=False)
+    other = lower.endswith(_OTHER_KINDS)
+    if not (noted or other or folder or (linked and _is_folder(entry))):
+        return
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        shown = path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        skipped.append((shown, Problem("E-NAME", "the name is not UTF-8; rename it")))
+        return
+    if ignored.fullmatch(nfc(path)):
+        return
+    if linked:
+        message = "a symbolic link is not followed; put the file itself into the vault"
+        skipped.append((path, Problem("W-LINK", message)))
+    elif folder:
+        folders.append(path)
+    elif other:
+        kind = next(kind for kind in _OTHER_KINDS if lower.endswith(kind))
+        skipped.append((path, Problem("W-KIND", f"{kind} files hold no notes; nothing to do")))
+    else:
+        _take(entry, path, files, skipped)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a loop of links
+        return True
+
+
+def _take(entry: os.DirEntry[str], path: str, files: list[FileStat], skipped: list[tuple[str, Problem]]) -> None:
+    try:
+        found = entry.stat(follow_symlinks=False)
+        readable = os.access(entry.path, os.R_OK)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        skipped.append((path, Problem("E-READ", f"the file cannot be examined ({error.strerror})")))
+        return
+    if not stat.S_ISREG(found.st_mode):
+        skipped.append((path, Problem("E-SPECIAL", "it is a pipe, socket or device, not a file; remove it or rename it")))
+    elif getattr(found, "st_flags", 0) & _DATALESS:
+        skipped.append((path, Problem("W-OFFLINE", "the note is in the cloud only; download it")))
+    elif not readable:
+        skipped.append((path, Problem("E-READ", "permission denied; make the note readable")))
+    else:
+        files.append(FileStat(path, found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino))
+
+
+def _ignored(patterns: tuple[str, ...], own_folder: str) -> re.Pattern[str]:
+    """One regular expression for all that is left out: folders and files by path or glob; a pattern without `/` fits any name."""
+    parts = []
+    for pattern in (*patterns, own_folder):
+        plain = nfc(pattern).strip().removeprefix("./").strip("/")
+        if plain:
+            glob = fnmatch.translate(plain).removesuffix(r"\Z").removesuffix(r"\z")
+            parts.append(glob if "/" in plain or pattern is own_folder else rf"(?:.*/)?{glob}")
+    return re.compile("|".join(f"(?:{part})" for part in parts) or r"(?!)", re.S)
+
+
+def read(vault: Path, path: str, max_bytes: int) -> bytes:
+    """The bytes of a note. Raises VaultError (E-OUTSIDE, E-READ, E-SIZE); never blocks on pipes, never follows links."""
+    with _opened(vault, path, os.O_RDONLY) as descriptor:
+        size = os.fstat(descriptor).st_size
+        if size <= max_bytes:
+            data = _read_all(descriptor, max_bytes + 1)
+            if len(data) <= max_bytes:
+                return data
+        raise VaultError(
+            f"the note has {size:,} bytes, more than scan.max_bytes = {max_bytes:,}; split it or raise the limit", path=path, code="E-SIZE"
+        )
+
+
+@contextlib.contextmanager
+def _opened(vault: Path, path: str, mode: int) -> Iterator[int]:
+    """A descriptor of a regular file within the vault; OSErrors inside become VaultErrors."""
+    folder = _inside(vault, str(PurePosixPath(path).parent), path)
+    name = PurePosixPath(path).name
+    if not name or name == "..":
+        raise VaultError("this is no path of a note", path=path, code="E-OUTSIDE")
+    try:
+        descriptor = os.open(folder / name, mode | _SAFE)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise VaultError("it is a symbolic link, which is not followed", path=path, code="E-OUTSIDE") from error
+        code = "E-WRITE" if mode != os.O_RDONLY else "E-READ"
+        raise VaultError(f"the note cannot be opened ({error.strerror})", path=path, code=code) from error
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise VaultError("it is not a regular file; remove it or rename it", path=path, code="E-READ")
+        # A folder on the way may have been swapped for a link while we opened.
+        if _inside(vault, str(PurePosixPath(path).parent), path) != folder:
+            raise VaultError("its folder changed while it was opened; try again", path=path, code="E-READ")
+        yield descriptor
+    except OSError as error:
+        raise VaultError(f"the note cannot be read ({error.strerror})", path=path, code="E-READ") from error
+    finally:
+        os.close(descriptor)
+
+
+def _inside(vault: Path, folder: str, path: str) -> Path:
+    """The resolved folder, which may not exist yet. Raises VaultError E-OUTSIDE when it is not within the vault."""
+    root = Path(os.path.realpath(vault))
+    parts = PurePosixPath(folder).parts
+    if "\0" in folder + path or PurePosixPath(folder).is_absolute() or ".." in parts:
+        raise VaultError("the path leaves the vault", path=path.replace("\0", "\\0"), code="E-OUTSIDE")
+    real = Path(os.path.realpath(root.joinpath(*parts)))
+    if real != root and root not in real.parents:
+        raise VaultError("the path leads out of the vault through a symbolic link", path=path, code="E-OUTSIDE")
+    return real
+
+
+def _read_all(descriptor: int, limit: int) -> bytes:
+    parts = []
+    while limit > 0 and (part := os.read(descriptor, min(limit, 1 << 20))):
+        parts.append(part)
+        limit -= len(part)
+    return b"".join(parts)
+
+
+def note_name(title: str, max_bytes: int = 120) -> str:
+    """A title as a file name without suffix, safe on every system and in links; leaves room for ` 99.md` within max_bytes.
+
+    Never empty; NFC; idempotent. Cut between characters, not between a letter and its marks.
+    """
+    name = _trimmed(_FORBIDDEN.sub(" ", nfc(title)))
+    limit = max(max_bytes - _ROOM, 8)
+    if len(name.encode()) > limit:
+        cut = len(name.encode()[:limit].decode("utf-8", "ignore"))
+        while cut > 1 and _joins(name[cut - 1], name[cut]):
+            cut -= 1
+        name = _trimmed(name[:cut])
+    if _RESERVED.fullmatch(name):
+        name = "_" + name
+    return name or "Note"
+
+
+def _trimmed(name: str) -> str:
+    return " ".join(name.split()).lstrip(". ~").rstrip(". ")
+
+
+def _joins(left: str, right: str) -> bool:
+    """Whether two characters belong to one letter: a mark, a joiner, or what follows one."""
+    return unicodedata.category(right).startswith("M") or right in "\u200c\u200d" or left in "\u200d\u094d\u09cd"
+
+
+def write_new(vault: Path, folder: str, name: str, text: str) -> str:
+    """Write a new note `folder/name.md` (or `name 2.md`, …) and return its path. Nothing that exists is replaced.
+
+    It appears complete or not at all, survives a power cut once we return, and leaves no temporary file.
+    Raises VaultError: E-OUTSIDE when the folder leads out of the vault, E-WRITE when it cannot be written.
+    """
+    where = _inside(vault, folder, folder)
+    data = text.encode("utf-8", "replace")
+    temp = where / f".vaultllm-{secrets.token_hex(8)}.tmp"
+    try:
+        _make_folders(where)
+        try:
+            _write_file(temp, data)
+            final = _publish(where, note_name(name), temp, data)
+        finally:
+            with contextlib.suppress(OSError):
+                temp.unlink(missing_ok=True)
+        _sync_folder(where)
+    except OSError as error:
+        raise _write_error(vault, f"{folder}/{name}.md", len(data), error) from error
+    return str(PurePosixPath(folder) / final)
+
+
+def _make_folders(where: Path) -> None:
+    missing = [folder for folder in (where, *where.parents) if not folder.exists()]
+    for folder in reversed(missing):
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir()
+            folder.chmod(0o777 & ~_UMASK)
+            _sync_folder(folder.parent)
+
+
+def _write_file(path: Path, data: bytes) -> None:
+    """A new file with these bytes, on disk when we return; removed again when that fails."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _SAFE, 0o600)
+    try:
+        if hasattr(os, "fchmod"):
+            os.fchmod(descriptor, 0o644 & ~_UMASK)
+        view = memoryview(data)
+        while view:
+            view = view[os.write(descriptor, view) :]
+        os.fsync(descriptor)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            path.unlink()
+        raise
+    finally:
+        os.close(descriptor)
+
+
+def _publish(where: Path, name: str, temp: Path, data: bytes) -> str:
+    """Give the finished file its name: the first free one, also on file systems that ignore case or Unicode form."""
+    taken = {nfc(other).casefold() for other in os.listdir(where)}
+    number = 1
+    while True:
+        final = f"{name}.md" if number == 1 else f"{name} {number}.md"
+        number += 1
+        if nfc(final).casefold() in taken:
+            continue
+        try:
+            os.link(temp, where / final, follow_symlinks=False)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            try:
+                _write_file(where / final, data)  # no hard links here (FAT, some network drives): exclusive creation also replaces nothing
+            except FileExistsError:
+                continue
+        return final
+
+
+def _sync_folder(folder: Path) -> None:
+    with contextlib.suppress(OSError):  # some file systems cannot sync a folder; the file itself is synced
+        descriptor = os.open(folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _write_error(vault: Path, path: str, needed: int, error: OSError) -> VaultError:
+    try:
+        space = f"{shutil.disk_usage(vault).free:,} bytes free, {needed:,} needed"
+    except OSError:
+        space = "the disk does not answer"
+    return VaultError(
+        f"the note cannot be written ({error.strerror}; {space}); make room or make the folder writable", path=path, code="E-WRITE"
+    )
+
+
+def append(vault: Path, path: str, text: str, expected_sha256: str) -> None:
+    """Add text at the end of a note, on a line of its own, in the note's encoding and newlines; what is there stays as it is.
+
+    Raises OwnedNoteError when the note is not the one that was read (sha256 of its bytes), VaultError when it cannot be written;
+    then the note is as it was. Between the check and the write, microseconds remain in which another program may append too.
+    """
+    with _opened(vault, path, os.O_RDWR | os.O_APPEND) as descriptor:
+        size = os.fstat(descriptor).st_size
+        data = _read_all(descriptor, size + 1)
+        if len(data) != size or hashlib.sha256(data).hexdigest() != expected_sha256:
+            raise OwnedNoteError("the note was changed since it was read; nothing was written; try again", path=path)
+        there = decode(data)
+        if not there.encoding:
+            raise VaultError("the note is not readable as text, so nothing is added", path=path, code="E-ENC")
+        added = text if not there.text or there.text.endswith("\n") else "\n" + text
+        if b"\r" in data and "\n" in there.text and b"\r\n" in data.replace(b"\0", b""):
+            added = added.replace("\n", "\r\n")
+        new = added.encode(there.encoding.replace("utf-8-sig", "utf-8"), "replace")
+        try:
+            written = os.write(descriptor, new)
+            if written != len(new):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(descriptor)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                now = os.fstat(descriptor).st_size
+                if size < now <= size + len(new):  # a part of it was written: take back our bytes, nobody else's
+                    os.ftruncate(descriptor, size)
+            raise _write_error(vault, path, len(new), error) from error
