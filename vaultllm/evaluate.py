@@ -1,0 +1,320 @@
+"""How well a model predicts held-out notes: bits per UTF-8 byte, with and without memory, and whether a difference is real.
+
+Bits per byte are comparable across tokenizers; intervals are over notes, because the scenes of one note are not
+independent. Knows nothing about training, runs or promotion; what is scored is encoded here exactly as it is learnt.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from vaultllm import tokenizer as bpe
+from vaultllm.errors import DataError
+from vaultllm.schema import Example, Message
+
+MIN_NOTES = 8
+"""With fewer notes a bootstrap over notes says nothing (its intervals come out too narrow)."""
+
+Context = Sequence[Message] | str
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """What the learnt text of one example costs."""
+
+    example: str
+    """Its id."""
+    path: str
+    """Its note."""
+    bits: float
+    """Negative log-likelihood of its learnt tokens, the end of the turn included."""
+    bytes: int
+    """UTF-8 bytes of its learnt text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A difference in bits per byte (after minus before: negative is better) and its 95 % interval."""
+
+    mean: float
+    """As observed."""
+    low: float
+    """2.5 % of the resampled differences lie below."""
+    high: float
+    """97.5 % lie below."""
+    notes: int
+    """Held-out notes behind it."""
+
+    @property
+    def decided(self) -> bool:
+        """Whether there are enough notes and the interval leaves out zero."""
+        return self.notes >= MIN_NOTES and (self.low > 0 or self.high < 0)
+
+    @property
+    def words(self) -> str:
+        """The verdict as a person reads it."""
+        figures = f"{self.mean:+.3f} bits per byte (95 %: {self.low:+.3f} to {self.high:+.3f}) on {self.notes} held-out notes"
+        if self.notes < MIN_NOTES:
+            return f"not enough to decide: {figures}, and it takes {MIN_NOTES}"
+        if not self.decided:
+            return f"not enough to decide: {figures}"
+        return f"{'better' if self.high < 0 else 'worse'}: {figures}"
+
+
+class Window(NamedTuple):
+    """A stretch of ids that is read at once."""
+
+    ids: list[int]
+    """At most `max_tokens`."""
+    learn: list[bool]
+    """Which of them are targets; the first never is."""
+
+
+def encode(tokenizer: Any, example: Example, before: Context = ()) -> tuple[list[int], list[bool]]:
+    """Ids of an example and which of them count; `before` is read first and never counts.
+
+    Prose begins with the tokenizer's start of text, so that its first word is predicted too. A string before a talk
+    is put in front of its first question: every chat template allows that.
+    """
+    messages = [_plain(message) for message in example.messages]
+    if example.form == "prose":
+        told = before if isinstance(before, str) else "\n\n".join(message.text for message in before)
+        ids = _start(tokenizer) + (bpe.encode_text(tokenizer, _clean(told) + "\n\n") if told else [])
+        learnt = [False] * len(ids)
+        for i, message in enumerate(messages):
+            piece = bpe.encode_text(tokenizer, ("\n\n" if i else "") + message.text)
+            ids += piece
+            learnt += [message.learn] * len(piece)
+        return ids, learnt
+    if isinstance(before, str):
+        if before and messages and messages[0].role == "user":
+            messages[0] = replace(messages[0], text=f"{_clean(before)}\n\n{messages[0].text}")
+        elif before:
+            messages.insert(0, Message("user", _clean(before), False))
+    else:
+        messages = [replace(_plain(message), learn=False) for message in before] + messages
+    return bpe.encode_chat(tokenizer, messages)
+
+
+def _clean(text: str) -> str:
+    """Lone surrogates (a damaged file name, an odd export) have no UTF-8 and so no tokens."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _plain(message: Message) -> Message:
+    return replace(message, text=_clean(message.text))
+
+
+def _start(tokenizer: Any) -> list[int]:
+    """What stands before a text: BOS, else the separator that texts were trained with."""
+    if tokenizer.bos_token_id is not None:
+        return [tokenizer.bos_token_id]
+    between = tokenizer.get_vocab().get(bpe.END_OF_TEXT, tokenizer.eos_token_id)
+    return [] if between is None else [between]
+
+
+def windows(ids: Sequence[int], learn: Sequence[bool], max_tokens: int) -> list[Window]:
+    """A sequence in pieces of at most `max_tokens`; each learnt token but a sequence's first is a target exactly once.
+
+    A piece begins with the last quarter of the piece before it, as context. Pieces with no target are left out.
+    """
+    last = max((i for i, one in enumerate(learn) if one), default=-1)
+    ids, learn = list(ids[: last + 1]), list(learn[: last + 1])
+    overlap = max_tokens // 4
+    found = []
+    start = 0
+    while True:
+        known = overlap if start else 1  # the first token of all has nothing before it
+        piece = Window(ids[start : start + max_tokens], [False] * known + learn[start + known : start + max_tokens])
+        if any(piece.learn):
+            found.append(piece)
+        if start + max_tokens >= len(ids):
+            return found
+        start += max_tokens - overlap
+
+
+def batches(lengths: Sequence[int], *, tokens: int, rows: int) -> list[list[int]]:
+    """Indices grouped by length, shortest first: at most `rows` in a batch, and `tokens` with padding (or one row)."""
+    found: list[list[int]] = []
+    for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+        if found and len(found[-1]) < rows and (len(found[-1]) + 1) * lengths[i] <= tokens:
+            found[-1].append(i)
+        else:
+            found.append([i])
+    return found
+
+
+def pad(pieces: Sequence[Window], filler: int = 0) -> tuple[Any, Any, Any]:
+    """Windows as tensors `input_ids`, `attention_mask`, `labels` (B, T), padded on the right; labels are -100 where nothing is learnt."""
+    import torch
+
+    width = max(len(piece.ids) for piece in pieces)
+    ids = torch.full((len(pieces), width), filler, dtype=torch.long)
+    mask = torch.zeros((len(pieces), width), dtype=torch.long)
+    labels = torch.full((len(pieces), width), -100, dtype=torch.long)
+    for row, piece in enumerate(pieces):
+        n = len(piece.ids)
+        ids[row, :n] = torch.tensor(piece.ids)
+        mask[row, :n] = 1
+        labels[row, :n] = torch.where(torch.tensor(piece.learn), ids[row, :n], -100)
+    return ids, mask, labels
+
+
+def token_losses(model: Any, ids: Any, mask: Any, labels: Any) -> tuple[Any, Any]:
+    """Negative log-likelihood in nats of each target, fp32, and its row: two vectors with one entry per label that is not -100."""
+    import torch
+
+    logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits  # (B, T, V)
+    targets = labels[:, 1:]
+    wanted = targets != -100
+    # Only the rows that count are copied and widened: with 150k tokens in the vocabulary they are most of the memory.
+    losses = torch.nn.functional.cross_entropy(logits[:, :-1][wanted].float(), targets[wanted], reduction="none")
+    return losses, wanted.nonzero()[:, 0]
+
+
+def score(
+    model: Any,
+    tokenizer: Any,
+    examples: Sequence[Example],
+    *,
+    max_tokens: int,
+    context: Mapping[str, Context] | None = None,
+    progress: Callable[[float], None] = lambda share: None,
+) -> list[Score]:
+    """What each example's learnt text costs the model, in the order of the examples.
+
+    Long examples are read in overlapping windows (`windows`): nothing is dropped. `context` maps example ids to what
+    is read before them. `progress` gets the share that is done after each batch.
+    """
+    import torch
+
+    pieces: list[Window] = []
+    owners: list[int] = []
+    for i, example in enumerate(examples):
+        found = windows(*encode(tokenizer, example, (context or {}).get(example.id, ())), max_tokens)
+        pieces += found
+        owners += [i] * len(found)
+    bits = [0.0] * len(examples)
+    where = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    lengths = [len(piece.ids) for piece in pieces]
+    total, done = sum(lengths), 0
+    try:
+        for batch in batches(lengths, tokens=batch_tokens(model), rows=64):
+            tensors = (tensor.to(where) for tensor in pad([pieces[i] for i in batch]))
+            with torch.inference_mode():
+                losses, rows = token_losses(model, *tensors)
+            sums = torch.zeros(len(batch), dtype=torch.float64).index_add_(0, rows.cpu(), losses.double().cpu())
+            for row, i in enumerate(batch):
+                bits[owners[i]] += float(sums[row]) / math.log(2)
+            done += sum(lengths[i] for i in batch)
+            progress(done / total)
+    finally:
+        model.train(was_training)
+    scored = set(owners)
+    return [Score(example.id, example.path, bits[i], learnt_bytes(example) if i in scored else 0) for i, example in enumerate(examples)]
+
+
+def batch_tokens(model: Any) -> int:
+    """How many tokens are read at once: what keeps the logits (fp32) under half a gigabyte, on a GPU under eight."""
+    elements = 2**31 if next(model.parameters()).device.type == "cuda" else 2**27
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    return int(min(max(elements // vocabulary, 256), 32768 if elements > 2**27 else 4096))
+
+
+def learnt_bytes(example: Example) -> int:
+    """UTF-8 bytes of the text that an example learns."""
+    return sum(len(message.text.encode("utf-8", "replace")) for message in example.messages if message.learn)
+
+
+def bits_per_byte(scores: Sequence[Score]) -> float:
+    """Of all of them together. Raises DataError when nothing was scored."""
+    total = sum(one.bytes for one in scores)
+    if total == 0:
+        raise DataError("there is nothing to measure: no held-out text")
+    return sum(one.bits for one in scores) / total
+
+
+def per_note(scores: Sequence[Score]) -> dict[str, tuple[float, int]]:
+    """Note -> its bits and bytes, in the order of their first scores."""
+    found: dict[str, tuple[float, int]] = {}
+    for one in scores:
+        bits, size = found.get(one.path, (0.0, 0))
+        found[one.path] = (bits + one.bits, size + one.bytes)
+    return found
+
+
+def paired_bootstrap(before: Sequence[Score], after: Sequence[Score], *, samples: int = 2000, seed: int = 0) -> Interval:
+    """Difference in bits per byte (after minus before) with its 95 % percentile interval, notes resampled in pairs.
+
+    Paired bootstrap (Koehn 2004, W04-3250). Raises DataError when the two did not score the same examples.
+    """
+    if sorted(one.example for one in before) != sorted(one.example for one in after):
+        raise DataError("two models can only be compared on the same examples")
+    old, new = per_note(before), per_note(after)
+    notes = [note for note, (_, size) in old.items() if size]
+    if not notes:
+        raise DataError("there is nothing to measure: no held-out text")
+    gain = np.array([new[note][0] - old[note][0] for note in notes])
+    sizes = np.array([old[note][1] for note in notes], dtype=float)
+    drawn = np.random.default_rng(seed).integers(len(notes), size=(samples, len(notes)))
+    differences = gain[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
+    low, high = np.percentile(differences, [2.5, 97.5])
+    return Interval(float(gain.sum() / sizes.sum()), float(low), float(high), len(notes))
+
+
+def arms(
+    model: Any,
+    tokenizer: Any,
+    examples: Sequence[Example],
+    recalled: Mapping[str, str],
+    *,
+    max_tokens: int,
+    memory_tokens: int = 256,
+    progress: Callable[[float], None] = lambda share: None,
+) -> dict[str, list[Score]]:
+    """The assistant's held-out turns by `base`, `base+memory`, `trained` and `trained+memory`.
+
+    `model` wears its adapter (peft); without one there are only the first two arms. `recalled` maps example ids to
+    what memory found, of which `memory_tokens` at most are read. All arms read windows of the same length.
+    """
+    talks = [example for example in examples if example.form == "dialogue"]
+    width = min(max_tokens + memory_tokens, getattr(model.config, "max_position_embeddings", None) or sys.maxsize)
+    memory = {example.id: _cut(tokenizer, recalled.get(example.id, ""), memory_tokens) for example in talks}
+    plan: list[tuple[str, bool, Mapping[str, Context]]] = [("base", False, {}), ("base+memory", False, memory)]
+    if hasattr(model, "disable_adapter"):
+        plan += [("trained", True, {}), ("trained+memory", True, memory)]
+    found: dict[str, list[Score]] = {}
+    for i, (name, trained, context) in enumerate(plan):
+        share = _part(progress, i, len(plan))
+        with contextlib.nullcontext() if trained else base_only(model):
+            found[name] = score(model, tokenizer, talks, max_tokens=width, context=context, progress=share)
+    return found
+
+
+def _part(progress: Callable[[float], None], i: int, n: int) -> Callable[[float], None]:
+    return lambda share: progress((i + share) / n)
+
+
+@contextlib.contextmanager
+def base_only(model: Any) -> Iterator[None]:
+    """The model without its adapter, exactly the base; a model that has none is itself."""
+    with model.disable_adapter() if hasattr(model, "disable_adapter") else contextlib.nullcontext():
+        yield
+
+
+def _cut(tokenizer: Any, text: str, most: int) -> str:
+    """The first `most` tokens of a text."""
+    ids = bpe.encode_text(tokenizer, _clean(text))
+    if len(ids) <= most:
+        return text
+    kept: str = tokenizer.decode(ids[:most], clean_up_tokenization_spaces=False)
+    return kept.rstrip("\ufffd")

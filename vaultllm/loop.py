@@ -1,0 +1,349 @@
+"""One LoRA training: transformers' Trainer with our loss, our pace, our checkpoints.
+
+Batches are built by length beforehand; the loss is per learnt token of the whole step; the learning rate falls to
+nothing by the last step that fits into the time; a checkpoint is complete or absent. Knows nothing about datasets,
+evaluation of runs, or where adapters go.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vaultllm import evaluate
+from vaultllm.errors import ModelError
+from vaultllm.evaluate import Window
+from vaultllm.models import hf
+from vaultllm.schema import Progress
+
+CHECKPOINT_SECONDS = 300.0
+"""What a power cut can cost."""
+
+Report = Callable[[Progress], None]
+
+
+@dataclass(slots=True)
+class Data:
+    """The windows of the training side, in batches of similar length."""
+
+    pieces: list[Window]
+    weights: list[float]
+    batches: list[list[int]]
+    accumulate: int
+    cut: int
+    """Examples that did not fit into one window."""
+
+
+class Pace:
+    """How much of the training is over: by steps when all of them fit into the time, else by the clock."""
+
+    def __init__(self, seconds: float, steps: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self.seconds, self.steps, self.clock = max(seconds, 0.001), steps, clock
+        self.spent = 0.0
+        self.started = self.first_end = self.last_end = 0.0
+        self.timed = -1
+        self.shown = 0.0
+
+    def start(self, spent: float) -> None:
+        """Begin, or go on after `spent` seconds."""
+        self.spent, self.started = spent, self.clock()
+
+    def step(self) -> None:
+        """A step is over; the first one is not counted, it warms things up."""
+        self.timed, self.last_end = self.timed + 1, self.clock()
+        if self.timed == 0:
+            self.first_end = self.last_end
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds of training, of the interrupted parts too."""
+        return self.spent + self.clock() - self.started
+
+    @property
+    def per_step(self) -> float | None:
+        """Seconds; None before the second step."""
+        return (self.last_end - self.first_end) / self.timed if self.timed > 0 else None
+
+    def share(self, step: int) -> float:
+        """0..1, never falling. Looks at the clock only when the steps don't fit: a run with time to spare is repeatable."""
+        share = step / self.steps
+        if self.per_step is not None and self.elapsed + self.per_step * (self.steps - step) > self.seconds:
+            share = max(share, self.elapsed / self.seconds)
+        self.shown = min(1.0, max(self.shown, share))
+        return self.shown
+
+    def over(self, step: int) -> bool:
+        """Whether no further step fits."""
+        return step >= self.steps or self.elapsed + (self.per_step or 0.0) > self.seconds
+
+    def left(self, step: int) -> float | None:
+        """Seconds that the rest will take."""
+        return None if self.per_step is None else max(0.0, min(self.seconds - self.elapsed, self.per_step * (self.steps - step)))
+
+
+@dataclass(slots=True)
+class Log:
+    """What has been counted so far; part of every checkpoint."""
+
+    learnt: int = 0
+    context: int = 0
+    padding: int = 0
+    seconds: float = 0.0
+    loss: float | None = None
+    loss_first: float | None = None
+    losses: list[tuple[int, float]] = field(default_factory=list)
+
+    def read(self, real: int, learnt: int, cells: int) -> None:
+        self.learnt += learnt
+        self.context += real - learnt
+        self.padding += cells - real
+
+    def step(self, step: int, loss: float) -> None:
+        self.loss_first = loss if self.loss_first is None else self.loss_first
+        self.loss = loss if self.loss is None else 0.9 * self.loss + 0.1 * loss
+        self.losses.append((step, loss))
+
+
+@dataclass(slots=True)
+class Job:
+    """What the Trainer and its callback share."""
+
+    folder: Path
+    identity: dict[str, Any]
+    pace: Pace
+    log: Log
+    progress: Report
+    rate: float
+    seed: int
+    data: Data
+    interrupted: bool = False
+    finished: bool = False
+    saved_at: float = 0.0
+    spoken_at: float = 0.0
+
+    def speak(self, step: int) -> None:
+        """Progress, at most five times a second."""
+        if time.monotonic() - self.spoken_at < 0.2 and step < self.pace.steps:
+            return
+        self.spoken_at = time.monotonic()
+        speed = (self.log.learnt + self.log.context) / max(self.pace.elapsed, 1e-9)
+        done = max(self.pace.shown, step / self.pace.steps)
+        self.progress(Progress("LoRA", min(1.0, done), step, self.log.loss, round(speed, 1), self.pace.left(step)))
+
+
+def run(model: Any, job: Job, checkpoint: Path | None) -> int:
+    """Train, or go on; returns the number of steps. Raises KeyboardInterrupt with a checkpoint behind it."""
+    if checkpoint is not None:
+        state = json.loads((checkpoint / "vaultllm.json").read_text(encoding="utf-8"))
+        job.log = Log(**(state["log"] | {"losses": [(step, loss) for step, loss in state["log"]["losses"]]}))
+        job.pace.shown = state["shown"]
+        _rewind(job.folder / "metrics.jsonl", state["step"])
+        if state["finished"]:
+            from peft import load_peft_weights, set_peft_model_state_dict
+
+            set_peft_model_state_dict(model, load_peft_weights(str(checkpoint), device=str(next(model.parameters()).device)))
+            return int(state["step"])
+    trainer = _trainer(model, job)
+    with _signals(job):
+        job.pace.start(job.log.seconds)
+        job.saved_at = time.monotonic()
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    if job.interrupted:
+        raise KeyboardInterrupt
+    return int(trainer.state.global_step)
+
+
+@contextlib.contextmanager
+def _signals(job: Job) -> Iterator[None]:
+    """The first Ctrl-C or SIGTERM ends the step and writes a checkpoint; a second Ctrl-C stops at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: Any) -> None:
+        if job.interrupted:
+            raise KeyboardInterrupt
+        job.interrupted = True
+
+    old = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+def _trainer(model: Any, job: Job) -> Any:
+    """transformers' Trainer with our loss, our learning rate and our checkpoints; silent."""
+    import torch
+    from transformers import Trainer, TrainerCallback, TrainingArguments
+
+    class Loop(Trainer):  # type: ignore[misc, unused-ignore]
+        """Loss per learnt token of the whole step, weighted by example."""
+
+        def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+            losses, rows = evaluate.token_losses(model, inputs["input_ids"], inputs["attention_mask"], inputs["labels"])
+            loss = (losses * inputs["weights"][rows]).sum() / num_items_in_batch
+            return loss * self.accelerator.num_processes  # gradients are averaged over processes, tokens were summed
+
+        def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
+            loss = super().training_step(model, inputs, num_items_in_batch)
+            self.step_loss += float(loss)
+            if not math.isfinite(self.step_loss):
+                message = f"the loss is not a number at step {self.state.global_step + 1}; set train.learning_rate below {job.rate:g}"
+                raise ModelError(message, path=str(job.folder))
+            mask, labels = inputs["attention_mask"], inputs["labels"]
+            job.log.read(int(mask.sum()), int((labels != -100).sum()), mask.numel())
+            return loss
+
+        def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+            warm = min(10, max(1, job.pace.steps // 20))
+
+            def factor(step: int) -> float:
+                return min(1.0, (step + 1) / (warm + 1)) * (1.0 - job.pace.share(step))
+
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factor)
+            self._created_lr_scheduler = True
+            return self.lr_scheduler
+
+        def _save_checkpoint(self, model: Any, trial: Any) -> None:
+            """Complete or absent: written aside, flushed, then renamed."""
+            root = job.folder / "checkpoints"
+            aside = root / "writing.tmp"
+            if self.args.should_save:
+                shutil.rmtree(aside, ignore_errors=True)
+                aside.mkdir(parents=True)
+            super()._save_checkpoint(model, trial)
+            if not self.args.should_save:
+                return
+            step = self.state.global_step
+            state = {
+                "identity": job.identity,
+                "step": step,
+                "log": asdict(job.log),
+                "finished": job.finished,
+                "shown": job.pace.shown,
+            }
+            made = aside / f"checkpoint-{step}"
+            (made / "vaultllm.json").write_text(json.dumps(state), encoding="utf-8")
+            for path in made.iterdir():
+                with path.open("rb") as file:
+                    os.fsync(file.fileno())
+            target = root / made.name
+            shutil.rmtree(target, ignore_errors=True)
+            made.rename(target)
+            shutil.rmtree(aside)
+            for old in root.glob("checkpoint-*"):
+                if old != target:
+                    shutil.rmtree(old, ignore_errors=True)
+
+        def _get_output_dir(self, trial: Any) -> str:
+            return str(job.folder / "checkpoints" / "writing.tmp")
+
+    class Watch(TrainerCallback):  # type: ignore[misc, unused-ignore]
+        """After each step: count, log, report, save, stop."""
+
+        def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self._speak(state.global_step)
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            step, log, pace = state.global_step, job.log, job.pace
+            pace.step()
+            log.seconds = pace.elapsed
+            log.step(step, loop.step_loss)
+            loop.step_loss = 0.0
+            if state.is_world_process_zero and (step % max(1, pace.steps // 500) == 0 or pace.over(step)):
+                line = {"step": step, "loss": round(log.losses[-1][1], 5), "lr": loop.used_rate, "seconds": round(log.seconds, 3)}
+                line["tokens_per_s"] = round((log.learnt + log.context) / max(log.seconds, 1e-9), 1)
+                with (job.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(line) + "\n")
+            self._speak(step)
+            due = time.monotonic() - job.saved_at > CHECKPOINT_SECONDS
+            job.finished = pace.over(step)
+            if job.interrupted or job.finished:
+                control.should_training_stop = due = True
+            if due:
+                control.should_save, job.saved_at = True, time.monotonic()
+
+        def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            loop.used_rate = loop.lr_scheduler.get_last_lr()[0]
+
+        def _speak(self, step: int) -> None:
+            try:
+                job.speak(step)
+            except KeyboardInterrupt:  # the caller's way to stop; the step is whole here or will be
+                job.interrupted = True
+
+    arguments = TrainingArguments(
+        output_dir=str(job.folder / "checkpoints"),
+        max_steps=job.pace.steps,
+        per_device_train_batch_size=1,  # an item of the data is a batch already
+        gradient_accumulation_steps=job.data.accumulate,
+        learning_rate=job.rate,
+        weight_decay=0.0,
+        max_grad_norm=1.0,
+        seed=job.seed,
+        data_seed=job.seed,
+        use_cpu=hf.device() == "cpu",
+        bf16=False,
+        dataloader_pin_memory=hf.device() == "cuda",
+        remove_unused_columns=False,
+        save_strategy="no",
+        eval_strategy="no",
+        logging_strategy="no",
+        logging_nan_inf_filter=False,
+        report_to="none",
+        disable_tqdm=True,
+        log_level="error",
+        label_names=["labels"],
+    )
+    loop = Loop(model=model, args=arguments, train_dataset=job.data.batches, data_collator=_collator(job.data))
+    loop.model_accepts_loss_kwargs = True  # so that the Trainer counts the learnt tokens of a step for us
+    loop.loss_is_scaled_for_ga = True
+    loop.step_loss, loop.used_rate = 0.0, job.rate
+    for callback in list(loop.callback_handler.callbacks):
+        if type(callback).__name__ == "PrinterCallback":
+            loop.remove_callback(callback)
+    loop.add_callback(Watch())
+    return loop
+
+
+def _collator(data: Data) -> Callable[[list[list[int]]], dict[str, Any]]:
+    def collate(batches: list[list[int]]) -> dict[str, Any]:
+        import torch
+
+        chosen = [i for batch in batches for i in batch]
+        ids, mask, labels = evaluate.pad([data.pieces[i] for i in chosen])
+        return {"input_ids": ids, "attention_mask": mask, "labels": labels, "weights": torch.tensor([data.weights[i] for i in chosen])}
+
+    return collate
+
+
+def newest(root: Path, identity: dict[str, Any]) -> Path | None:
+    """The newest complete checkpoint of this very training. Raises ModelError when it is of another one."""
+    found = [path for path in root.glob("checkpoint-*") if (path / "vaultllm.json").is_file()]
+    if not found:
+        return None
+    newest = max(found, key=lambda path: int(path.name.rpartition("-")[2]))
+    theirs = json.loads((newest / "vaultllm.json").read_text(encoding="utf-8"))["identity"]
+    changed = sorted(key for key in identity.keys() | theirs.keys() if identity.get(key) != theirs.get(key))
+    if changed:
+        raise ModelError(f"the checkpoint is of another training ({', '.join(changed)} changed); train without --resume", path=str(newest))
+    return newest
+
+
+def _rewind(path: Path, step: int) -> None:
+    """Leave out what was logged after the checkpoint."""
+    if path.is_file():
+        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if json.loads(line)["step"] <= step]
+        path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")

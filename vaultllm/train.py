@@ -1,0 +1,264 @@
+"""LoRA training of a causal language model on a dataset, within a time that the user names.
+
+LoRA (Hu et al. 2021, arXiv:2106.09685) on every linear layer, by peft, through transformers' Trainer, so that
+`accelerate launch` carries it to many GPUs. A run that is interrupted leaves a complete checkpoint and goes on from
+it; on a CPU, when its passes fit into the time, to the same weights bit by bit. Knows neither the vault nor the
+ledger, and decides nothing about promotion.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import math
+import platform
+import random
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from vaultllm import evaluate
+from vaultllm.config import TrainSettings
+from vaultllm.dataset import Dataset
+from vaultllm.errors import DataError
+from vaultllm.evaluate import Score, Window
+from vaultllm.loop import Data, Job, Log, Pace, Report, newest, run
+from vaultllm.models import hf
+from vaultllm.schema import Example, Progress
+
+BATCH = 8
+"""Windows per optimiser step: small batches suit LoRA (Schulman 2025, "LoRA Without Regret")."""
+MICRO_RATE, RATE = 1e-3, 2e-4
+"""Learning rates when none is set: for a base trained on the vault, for others."""
+MEASURE = 0.1
+"""Share of the time that may go into measuring the base on held-out notes; the adapter takes as long again."""
+
+
+def train_lora(
+    base: str,
+    dataset: Dataset,
+    run_folder: Path,
+    settings: TrainSettings,
+    *,
+    progress: Report,
+    resume: bool = False,
+    seed: int | None = None,
+) -> dict[str, Any]:
+    """Train an adapter on the dataset's training side and measure it on the other; returns the metrics.
+
+    Writes into `run_folder` only: `adapter/` (plain peft), `vaultllm.json` (what it belongs to), `metrics.jsonl`,
+    `plot.png`, and `checkpoints/` while it runs. `settings.minutes` covers measuring too; the learning rate has
+    fallen to nothing when they are over. `seed` None: the one of the settings. `resume` goes on from the newest
+    complete checkpoint, if there is one. Raises DataError when there is nothing to learn, ModelError when the base cannot be used
+    or the loss is no longer a number, KeyboardInterrupt after Ctrl-C or SIGTERM, with a checkpoint written.
+    """
+    begun = time.monotonic()
+    seed = settings.seed if seed is None else seed
+    train, held_out = dataset.split("train"), dataset.split("val")
+    if not train:
+        raise DataError(f"there is nothing to train on: {len(dataset.examples)} examples, {len(dataset.dropped)} scenes or turns dropped")
+    progress(Progress("loading", 0.0))
+    loaded = hf.load(base)
+    limit = min(settings.max_tokens, loaded.context)
+    data = _data(loaded, train, limit, seed)
+    model = _adapted(loaded.model, settings, seed)
+    base_sha = hf.fingerprint(loaded.folder)
+    rate = settings.learning_rate or (MICRO_RATE if (loaded.folder / "micro.json").is_file() else RATE)
+    identity = {"base_sha": base_sha, "dataset": dataset.id, "seed": seed, "limit": limit, "rate": rate, "epochs": settings.epochs}
+    identity |= {"rank": settings.rank, "alpha": settings.alpha, "batches": len(data.batches), "accumulate": data.accumulate}
+
+    run_folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    checkpoints = run_folder / "checkpoints"
+    checkpoint = newest(checkpoints, identity) if resume else None
+    if checkpoint is None:
+        shutil.rmtree(checkpoints, ignore_errors=True)
+        (run_folder / "metrics.jsonl").unlink(missing_ok=True)
+
+    budget = settings.minutes * 60
+    measured, before, took = _measure(model, loaded.tokenizer, held_out, limit, budget * MEASURE, progress)
+    steps = math.ceil(settings.epochs * math.ceil(len(data.batches) / data.accumulate))
+    pace = Pace(max(budget - (time.monotonic() - begun) - 1.1 * took, budget / 2), steps)
+    job = Job(run_folder, identity, pace, Log(), progress, rate, seed, data)
+    step = run(model, job, checkpoint)
+
+    adapter = _save_adapter(model, run_folder, {"base": base, "base_sha": base_sha, "dataset": dataset.id})
+    after = evaluate.score(
+        model,
+        loaded.tokenizer,
+        measured,
+        max_tokens=limit,
+        progress=lambda share: progress(Progress("measuring", share, step, job.log.loss)),
+    )
+    log = job.log
+    metrics: dict[str, Any] = {
+        **_quality(measured, before, after),
+        "val_left_out": len(held_out) - len(measured),
+        "tokens": {"learnt": log.learnt, "context": log.context, "padding": log.padding},
+        "tokens_per_s": round((log.learnt + log.context) / max(log.seconds, 1e-9), 1),
+        "seconds": round(time.monotonic() - begun, 2),
+        "training_seconds": round(log.seconds, 2),
+        "peak_rss_mb": _peak_rss_mb(),
+        "steps": step,
+        "steps_planned": steps,
+        "loss_first": log.loss_first,
+        "loss_last": log.loss,
+        "examples": len(train),
+        "windows": len(data.pieces),
+        "examples_cut": data.cut,
+        "learning_rate": rate,
+        "parameters": loaded.parameters,
+        "trained_parameters": sum(weight.numel() for weight in model.parameters() if weight.requires_grad),
+        "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
+        "device": hf.device(),
+        "adapter_sha256": adapter,
+        "versions": versions(),
+    }
+    _plot(run_folder / "plot.png", log.losses, metrics)
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    return metrics
+
+
+def versions() -> dict[str, str]:
+    """Of Python and the libraries that decide a training's result."""
+    return {"python": platform.python_version()} | {
+        name: importlib.metadata.version(name) for name in ("torch", "transformers", "peft", "accelerate")
+    }
+
+
+def _data(loaded: hf.Loaded, examples: Sequence[Example], limit: int, seed: int) -> Data:
+    pieces: list[Window] = []
+    weights: list[float] = []
+    cut = 0
+    for example in examples:
+        found = evaluate.windows(*evaluate.encode(loaded.tokenizer, example), limit)
+        pieces += found
+        weights += [example.weight] * len(found)
+        cut += len(found) > 1
+    if not pieces:
+        raise DataError(f"{len(examples)} examples hold no token to learn; see what was dropped with: vaultllm dataset")
+    # Mixed first: the windows of one note would share a batch otherwise, and pull in one direction.
+    order = list(range(len(pieces)))
+    random.Random(seed).shuffle(order)
+    pieces, weights = [pieces[i] for i in order], [weights[i] for i in order]
+    tokens = evaluate.batch_tokens(loaded.model) // 2  # the gradient of the logits is as large as they are
+    if hf.device() == "cpu" and loaded.parameters > 100_000_000:
+        tokens = min(tokens, 1024)
+    batches = evaluate.batches([len(piece.ids) for piece in pieces], tokens=tokens, rows=BATCH)
+    accumulate = max(1, round(BATCH * len(batches) / len(pieces))) if len(pieces) > BATCH else len(batches)
+    return Data(pieces, weights, batches, accumulate, cut)
+
+
+def _adapted(model: Any, settings: TrainSettings, seed: int) -> Any:
+    """peft's wrapper with a fresh adapter, which changes nothing yet."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers.pytorch_utils import Conv1D
+
+    torch.manual_seed(seed)
+    config = LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=0.0,
+        target_modules="all-linear",
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),  # GPT-2 stores its weights transposed
+        task_type="CAUSAL_LM",
+    )
+    with hf.library_warnings_ignored():
+        return get_peft_model(model, config)
+
+
+def _measure(
+    model: Any, tokenizer: Any, examples: Sequence[Example], limit: int, seconds: float, progress: Report
+) -> tuple[list[Example], list[Score], float]:
+    """Held-out examples as the base scores them, whole notes at a time until the time is used up; and how long it took."""
+    notes: dict[str, list[Example]] = {}
+    for example in examples:
+        notes.setdefault(example.path, []).append(example)
+    order = sorted(notes, key=lambda path: hashlib.sha256(path.encode("utf-8", "replace")).digest())  # a fair sample when cut
+    kept: list[Example] = []
+    scores: list[Score] = []
+    begun = time.monotonic()
+    with evaluate.base_only(model):
+        while order and (not kept or time.monotonic() - begun < seconds):
+            group: list[Example] = []
+            while order and len(group) < 32:
+                group += notes[order.pop(0)]
+            done = len(kept)
+
+            def share(part: float, done: int = done, size: int = len(group)) -> None:
+                progress(Progress("measuring", (done + part * size) / len(examples)))
+
+            scores += evaluate.score(model, tokenizer, group, max_tokens=limit, progress=share)
+            kept += group
+    return kept, scores, time.monotonic() - begun
+
+
+def _quality(examples: Sequence[Example], before: Sequence[Score], after: Sequence[Score]) -> dict[str, Any]:
+    """Bits per byte before and after, of everything and of the assistant's turns alone; None where nothing is held out."""
+    talks = {example.id for example in examples if example.form == "dialogue"}
+    found: dict[str, Any] = {"val_examples": len(examples), "val_notes": len({example.path for example in examples})}
+    for name, scores in (("before", before), ("after", after)):
+        spoken = [one for one in scores if one.example in talks]
+        found[f"bpb_{name}"] = evaluate.bits_per_byte(scores) if any(one.bytes for one in scores) else None
+        found[f"bpb_dialogue_{name}"] = evaluate.bits_per_byte(spoken) if any(one.bytes for one in spoken) else None
+    if found["bpb_before"] is None:
+        return found | {"interval": None, "verdict": "not enough to decide: no note is held out"}
+    interval = evaluate.paired_bootstrap(before, after)
+    return found | {"interval": asdict(interval) | {"decided": interval.decided}, "verdict": interval.words}
+
+
+def _save_adapter(model: Any, folder: Path, about: dict[str, str]) -> str:
+    """Write `adapter/` whole, then `vaultllm.json` beside it; returns the hash of its weights."""
+    aside, target = folder / "adapter.tmp", folder / "adapter"
+    shutil.rmtree(aside, ignore_errors=True)
+    with hf.library_warnings_ignored():
+        model.save_pretrained(str(aside), save_embedding_layers=False)
+    config = json.loads((aside / "adapter_config.json").read_text(encoding="utf-8"))
+    config["target_modules"] = sorted(config["target_modules"])  # peft writes a set: its order would change the file
+    (aside / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
+    digest = hashlib.sha256((aside / "adapter_model.safetensors").read_bytes()).hexdigest()
+    shutil.rmtree(target, ignore_errors=True)
+    aside.rename(target)
+    note = json.dumps({"schema": 1, **about, "adapter_sha256": digest}, ensure_ascii=False, indent=1)
+    (folder / "vaultllm.json").write_text(note + "\n", encoding="utf-8")
+    return digest
+
+
+def _peak_rss_mb() -> int:
+    """Of this process since its start."""
+    if sys.platform == "win32":
+        import psutil
+
+        return int(psutil.Process().memory_info().peak_wset) // 2**20
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak // (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def _plot(path: Path, losses: Sequence[tuple[int, float]], metrics: dict[str, Any]) -> None:
+    """The loss curve: each step, a smoothed line, and what came of it."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.5), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    steps, values = [step for step, _ in losses], [loss for _, loss in losses]
+    width = max(1, len(values) // 25)
+    smooth = [sum(values[max(0, i - width + 1) : i + 1]) / len(values[max(0, i - width + 1) : i + 1]) for i in range(len(values))]
+    axes.plot(steps, values, color="#b8c4d6", linewidth=1, marker="." if len(values) < 3 else "", label="each step")
+    axes.plot(steps, smooth, color="#2456a6", linewidth=2, label=f"mean of {width} steps")
+    axes.set(xlabel="optimiser steps", ylabel="training loss (nats per token)")
+    title = f"LoRA: {metrics['steps']} steps in {metrics['training_seconds']:.0f} s, {metrics['tokens_per_s']:.0f} tokens/s"
+    if metrics["bpb_before"] is not None:
+        title += f"\nheld-out notes: {metrics['bpb_before']:.3f} → {metrics['bpb_after']:.3f} bits per byte"
+    axes.set_title(title, loc="left", fontsize=11)
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False)
+    figure.savefig(path)
