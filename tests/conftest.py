@@ -9,6 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
+
+# Two slow cores and heavy imports make single examples slow; what is promised about time is measured in benchmarks/.
+settings.register_profile("default", deadline=None)
+settings.load_profile("default")
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "2")

@@ -344,7 +344,7 @@ def anchor(words: str, field: Sequence[str], longest: int = 200) -> str:
     stems = {text.stem(word) for word in field}
     best, best_score = "", -1.0
     for sentence in text.sentences(words[:20_000]):
-        plain = " ".join(re.sub(r"^[#>\-*+\s]+|[*_`]+", "", sentence).split())
+        plain = " ".join(re.sub(r"^[#>\-*+\s]+|[*`]+", "", sentence).split())
         if not _HAS_WORD.search(plain) or plain.startswith("|"):
             continue
         found = text.stems(plain)

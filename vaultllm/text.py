@@ -138,6 +138,8 @@ def language(text: str) -> str:
     """ISO 639-1 code by the script of most letters (`ru`, `bn`, `en`, …); `und` when there are fewer than three letters."""
     sample = text[:20_000]
     counts = Counter({code: len(letters.findall(sample)) for code, letters in _LETTERS.items()})
+    if counts["ja"]:  # Japanese mixes its syllables with Han characters; Chinese has only these
+        counts["ja"] += counts.pop("zh")
     code, most = counts.most_common(1)[0]
     return code if most >= 3 else "und"
 

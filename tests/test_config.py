@@ -1,0 +1,96 @@
+"""Settings and workspace: every mistake names the file, the line and the way out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from vaultllm import config
+from vaultllm.errors import ConfigError, VaultError, nearest
+
+
+def write(vault: Path, body: str) -> Path:
+    (vault / ".vaultllm").mkdir(parents=True, exist_ok=True)
+    path = vault / config.CONFIG
+    path.write_text(body, encoding="utf-8")
+    return path
+
+
+def test_init_writes_a_config_once_and_never_changes_it(tmp_path: Path) -> None:
+    vault = tmp_path / "мой vault"
+    vault.mkdir()
+    first = config.init_workspace(vault, str(tmp_path / "state"), 'C:\\models\\"q"')
+    path = vault / config.CONFIG
+    before = path.read_bytes()
+    again = config.init_workspace(vault, str(tmp_path / "state"), "other")
+    assert path.read_bytes() == before
+    assert again.settings == first.settings
+    assert first.settings.train.base == 'C:\\models\\"q"'
+    assert (tmp_path / "state").stat().st_mode & 0o777 == 0o700
+
+
+def test_the_vault_is_found_from_a_folder_within_it(tmp_path: Path) -> None:
+    write(tmp_path, 'vault_id = "v"\n')
+    inner = tmp_path / "a" / "b"
+    inner.mkdir(parents=True)
+    assert config.find_vault(None, inner) == tmp_path.resolve()
+
+
+@pytest.mark.parametrize(
+    ("body", "line", "part"),
+    [
+        ('vault_id = "v"\n[train]\nrnak = 8\n', 3, "Did you mean 'rank'"),
+        ('vault_id = "v"\n\n[trian]\nrank = 8\n', 3, "Did you mean 'train'"),
+        ('vault_id = "v"\n[train]\nminutes = -1\n', 3, "greater than 0"),
+        ('vault_id = "v"\n[train]\nrank = "a"\n', 3, "integer"),
+        ('vault_id = "v"\nvault_id\n', 2, "is not TOML"),
+        ("", None, "vault_id"),
+    ],
+)
+def test_a_wrong_setting_names_its_line_and_the_nearest_right_name(tmp_path: Path, body: str, line: int | None, part: str) -> None:
+    path = write(tmp_path, body)
+    with pytest.raises(ConfigError) as caught:
+        config.load_settings(path)
+    assert caught.value.line == line
+    assert part in caught.value.message
+    assert str(path) in str(caught.value)
+
+
+def test_a_missing_vault_a_file_and_an_uninitialised_one_say_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(VaultError, match="does not exist"):
+        config.open_workspace(str(tmp_path / "nowhere"))
+    (tmp_path / "f").write_text("x")
+    with pytest.raises(VaultError, match="is a file"):
+        config.open_workspace(str(tmp_path / "f"))
+    with pytest.raises(VaultError, match="vaultllm init"):
+        config.open_workspace(str(tmp_path))
+
+
+def test_the_state_may_not_lie_in_the_vault_nor_belong_to_another(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    write(one, 'vault_id = "one"\n')
+    write(two, 'vault_id = "two"\n')
+    with pytest.raises(VaultError, match="inside the vault"):
+        config.open_workspace(str(one), str(one / "state"))
+    with pytest.raises(VaultError, match="inside the state"):
+        config.open_workspace(str(one), str(tmp_path))
+    config.open_workspace(str(one), str(tmp_path / "state"))
+    with pytest.raises(VaultError, match="another vault"):
+        config.open_workspace(str(two), str(tmp_path / "state"))
+
+
+def test_every_setting_is_documented() -> None:
+    documented = (Path(__file__).resolve().parents[1] / "docs" / "settings.md").read_text(encoding="utf-8")
+    for name, field in config.Settings.model_fields.items():
+        section = field.annotation
+        if isinstance(section, type) and issubclass(section, config._Section):
+            for key in section.model_fields:
+                assert f"`{name}.{key}`" in documented
+        else:
+            assert f"`{name}`" in documented
+
+
+def test_the_nearest_name_is_offered_only_when_it_is_near() -> None:
+    assert nearest("rnak", ["rank", "alpha"]) == " Did you mean 'rank'?"
+    assert nearest("zzz", ["rank", "alpha"]) == " Known: alpha, rank."
