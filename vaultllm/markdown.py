@@ -53,10 +53,11 @@ _HOT = re.compile(r"`+|~~~+|%%|<!--|\$\$")
 _LEAD = re.compile(r"[ \t>]*(?:(?:[-*+]|\d{1,9}[.)])[ \t]+)*")
 _BREAK = re.compile(r"\n(?=[ \t>]*(?:$|[-*+][ \t]|\d{1,9}[.)][ \t]|#{1,6}[ \t]|\||```|~~~))", re.M)
 _BLANK = re.compile(r"\n[ \t>]*$", re.M)
+_NEWLINE = re.compile(r"\n")
 _CLOSERS = {"%%": re.compile("%%"), "<!--": re.compile("-->"), "$$": re.compile(r"\$\$")}
 _NOT_NEWLINE = re.compile(r"[^\n]")
 
-_WIKI = r"\[\[(?P<wiki>(?:[^\[\]\n]|\](?!\])|\[(?!\[)){1,2000}+)\]\]"
+_WIKI = r"\[\[(?!\[)(?P<wiki>(?:[^\[\]\n]|\](?!\])|\[(?!\[)){1,2000}+)\]\]"
 _INLINE = (
     r"\[(?P<text>(?:[^\[\]\\\n]|\\.|\[[^\[\]\n]{0,300}\]){0,1000}+)\]"
     r"\([ \t]*(?:<(?P<angle>[^<>\n]*)>|(?P<dest>(?:[^\s()<>\\]|\\.|\([^\s()]{0,300}\)){1,2000}+))"
@@ -158,7 +159,7 @@ def _spans(text: str) -> list[_Span]:
     if not _HOT.search(text):
         return found
     closers = {mark: _Ahead(pattern, text) for mark, pattern in _CLOSERS.items()}
-    paragraph, blank = _Ahead(_BREAK, text), _Ahead(_BLANK, text)
+    paragraph, blank, newline = _Ahead(_BREAK, text), _Ahead(_BLANK, text), _Ahead(_NEWLINE, text)
     runs: dict[int, list[int]] = {}
     known = -1  # end of the paragraph whose backtick runs are in `runs`
     pos = 0
@@ -183,10 +184,12 @@ def _spans(text: str) -> list[_Span]:
                 same = runs.get(len(mark), [])
                 after = bisect_left(same, match.end())
                 end = same[after] + len(mark) if after < len(same) else -1
-        elif mark != "$$" or lead is not None:
+        else:
             close = closers[mark](match.end())
             kind = "math" if mark == "$$" else "comment"
-            limit = len(text) if kind == "comment" and lead is not None else blank(start)
+            # At a line's start it is a block (a comment's may hold blank lines); elsewhere it stays in its paragraph or line.
+            alone = lead is not None
+            limit = (len(text) if alone else blank(start)) if kind == "comment" else (blank(start) if alone else newline(start))
             end = close + (3 if mark == "<!--" else 2) if close < limit else -1
         if end >= 0:
             found.append(_Span(start, end, kind))
@@ -333,10 +336,10 @@ def _blocks(body: str, first: int, spans: list[_Span]) -> tuple[tuple[Block, ...
     for token in tokens:
         if token.level == 0 and token.map and token.nesting >= 0 and token.type in _KINDS:
             start, end = max(token.map[0], at), token.map[1]
-            pieces += [("paragraph", *gap, None) for gap in _runs(lines, at, start)]
+            pieces += _loose(at, start, lines, shown)
             pieces += _refined(_KINDS[token.type], start, end, lines, shown, token)
             at = max(at, end)
-    pieces += [("paragraph", *gap, None) for gap in _runs(lines, at, len(lines))]
+    pieces += _loose(at, len(lines), lines, shown)
 
     blocks: list[Block] = []
     for kind, start, end, piece in pieces:
@@ -358,21 +361,17 @@ def _closed(lines: list[str], markup: str) -> bool:
     return len(lines) > 1 and len(last) >= len(markup) and not last.strip(markup[0])
 
 
-def _runs(lines: list[str], start: int, end: int) -> Iterator[tuple[int, int]]:
-    """The stretches of non-blank lines."""
-    begin = -1
-    for number in range(start, end):
-        if lines[number].strip():
-            begin = number if begin < 0 else begin
-        elif begin >= 0:
-            yield begin, number
-            begin = -1
-    if begin >= 0:
-        yield begin, end
+def _loose(start: int, end: int, lines: list[str], shown: list[str]) -> Iterator[tuple[BlockKind, int, int, Token | None]]:
+    """What no block rule took, as paragraphs (or comments): the stretches of non-blank lines."""
+    begin = start
+    for number in range(start, end + 1):
+        if number == end or not lines[number].strip():
+            yield from _refined("paragraph", begin, number, lines, shown, None)
+            begin = number + 1
 
 
 def _refined(
-    kind: BlockKind, start: int, end: int, lines: list[str], shown: list[str], token: Token
+    kind: BlockKind, start: int, end: int, lines: list[str], shown: list[str], token: Token | None
 ) -> Iterator[tuple[BlockKind, int, int, Token | None]]:
     """What Obsidian makes of a CommonMark block; without blank lines at its ends; a paragraph of footnotes is cut."""
     while start < end and not lines[start].strip():
@@ -514,11 +513,11 @@ def _distinct(tags: Iterable[str]) -> tuple[str, ...]:
 
 
 def _mojibake(text: str) -> Iterator[Problem]:
-    """A problem when most words outside ASCII are UTF-8 bytes that some program read as Latin-1, cp1252 or Mac Roman."""
+    """A problem when most words outside ASCII are UTF-8 bytes that some program read in an 8-bit encoding."""
     if text.isascii():
         return
-    runs = list(islice(_FOREIGN.finditer(text), 200))
-    for codec in ("latin-1", "mac-roman"):
+    runs = list(islice(_FOREIGN.finditer(text), 30))
+    for codec in ("latin-1", "mac-roman", "cp866", "cp1251", "koi8-r"):
         if len(runs) >= 5 and sum(_was_utf8(run[0], codec) for run in runs) > 0.6 * len(runs):
             message = f"the letters look like UTF-8 that was read as {codec} and saved again; restore the note from its source"
             yield Problem("W-MOJIBAKE", message, text.count("\n", 0, runs[0].start()) + 1)

@@ -235,14 +235,14 @@ def note_name(title: str, max_bytes: int = 120) -> str:
     Never empty; NFC; idempotent. Cut between characters, not between a letter and its marks.
     """
     name = _trimmed(_FORBIDDEN.sub(" ", nfc(title)))
+    if _RESERVED.fullmatch(name):
+        name = "_" + name
     limit = max(max_bytes - _ROOM, 8)
     if len(name.encode()) > limit:
         cut = len(name.encode()[:limit].decode("utf-8", "ignore"))
         while cut > 1 and _joins(name[cut - 1], name[cut]):
             cut -= 1
         name = _trimmed(name[:cut])
-    if _RESERVED.fullmatch(name):
-        name = "_" + name
     return name or "Note"
 
 
