@@ -57,7 +57,16 @@ def test_any_string_survives_the_round_trip(raw, own, text: str):
 
 @pytest.mark.parametrize(
     "text",
-    ["a\r\n\r\n b \t", "👩‍👩‍👧‍👦 ⟁🜂", "ক্ষুদ্র ক্‌ষ র‍্য", "é e\u0301 \ufeff\u200d\0", "Ð¿Ñ€Ð¸Ð²ÐµÑ‚", "<|im_end|> <|endoftext|>", " .  , ' s n't", ""],
+    [
+        "a\r\n\r\n b \t",
+        "👩‍👩‍👧‍👦 ⟁🜂",
+        "ক্ষুদ্র ক্‌ষ র‍্য",
+        "é e\u0301 \ufeff\u200d\0",
+        "Ð¿Ñ€Ð¸Ð²ÐµÑ‚",
+        "<|im_end|> <|endoftext|>",
+        " .  , ' s n't",
+        "",
+    ],
 )
 def test_hard_strings_survive_the_round_trip(own, text: str):
     assert own.decode(bpe.encode_text(own, text)) == text
