@@ -240,7 +240,7 @@ def test_the_yaml_says_exactly_what_the_scenes_say(found: list[Scene]) -> None:
     "said",
     [
         "a \nb ", "  a\nb", "\n a", "a\n", "a\n\n", "\ta\nb", "a\n\tb", "🧩 да\n🜂 нет", "a: b\n- c\n# d", "'", '"', "null", "yes", "1e-5",
-        "12:30", "---\na", "...\na", "a\u2028b\nc", "a\x07b\nc", "a\r\nb", "%% x %%\n@", "\u200b\n\ufeff", "|\n|", "x" * 300, "а" * 120 + " ",
+        "12:30", "---\na", "...\na", "a\u2028b\nc", "a\x07b\nc", "a\r\nb", "%% x %%\n@", "\u200b\n\ufeff", "|\n|", "x" * 300,
     ],
 )  # fmt: skip
 def test_texts_that_yaml_libraries_stumble_over_come_back(said: str) -> None:
