@@ -87,7 +87,7 @@ def front_matter(text: str) -> FrontMatter:
             return FrontMatter({}, 1, _no_mapping() if tight else ())
         message = f"the front matter is not valid YAML ({error.why}); its lines were read one by one; mend that line"
         return FrontMatter(_by_line(lines), body_line, (Problem("W-FM-YAML", message, error.line + 2),))
-    if likely and _share(said) < 0.3:  # prose between two rules that happens to parse: "Note: …" and more lines
+    if likely and _share(said) <= 0.5:  # text between two rules that happens to parse: `Note: …`, and headings as comments
         return FrontMatter({}, 1, ())
     return FrontMatter(properties, body_line, tuple(handler.problems))
 
