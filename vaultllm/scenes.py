@@ -92,6 +92,8 @@ def _trust(note: Note, reader: str, templates: Iterable[str]) -> tuple[Trust, st
         return trust, "an import report"
     if set(folders) & set(templates):
         return trust, "a template"
+    if any(problem.code == "W-MOJIBAKE" for problem in note.problems):
+        return trust, "garbled letters (mojibake)"
     if trust == "clipped":
         return trust, "clipped from the web"
     return trust, ""

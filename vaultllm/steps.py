@@ -10,7 +10,7 @@ import hashlib
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,7 +98,7 @@ def ingest(
     with job.lock():
         scan = vault.scan(job.workspace.vault, settings.scan, settings.answers.folder)
         known = job.ledger.known()
-        gone = sorted(set(known) - {file.path for file in scan.files})
+        gone = _gone(known, scan)
         if not confirm and len(gone) > 20 and len(gone) > len(known) / 5:
             raise VaultError(
                 f"{len(gone)} of {len(known)} known notes have vanished; nothing was removed. "
@@ -159,6 +159,14 @@ def _ingest_files(job: Job, files: Sequence[vault.FileStat], known: dict[str, Kn
                 parsed += 1
         job.progress(Progress("reading notes", min(1.0, (start + BATCH) / len(todo))))
     return parsed, unchanged, change
+
+
+def _gone(known: Iterable[str], scan: vault.Scan) -> list[str]:
+    """Known notes that left the vault. One that is only unreadable now (or below a folder that is) has not left."""
+    hidden = [path for path, problem in scan.skipped if problem.code not in ("W-KIND", "W-LINK")]
+    present = {file.path for file in scan.files} | set(hidden)
+    folders = tuple(path + "/" for path in hidden)
+    return sorted(path for path in known if path not in present and not path.startswith(folders))
 
 
 def _stat(file: vault.FileStat) -> tuple[int, int, int, int]:
