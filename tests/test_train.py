@@ -124,6 +124,7 @@ def test_only_the_assistants_tokens_are_labels(bases: dict[str, Path]):
     data = train._data(loaded, [example(0), example(1), example(2)], 128, 0)
     batch = loop._collator(data)(data.batches)
     assert {loaded.tokenizer.decode(row[row != -100]) for row in batch["labels"]} == {answer + "<|im_end|>" for answer in ANSWERS}
+    assert int(batch["attention_mask"].sum()) == sum(len(piece.ids) for piece in data.pieces)
     for ids, mask, labels in zip(batch["input_ids"], batch["attention_mask"], batch["labels"], strict=True):
         assert (labels[mask == 0] == -100).all()
         assert (ids[labels != -100] == labels[labels != -100]).all()
@@ -188,6 +189,7 @@ def test_an_interrupted_training_goes_on_to_the_same_adapter(
     assert signal.getsignal(signal.SIGTERM) is handler
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["checkpoint-3"]
     assert not (run / "adapter").exists()
+    random.seed()  # another process would have other random numbers
     steps = []
     metrics = train.train_lora(base, data, run, settings(), progress=lambda one: steps.append(one.step), resume=True)
     assert min(step for step in steps if step) >= 3
@@ -196,6 +198,26 @@ def test_an_interrupted_training_goes_on_to_the_same_adapter(
     assert metrics["loss_last"] == pytest.approx(whole["loss_last"])
     lines = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert lines == list(range(1, whole["steps"] + 1))
+
+
+def test_a_training_that_was_killed_goes_on_from_its_last_checkpoint(
+    bases: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    base, data, run = str(bases["gpt2"]), corpus(36), tmp_path / "run"
+    whole = train.train_lora(base, data, tmp_path / "whole", settings(), progress=silent)
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(loop.Job, "speak", lambda job, step: job.progress(Progress("LoRA", 0.5, step)))
+
+    def power_cut() -> None:
+        raise OSError("no space left")
+
+    with pytest.raises(OSError, match="no space left"):
+        train.train_lora(base, data, run, settings(), progress=stopping(5, power_cut))
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["checkpoint-4"]
+    random.seed()  # another process would have other random numbers
+    metrics = train.train_lora(base, data, run, settings(), progress=silent, resume=True)
+    assert metrics["adapter_sha256"] == whole["adapter_sha256"]
+    assert metrics["tokens"] == whole["tokens"]
 
 
 def test_a_training_stopped_while_it_is_measured_need_not_train_again(bases: dict[str, Path], tmp_path: Path):
