@@ -53,12 +53,10 @@ MIGRATIONS: tuple[str, ...] = (
     );
     CREATE TABLE vectors (passage INTEGER PRIMARY KEY, embedder TEXT NOT NULL, vector BLOB NOT NULL);
     CREATE TABLE outbox (passage INTEGER PRIMARY KEY);
-    CREATE VIRTUAL TABLE stems USING fts5(
-        text, context, content='', tokenize="unicode61 remove_diacritics 0 categories 'L* N* M* S* Co' tokenchars '_#'"
-    );
-    CREATE VIRTUAL TABLE grams USING fts5(
-        text, content='', detail='none', tokenize="unicode61 remove_diacritics 0 categories 'L* N* M* S* Co' tokenchars '_#'"
-    );
+    CREATE VIRTUAL TABLE stems USING fts5(text, context, content='', tokenize="ascii tokenchars '_#'");
+    CREATE VIRTUAL TABLE grams USING fts5(text, context, content='', tokenize="ascii tokenchars '_#'");
+    CREATE VIRTUAL TABLE stems_terms USING fts5vocab('stems', 'row');
+    CREATE VIRTUAL TABLE grams_terms USING fts5vocab('grams', 'row');
     CREATE TABLE runs (id TEXT PRIMARY KEY, created TEXT NOT NULL, record TEXT NOT NULL) WITHOUT ROWID;
     CREATE TABLE answers (
         id TEXT PRIMARY KEY, path TEXT NOT NULL, sha256 TEXT NOT NULL, created TEXT NOT NULL, record TEXT NOT NULL
@@ -151,33 +149,47 @@ class Ledger:
         self.path = path
         try:
             self.db = sqlite3.connect(path, timeout=30.0, isolation_level=None)
-            path.chmod(0o600)
-            self.db.execute("PRAGMA foreign_keys = ON")
-            self.db.execute("PRAGMA secure_delete = ON")  # what is deleted leaves the disk too
-            self.db.execute("PRAGMA journal_mode = WAL")
-            self.db.execute("PRAGMA synchronous = NORMAL")
-            self._migrate()
-        except (sqlite3.DatabaseError, OSError) as error:
+            try:
+                self._refuse_foreign()
+                path.chmod(0o600)
+                self.db.execute("PRAGMA foreign_keys = ON")
+                self.db.execute("PRAGMA secure_delete = ON")  # what is deleted leaves the disk too
+                self.db.execute("PRAGMA journal_mode = WAL")
+                self.db.execute("PRAGMA synchronous = NORMAL")
+                self._migrate()
+            except BaseException:
+                self.db.close()
+                raise
+        except (sqlite3.Error, OSError) as error:
             raise VaultError(
                 f"the ledger cannot be opened ({error}); move it away and run: vaultllm ingest (it is rebuilt from the vault)",
                 path=str(path),
             ) from error
 
-    def _migrate(self) -> None:
+    def _refuse_foreign(self) -> None:
+        """Before anything is written: is this file ours, and not newer than us?"""
         (version,) = self.db.execute("PRAGMA user_version").fetchone()
         (application,) = self.db.execute("PRAGMA application_id").fetchone()
-        if version and application != APPLICATION_ID:
+        (tables,) = self.db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        if application != APPLICATION_ID and (version or application or tables):
             raise VaultError("this SQLite file is not a ledger of vaultllm; choose another --state", path=str(self.path))
         if version > len(MIGRATIONS):
             raise VaultError(
                 f"the ledger has schema {version}, this vaultllm knows {len(MIGRATIONS)}; update vaultllm", path=str(self.path)
             )
-        for number in range(version, len(MIGRATIONS)):
+
+    def _migrate(self) -> None:
+        (version,) = self.db.execute("PRAGMA user_version").fetchone()
+        while version < len(MIGRATIONS):
             with self.transaction():
-                for statement in _statements(MIGRATIONS[number]):
-                    self.db.execute(statement)
-                self.db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-                self.db.execute(f"PRAGMA user_version = {number + 1}")
+                # Read again under the lock: another process may have migrated while we waited for it.
+                (version,) = self.db.execute("PRAGMA user_version").fetchone()
+                if version < len(MIGRATIONS):
+                    for statement in _statements(MIGRATIONS[version]):
+                        self.db.execute(statement)
+                    version += 1
+                    self.db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+                    self.db.execute(f"PRAGMA user_version = {version}")
 
     def close(self) -> None:
         """Close the file."""
@@ -375,6 +387,30 @@ class Ledger:
                 found[slot] = StoredPassage(slot, scene_slot, path, Passage(scene, ordinal, (first, last), text, uid, role, context))
         return found
 
+    def labels(self, slots: Sequence[int]) -> dict[int, dict[str, str]]:
+        """Scene id, path, kind and language of these passages: what stands beside their vectors in Chroma."""
+        found: dict[int, dict[str, str]] = {}
+        for start in range(0, len(slots), 500):
+            part = slots[start : start + 500]
+            marks = ",".join("?" * len(part))
+            rows = self.db.execute(
+                "SELECT p.slot, s.id, n.path, s.kind, s.language FROM passages p JOIN scenes s ON s.slot = p.scene"
+                f" JOIN notes n ON n.id = s.note WHERE p.slot IN ({marks})",
+                part,
+            )
+            for slot, scene, path, kind, language in rows:
+                found[slot] = {"scene": scene, "path": path, "kind": kind, "language": language}
+        return found
+
+    def first_passages(self, scene_slots: Sequence[int]) -> list[int]:
+        """Slots of the first passages of these scenes."""
+        found: list[int] = []
+        for start in range(0, len(scene_slots), 500):
+            part = scene_slots[start : start + 500]
+            marks = ",".join("?" * len(part))
+            found += [slot for (slot,) in self.db.execute(f"SELECT slot FROM passages WHERE ordinal = 0 AND scene IN ({marks})", part)]
+        return found
+
     def scenes_at(self, scene_slots: Sequence[int]) -> dict[int, Scene]:
         """The scenes of these rows."""
         found: dict[int, Scene] = {}
@@ -433,6 +469,13 @@ class Ledger:
         if not rows:
             return [], np.zeros((0, 0), dtype=np.float32)
         return [slot for slot, _ in rows], np.frombuffer(b"".join(vector for _, vector in rows), dtype="<f4").reshape(len(rows), -1)
+
+    def nonzero_vectors(self, embedder: str) -> int:
+        """How many passages have a vector of this embedder that says anything (a zero vector has no direction)."""
+        row = self.db.execute(
+            "SELECT count(*) FROM vectors WHERE embedder = ? AND vector != zeroblob(length(vector))", (embedder,)
+        ).fetchone()
+        return int(row[0])
 
     def outbox(self, limit: int = 1000) -> list[int]:
         """Slots whose row in Chroma may differ from ours."""
