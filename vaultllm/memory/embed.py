@@ -121,7 +121,7 @@ class VaultEmbedder:
         """Read what `save` wrote. Raises ValueError when it is missing, damaged, or of another version."""
         try:
             about: dict[str, Any] = json.loads((folder / "embedder.json").read_text(encoding="utf-8"))
-            with np.load(folder / "arrays.npz", allow_pickle=False) as arrays:
+            with open(folder / "arrays.npz", "rb") as file, np.load(file, allow_pickle=False) as arrays:
                 embedder = cls(arrays["features"], arrays["idf"], arrays["projection"])
         except Exception as error:  # numpy and zipfile raise a dozen kinds for a damaged file
             raise ValueError(f"{folder.name} cannot be read: {error}") from error

@@ -1,0 +1,169 @@
+"""Chroma as a projection: what goes in comes out, generations are swapped whole, damage is noticed and never kills twice."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vaultllm.memory import chroma
+from vaultllm.memory.chroma import ChromaMemory, MemoryBroken
+
+LABEL = {"scene": "abc", "path": "a.md", "kind": "prose", "language": "ru"}
+
+
+def unit(n: int, dims: int = 16, seed: int = 0) -> np.ndarray:
+    vectors = np.random.default_rng(seed).standard_normal((n, dims)).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def made(folder: Path, n: int = 40, fingerprint: str = "e1") -> np.ndarray:
+    vectors = unit(n)
+    chroma.rebuild(folder, fingerprint, [(range(n), vectors, [LABEL] * n)])
+    return vectors
+
+
+def test_a_vector_finds_itself_with_cosine_one(tmp_path: Path) -> None:
+    vectors = made(tmp_path)
+    with ChromaMemory(tmp_path, "e1") as memory:
+        found = memory.query(vectors[7], 40)
+        assert memory.count() == 40
+    assert found[0] == (7, pytest.approx(1.0, abs=1e-5))
+    assert dict(found) == {slot: pytest.approx(float(vectors[slot] @ vectors[7]), abs=1e-4) for slot in range(40)}
+
+
+def test_changes_are_there_when_it_is_opened_again_in_the_same_process(tmp_path: Path) -> None:
+    vectors = made(tmp_path)
+    with ChromaMemory(tmp_path, "e1") as memory:
+        memory.upsert([3, 99], vectors[[20, 21]], [LABEL, LABEL])
+        memory.delete([5, 12345])
+    with ChromaMemory(tmp_path, "e1") as memory:
+        assert memory.probe(40, [3, 99, 0], vectors[[20, 21, 0]]) == ""
+        assert 5 not in {slot for slot, _ in memory.query(vectors[5], 40)}
+
+
+def test_close_lets_go_of_every_file(tmp_path: Path) -> None:
+    made(tmp_path)
+    ChromaMemory(tmp_path, "e1").close()
+    held = []
+    for number in os.listdir("/proc/self/fd") if Path("/proc/self/fd").exists() else []:
+        try:
+            held.append(os.readlink(f"/proc/self/fd/{number}"))
+        except OSError:
+            continue
+    assert [path for path in held if path.startswith(str(tmp_path))] == []
+    assert chroma.unclean(tmp_path) == 0
+
+
+def test_probe_names_what_is_wrong(tmp_path: Path) -> None:
+    vectors = made(tmp_path)
+    with ChromaMemory(tmp_path, "e1") as memory:
+        assert memory.probe(40, [1, 2], vectors[[1, 2]]) == ""
+        assert "40" in memory.probe(41, [1], vectors[[1]])
+        assert "lost slot 77" in memory.probe(40, [1, 77], vectors[[1, 2]])
+        assert "another vector for slot 2" in memory.probe(40, [1, 2], vectors[[1, 3]])
+
+
+def test_another_embedder_is_refused(tmp_path: Path) -> None:
+    made(tmp_path)
+    with pytest.raises(MemoryBroken, match="e1"):
+        ChromaMemory(tmp_path, "e2")
+    assert chroma.unclean(tmp_path) == 0
+
+
+def test_a_rebuild_replaces_the_generation_and_its_files(tmp_path: Path) -> None:
+    made(tmp_path)
+    (tmp_path / "gen-9").mkdir()  # a rebuild that was killed
+    assert chroma.rebuild(tmp_path, "e2", [([1], unit(1, 8), [{**LABEL, "path": "b.md"}])]) == 10
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["CURRENT", "gen-10"]
+    assert chroma.current(tmp_path) == 10
+    assert (tmp_path / "gen-10").stat().st_mode & 0o777 == 0o700
+    with ChromaMemory(tmp_path, "e2") as memory:
+        assert memory.count() == 1
+
+
+def test_a_rebuild_that_fails_leaves_the_old_generation(tmp_path: Path) -> None:
+    vectors = made(tmp_path)
+
+    def batches():
+        yield [1], vectors[:1], [LABEL]
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        chroma.rebuild(tmp_path, "e2", batches())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["CURRENT", "gen-1"]
+    with ChromaMemory(tmp_path, "e1") as memory:
+        assert memory.probe(40, [1], vectors[[1]]) == ""
+
+
+def test_an_empty_generation_can_be_asked(tmp_path: Path) -> None:
+    chroma.rebuild(tmp_path, "e1", [])
+    with ChromaMemory(tmp_path, "e1") as memory:
+        assert memory.count() == 0
+        assert memory.query(unit(1)[0], 5) == []
+        assert memory.probe(0, [], unit(0)) == ""
+
+
+@pytest.mark.parametrize("damage", ["no folder", "no CURRENT", "odd CURRENT", "no sqlite", "cut sqlite", "garbage sqlite"])
+def test_damage_is_an_exception_of_ours(tmp_path: Path, damage: str) -> None:
+    folder = tmp_path / "memory"
+    if damage != "no folder":
+        made(folder)
+    sqlite = folder / "gen-1" / "chroma.sqlite3"
+    if damage == "no CURRENT":
+        (folder / "CURRENT").unlink()
+    elif damage == "odd CURRENT":
+        (folder / "CURRENT").write_text("../../elsewhere")
+    elif damage == "no sqlite":
+        sqlite.unlink()
+    elif damage == "cut sqlite":
+        sqlite.write_bytes(sqlite.read_bytes()[:5000])
+    elif damage == "garbage sqlite":
+        sqlite.write_bytes(b"garbage" * 1000)
+    with pytest.raises(MemoryBroken):
+        ChromaMemory(folder, "e1")
+    assert chroma.unclean(folder) == 0
+
+
+def test_a_memory_that_killed_two_processes_is_not_opened_again(tmp_path: Path) -> None:
+    made(tmp_path)
+    code = (
+        "import os, sys, pathlib; from vaultllm.memory.chroma import ChromaMemory;"
+        "m = ChromaMemory(pathlib.Path(sys.argv[1]), 'e1'); os.kill(os.getpid(), 9)"
+    )
+    for deaths in (1, 2):
+        assert subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False).returncode == -9
+        assert chroma.unclean(tmp_path) == deaths
+    with pytest.raises(MemoryBroken, match="died twice"):
+        ChromaMemory(tmp_path, "e1")
+    chroma.rebuild(tmp_path, "e1", [])
+    ChromaMemory(tmp_path, "e1").close()
+
+
+def test_a_foreign_dotenv_in_the_working_directory_does_no_harm(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("CHROMA_SERVER_HTTP_PORT=abc\nPERSIST_DIRECTORY=/nowhere\n")
+    code = (
+        "import os, pathlib; from vaultllm.memory import chroma;chroma.rebuild(pathlib.Path('m'), 'e1', []); print(pathlib.Path.cwd().name)"
+    )
+    root = Path(chroma.__file__).parents[2]
+    env = {**os.environ, "PYTHONPATH": str(root)}
+    ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.strip() == tmp_path.name
+    assert (tmp_path / "m" / "gen-1" / "chroma.sqlite3").is_file()
+
+
+def test_no_text_goes_into_chroma(tmp_path: Path) -> None:
+    made(tmp_path, n=3)
+    import sqlite3
+
+    db = sqlite3.connect(tmp_path / "gen-1" / "chroma.sqlite3")
+    keys = {key for (key,) in db.execute("SELECT DISTINCT key FROM embedding_metadata")}
+    documents = db.execute("SELECT count(*) FROM embedding_fulltext_search_content").fetchone()[0]
+    db.close()
+    assert keys == set(LABEL)
+    assert documents == 0
