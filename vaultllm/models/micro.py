@@ -59,8 +59,9 @@ def pretrain(
 
     `minutes` cover everything, saving included. It ends sooner when the text has been read `MAX_EPOCHS` times.
     With `steps` the time is not looked at: fp32, a size and an order that depend on the seed and the text alone.
-    `progress` is called at least once a second. `val` is only measured, never trained on. The folder appears
-    complete at the end (an older one of that name is replaced) or not at all. Returns what `micro.json` holds.
+    `progress` is called at least once a second. `val` is only measured, never trained on; the examples' weights
+    are not looked at. The folder appears complete at the end (an older one of that name is replaced) or not at all.
+    Returns what `micro.json` holds.
     Raises DataError when the examples hold too little text to train on.
     """
     began = time.monotonic()
@@ -123,7 +124,7 @@ def _pretrain(
             break
     end = tokenizer.pad_token_id
     stream = torch.tensor(plan.pack(sequences, end))
-    budget.reserve = 0.5 + min(2.0, 0.02 * budget.seconds) + (min(20.0, 0.05 * budget.seconds) if val else 0.0)
+    budget.reserve = 0.5 + min(2.0, 0.02 * budget.seconds)  # saving
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     vocabulary = len(tokenizer)
@@ -133,9 +134,12 @@ def _pretrain(
             shape = plan.pick_shape(budget.steps * plan.STEP_TOKENS, vocabulary)
         else:
             speed = _speed(_model(plan.SHAPES[0], vocabulary, tokenizer).to(device), None, report)
-            shape = plan.pick_shape(speed * budget.left(), vocabulary)
+            shape = plan.pick_shape(min(speed * budget.left(), plan.MAX_EPOCHS * len(stream)), vocabulary)
         model = _model(shape, vocabulary, tokenizer).to(device)
     dtype, speed = (None, math.inf) if budget.steps is not None else _faster_dtype(model, report)
+    val_tokens = sum(map(_learnt_bytes, val)) * len(stream) / used_bytes
+    # A forward pass is three times as fast as a training step; and each text costs something by itself.
+    budget.reserve += min(0.15 * budget.seconds, 0.02 * len(val) + 0.5 * val_tokens / speed)
     trained = _train(model, stream, dtype, speed, budget, seed, report)
     model.to("cpu").eval()
     result = {
@@ -150,11 +154,14 @@ def _pretrain(
         "seed": seed,
         **trained,
         "val_bits_per_byte": None,
+        "val_bytes": 0,
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__, "tokenizers": tokenizers.__version__},
     }
     if val:
         enough = math.inf if budget.steps is not None else budget.seconds - 1.0 - 0.02 * budget.seconds
-        result["val_bits_per_byte"] = _measure(model, tokenizer, val, lambda: budget.elapsed() < enough, report)
+        nats, result["val_bytes"] = _measure(model, tokenizer, plan.in_notes_order(val, seed), lambda: budget.elapsed() < enough, report)
+        if result["val_bytes"]:
+            result["val_bits_per_byte"] = plan.bits_per_byte(nats, result["val_bytes"])
     report("saving", force=True)
     with _no_bars():
         model.save_pretrained(work)
@@ -220,6 +227,7 @@ def _speed(model: Any, dtype: Any, report: Reporter) -> float:
         report("measuring speed")
         started = time.monotonic()
         _loss(model, windows, dtype).backward()
+        report("measuring speed")
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
@@ -319,10 +327,10 @@ def _train(model: Any, stream: Any, dtype: Any, speed: float, budget: Budget, se
     }
 
 
-def _measure(model: Any, tokenizer: Any, examples: Sequence[Example], go_on: Callable[[], bool], report: Reporter) -> float | None:
-    """Bits per byte of the learnt text of examples, each in windows of LONG_CONTEXT that know nothing of each other.
+def _measure(model: Any, tokenizer: Any, examples: Sequence[Example], go_on: Callable[[], bool], report: Reporter) -> tuple[float, int]:
+    """Summed loss in nats and the bytes of the learnt text of examples, each in windows of LONG_CONTEXT that know nothing of each other.
 
-    What ends a turn or a text counts in the bits, not in the bytes. Stops when time is up; None if nothing was measured.
+    What ends a turn or a text counts in the nats, not in the bytes. Stops when time is up: the bytes say how much was measured.
     """
     import torch
 
@@ -341,8 +349,12 @@ def _measure(model: Any, tokenizer: Any, examples: Sequence[Example], go_on: Cal
                 losses = torch.nn.functional.cross_entropy(logits, window[0, 1:], reduction="none")
                 nats += losses[torch.tensor(counts[at : at + plan.LONG_CONTEXT])].sum().item()
                 report("measuring")
-            n_bytes += sum(len(message.text.encode()) for message in example.messages if message.learn)
-    return plan.bits_per_byte(nats, n_bytes) if n_bytes else None
+            n_bytes += _learnt_bytes(example)
+    return nats, n_bytes
+
+
+def _learnt_bytes(example: Example) -> int:
+    return sum(len(message.text.encode()) for message in example.messages if message.learn)
 
 
 @contextlib.contextmanager

@@ -31,7 +31,9 @@ MAX_EPOCHS = 16.0
 """More passes over the same text make the model worse on other text; the run ends early instead."""
 MIN_STEPS = 60
 """But never fewer steps than these, however short the text."""
-MUON_LR, ADAM_LR, WEIGHT_DECAY = 0.02, 6e-3, 0.1
+MUON_LR, ADAM_LR = 0.02, 6e-3
+WEIGHT_DECAY = 1.0
+"""Ten times the usual: a vault is read many times over (docs/log.md: better than 0.1 at 2 and at 10 passes)."""
 WARMUP, DECAY = 0.02, 0.4
 """Shares of the budget in which the learning rate rises and falls."""
 
@@ -74,7 +76,7 @@ SHAPES = (
 def pick_shape(probe_tokens: float, vocabulary: int) -> Shape:
     """The largest shape that would see `TOKENS_PER_PARAMETER` tokens for each of its parameters, else the smallest.
 
-    `probe_tokens`: how many tokens the smallest shape would see in the time there is. Larger shapes use the
+    `probe_tokens`: how many tokens the smallest shape would see, by the time and the text there is. Larger shapes use the
     machine better: their speed falls with the 0.8th power of their size (measured, 1M-30M, two cores).
     """
     smallest = SHAPES[0].total(vocabulary)
