@@ -49,6 +49,7 @@ class Globals:
 
 
 GLOBALS = Globals()
+QUIET_SECONDS = 15.0  # between two lines of progress where there is no terminal
 # Options of every command may stand after it too (`vaultllm search --json …`): name -> whether a value follows.
 _ANYWHERE = {"--vault": True, "--state": True, "--json": False, "--verbose": False, "-v": False, "--quiet": False, "-q": False}
 
@@ -76,7 +77,7 @@ def _globals(
 
 @contextlib.contextmanager
 def progress_shown() -> Iterator[Callable[[Progress], None]]:
-    """A bar on a terminal; elsewhere a line whenever the work enters another phase, and every 20 seconds."""
+    """A bar on a terminal; elsewhere a line now and then for work that takes longer than a moment."""
     if GLOBALS.quiet or GLOBALS.json:
         yield lambda progress: None
     elif sys.stderr.isatty():
@@ -99,9 +100,11 @@ def progress_shown() -> Iterator[Callable[[Progress], None]]:
         def say(progress: Progress) -> None:
             nonlocal phase, spoken
             now = time.monotonic()
-            if progress.phase != phase or now - spoken > 20:
-                phase, spoken = progress.phase, now
-                print(f"… {progress.phase} {progress.done:.0%} {views.progress_note(progress)}".rstrip(), file=sys.stderr, flush=True)
+            if progress.phase != phase:
+                phase, spoken = progress.phase, now - QUIET_SECONDS + 3  # what takes less than three seconds needs no line
+            if now - spoken > QUIET_SECONDS and progress.done < 1:
+                spoken = now
+                print(f"… {phase} {progress.done:.0%}  {views.progress_note(progress)}".rstrip(), file=sys.stderr, flush=True)
 
         yield say
 

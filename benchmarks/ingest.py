@@ -1,0 +1,143 @@
+"""Ingest: notes/s and MB/s, cold and with nothing changed, beside python-frontmatter + markdown-it-py on the same text.
+
+    python benchmarks/ingest.py [--sizes 100,1000,10000]
+
+The peer only parses (front matter and tokens, thrown away); ours reads, parses, cuts scenes, writes YAML, the ledger
+and the words index, and, apart from that, embeds and fills Chroma. Each measurement runs in its own process, so
+that the peak memory is its own. The notes are generated: headings, lists, links, every third one a nexus dialogue.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+WORDS = (
+    "вода река дождь прогноз модель токен заметка насос теплица хлеб закваска память вопрос ответ словарь ошибка урожай бочка "
+    "датчик письмо дорога книга утро вечер измерение уровень порог копия проверка слово смысл сцена river flood forecast model token "
+    "note answer memory garden bread letter reading level error check নদী বৃষ্টি চিঠি শব্দ বাগান রান্না খাতা সকাল ভাষা মডেল"
+).split()
+
+
+def sentence(rng: random.Random) -> str:
+    """Six to fourteen words with endings that differ, so that the vocabulary grows as in real notes."""
+    words = [rng.choice(WORDS) + rng.choice(["", "", "ы", "ой", "s", f"{rng.randrange(3000)}"]) for _ in range(rng.randint(6, 14))]
+    return " ".join(words).capitalize() + "."
+
+
+def note(number: int, count: int, rng: random.Random) -> str:
+    """About 2 KB."""
+    if number % 3 == 0:
+        turns = []
+        for turn in range(4):
+            role = ("user", "User", "agent", "Assistant")[2 * (turn % 2) :][:2]
+            body = "\n".join(f"> {sentence(rng)}" for _ in range(2 if turn % 2 == 0 else 6))
+            uid = f"{number:08d}-0000-4000-8000-{turn:012d}"
+            turns.append(f">[!nexus_{role[0]}] **{role[1]}** - 16.06.2025 at 21:{30 + turn}\n{body}\n<!-- UID: {uid} -->\n")
+        head = f"---\nnexus: nexus-ai-chat-importer\nprovider: chatgpt\nconversation_id: c{number}\n---\n\n# Title: {sentence(rng)}\n\n"
+        return head + "\n\n\n\n".join(turns)
+    parts = [f"---\ntags: [тема/{number % 17}, проба]\ndate: 2025-{number % 12 + 1:02d}-{number % 28 + 1:02d}\n---\n# {sentence(rng)}\n"]
+    for section in range(3):
+        parts.append(f"## Раздел {section}\n\n" + " ".join(sentence(rng) for _ in range(4)))
+        parts.append(f"- {sentence(rng)}\n- [[Заметка {rng.randrange(count)}]] {sentence(rng)}")
+    return "\n\n".join(parts) + "\n"
+
+
+def make(vault: Path, count: int) -> int:
+    """Write the notes; returns their bytes."""
+    rng = random.Random(count)
+    total = 0
+    for number in range(count):
+        path = vault / f"{number % 50:02d}" / f"Заметка {number}.md"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        data = note(number, count, rng).encode()
+        path.write_bytes(data)
+        total += len(data)
+    return total
+
+
+def peer(vault: Path) -> float:
+    """Seconds of python-frontmatter and markdown-it-py over every note."""
+    import frontmatter
+    from markdown_it import MarkdownIt
+
+    parser = MarkdownIt("commonmark").enable("table")
+    started = time.perf_counter()
+    for path in sorted(vault.rglob("*.md")):
+        parser.parse(frontmatter.loads(path.read_text(encoding="utf-8")).content)
+    return time.perf_counter() - started
+
+
+def ours(vault: Path, state: Path) -> dict[str, float]:
+    """Seconds of one ingest, and what of it went into the memory (embedding, Chroma)."""
+    from vaultllm import config, recall, steps
+
+    job = steps.Job(config.init_workspace(vault, str(state)))
+    spent = [0.0]
+    refresh = recall.refresh
+
+    def timed(*args: object, **options: object) -> dict[str, object]:
+        begun = time.perf_counter()
+        found = refresh(*args, **options)  # type: ignore[arg-type]
+        spent[0] = time.perf_counter() - begun
+        return found
+
+    recall.refresh = timed  # type: ignore[assignment]
+    result = steps.ingest(job)
+    job.close()
+    return {"seconds": result["seconds"], "memory_seconds": spent[0], "parsed": result["notes"]["parsed"]}
+
+
+def child(what: str, vault: str, state: str) -> None:
+    """One measurement, as JSON with the peak memory of this process."""
+    import resource
+
+    found = {"seconds": peer(Path(vault))} if what == "peer" else ours(Path(vault), Path(state))
+    print(json.dumps(found | {"mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
+
+
+def measure(what: str, vault: Path, state: Path) -> dict[str, float]:
+    """Run one measurement in its own process."""
+    command = [sys.executable, __file__, "--child", what, str(vault), str(state)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sizes", default="100,1000,10000")
+    parser.add_argument("--child", nargs=3)
+    options = parser.parse_args()
+    if options.child:
+        child(*options.child)
+        return
+    print("| notes | MB | cold s | notes/s | MB/s | of it memory s | peer s | without memory / peer | no-change s | peak MB |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    for count in map(int, options.sizes.split(",")):
+        with tempfile.TemporaryDirectory() as folder:
+            vault, state = Path(folder) / "vault", Path(folder) / "state"
+            vault.mkdir()
+            size = make(vault, count) / 2**20
+            cold = measure("ours", vault, state)
+            same = measure("ours", vault, state)
+            other = measure("peer", vault, state)
+            assert (cold["parsed"], same["parsed"]) == (count, 0)
+            reading = cold["seconds"] - cold["memory_seconds"]
+            print(
+                f"| {count:,} | {size:.1f} | {cold['seconds']:.1f} | {count / cold['seconds']:.0f} | {size / cold['seconds']:.2f} "
+                f"| {cold['memory_seconds']:.1f} | {other['seconds']:.2f} | {reading / other['seconds']:.2f} | {same['seconds']:.2f} "
+                f"| {cold['mb']:.0f} |",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,24 @@
+"""Draw what `vaultllm demo` prints at its end as an SVG: `vaultllm demo --json > demo.json && python docs/picture.py demo.json docs/demo.svg`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from vaultllm import views
+
+result = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+home = str(Path(result["folder"]).parent)
+result["table"] = [[str(cell).replace(home + "/", "") for cell in row] for row in result["table"]]
+result["lines"] = [line.replace(home + "/", "") for line in result["lines"]]
+with Path("/dev/null").open("w") as nowhere:
+    console = Console(record=True, width=118, file=nowhere, highlight=False)
+    for answer in result["answers"]:
+        console.print(f"[bold]{answer['question']}[/bold]")
+        for source in answer["sources"][:1]:
+            console.print(f"  → {source['quote']}\n    [dim]{source['path']}:{source['lines'][0]}[/dim]")
+    console.print(views.demo(result))
+    console.save_svg(sys.argv[2], title="vaultllm demo")
