@@ -17,10 +17,10 @@ HEAVY = ("torch", "transformers", "peft", "chromadb", "scipy", "matplotlib", "ac
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("schema", "errors"),
     ("text", "config"),
-    ("properties", "markdown", "chats", "scenes", "dataset", "prompts", "render"),
+    ("properties", "markdown", "chats", "scenes", "dataset", "prompts", "inert", "render"),
     ("vault", "memory.words", "memory.embed", "memory.chroma", "tokenizer", "ledger", "models.plan", "models.micro", "models.hf"),
     ("evaluate", "loop", "train"),
-    ("recall", "registry", "answer", "steps", "pipeline", "schedule"),
+    ("recall", "registry", "quotes", "answer", "steps", "pipeline", "schedule"),
     ("watch", "demo", "views", "cli"),
 )
 

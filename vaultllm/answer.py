@@ -1,0 +1,342 @@
+"""A question -> what the vault says (quotations checked against the notes as they are now) and what the model says.
+
+Composition: recall, prompts, a model, render, vault and ledger. The memory's half never fails because the model's half
+did. Knows nothing about terminals, servers or training.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import functools
+import hashlib
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from vaultllm import prompts, quotes, render
+from vaultllm.config import Workspace
+from vaultllm.errors import DataError, VaultllmError
+from vaultllm.ledger import Ledger
+from vaultllm.schema import Answer, Citation, Conversation, Hit, Message, Note, Progress, Scene, to_dict
+from vaultllm.text import language, sentences, sha, stems
+
+if TYPE_CHECKING:
+    from vaultllm.models.hf import Loaded
+
+Stream = Callable[[str], None]
+Report = Callable[[Progress], None]
+
+MOST_PROMPT_TOKENS = 2048  # more excerpts cost seconds before the first word and, below 10B parameters, help little
+MICRO_PROMPT_TOKENS = 256
+MICRO_NEW_TOKENS = 120
+MICRO_REPETITION = 1.3
+SUPPORTED = 0.5  # share of a sentence's content words that one excerpt must hold
+_OWN = {"en": "† the model's own words: not in the excerpts.", "ru": "† слова самой модели: в выдержках этого нет.",
+        "bn": "† মডেলের নিজের কথা: উদ্ধৃতিতে এটি নেই।"}  # fmt: skip
+_NUMBER = re.compile(r"[ \t]?\[(\d{1,3})\]")
+_THINK = re.compile(r"<think>.*?(?:</think>|\Z)\s*", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """The model's half of an answer."""
+
+    text: str = ""
+    capable: bool = False
+    model: str = render.NO_MODEL
+    run: str = ""
+    prompt_sha: str = ""
+
+
+def ask(
+    workspace: Workspace, ledger: Ledger, question: str, *, note: str | None = None, stream: Stream | None = None, progress: Report
+) -> Answer:
+    """Answer a question from memory and, if there is one, with the model; writes nothing.
+
+    `note` is a vault-relative path whose scenes come first. `stream` gets the model's words as they are made.
+    Raises DataError when the question is empty or the note is not known.
+    """
+    if not question.strip():
+        raise DataError("the question is empty; write what you want to know")
+    if note is not None and note not in ledger.known():
+        raise DataError("this note is not known; name it as it stands in the vault, or run: vaultllm ingest", path=note)
+    return _answer(workspace, ledger, question.strip(), (), note, None, stream, progress)
+
+
+def write(workspace: Workspace, ledger: Ledger, answer: Answer) -> str:
+    """Write an answer as a new note and remember it as ours; returns its vault-relative path. Raises VaultError."""
+    from vaultllm import vault
+
+    answer_id = _id(answer)
+    name, text = render.answer_note(answer, answer_id)
+    path = vault.write_new(workspace.vault, workspace.settings.answers.folder, vault.note_name(name), text)
+    _remember(ledger, answer_id, path, text.encode("utf-8", "replace"), answer)
+    return path
+
+
+def reply(workspace: Workspace, ledger: Ledger, path: str, *, stream: Stream | None = None, progress: Report) -> Answer:
+    """Answer the open turn at the end of a chat note by appending to it, in the form that the note is in.
+
+    Nothing that stands in the note is changed. Raises DataError when the note is no chat or its last turn is not the
+    user's, OwnedNoteError when it was changed while the answer was made, VaultError when it cannot be read or written.
+    """
+    from vaultllm import markdown, vault
+
+    if path.lower().endswith(".json"):
+        raise DataError("an export is not answered; ask in a note", path=path)
+    data = vault.read(workspace.vault, path, workspace.settings.scan.max_bytes)
+    note = markdown.parse(path, data)
+    form, talk = _talk(workspace, note)
+    if talk is None or not talk.turns:
+        hint = ">[!nexus_user] **User**"
+        raise DataError(
+            f"there is no chat in this note; begin one with a line `{hint}` and your question in `> ` lines below it", path=path
+        )
+    last = talk.turns[-1]
+    if last.role != "user":
+        raise DataError(
+            "the last turn is not yours; write your question as a new turn at the end of the note, then ask again",
+            path=path, line=last.lines[0],
+        )  # fmt: skip
+    history = [Message(turn.role, turn.text, False) for turn in talk.turns[:-1] if turn.role != "system"]
+    answer = _answer(workspace, ledger, last.text.strip(), history, None, path, stream, progress)
+    answer_id = _id(answer)
+    if form == "plain":
+        settings = workspace.settings.scan
+        label = next((turn.author for turn in reversed(talk.turns) if turn.role == "assistant"), _label(answer.question))
+        quoted = note.text.split("\n")[last.lines[0] - 1].lstrip().startswith(">")
+        said = f"{label}: {render.reply_text(answer, (*settings.labels_user, *settings.labels_assistant))}"
+        addition = "\n".join(f"> {line}" for line in said.split("\n")) if quoted else said
+    else:
+        addition = render.agent_message(answer, answer_id)
+    # In a quoted transcript an empty line would end the quote, and with it the talk.
+    addition = ("> \n" if form == "plain" and addition.startswith("> ") else "\n") + addition + "\n"
+    joint = "" if note.text.endswith("\n") or not note.text else "\n"
+    after = markdown.parse(path, (note.text + joint + addition).encode("utf-8", "replace"))
+    _, heard = _talk(workspace, after)
+    if heard is None or len(heard.turns) != len(talk.turns) + 1 or heard.turns[-1].role != "assistant":
+        raise DataError("an answer here would not be read as one: is a code fence or comment open at the end? close it", path=path)
+    vault.append(workspace.vault, path, addition, hashlib.sha256(data).hexdigest())
+    _remember(ledger, answer_id, path, vault.read(workspace.vault, path, len(data) + 4 * len(addition.encode()) + 16), answer)
+    return answer
+
+
+def _talk(workspace: Workspace, note: Note) -> tuple[str, Conversation | None]:
+    """The form of a chat note and its conversation. A single labelled turn counts here, since the user asks for an answer to it."""
+    from vaultllm import chats
+    from vaultllm.chats import plain
+
+    settings = workspace.settings
+    form, _, found = chats.read(note, settings.scan, settings.timezone)
+    if not form:
+        form, found = "plain", plain.read(note, settings.scan, settings.timezone)
+    return form, found[0] if found and found[0].turns else None
+
+
+def _label(question: str) -> str:
+    return {"ru": "Ассистент", "bn": "সহকারী"}.get(language(question), "Assistant")
+
+
+def _id(answer: Answer) -> str:
+    """Sorts by time; the same for the same answer."""
+    return re.sub(r"\D", "", answer.created[:19]) + "-" + sha(answer.question, answer.created, answer.text, str(answer.seconds), digits=8)
+
+
+def _remember(ledger: Ledger, answer_id: str, path: str, data: bytes, answer: Answer) -> None:
+    ledger.put_answer(answer_id, path, hashlib.sha256(data).hexdigest(), answer.created, to_dict(answer))
+
+
+def _answer(
+    workspace: Workspace,
+    ledger: Ledger,
+    question: str,
+    history: Sequence[Message],
+    note: str | None,
+    without: str | None,
+    stream: Stream | None,
+    progress: Report,
+) -> Answer:
+    """`note`: its scenes come first; `without`: its scenes are left out (the talk that is being answered)."""
+    began = perf_counter()
+    created = dt.datetime.now().astimezone().isoformat(timespec="seconds")
+    progress(Progress("remembering", 0.0))
+    hits = _recall(workspace, ledger, question, note, without)
+    source = quotes.Sources(workspace.vault, workspace.settings.scan.max_bytes)
+    found = quotes.choose(question, hits, source)
+    said = _speak(workspace, ledger, question, hits, history, stream, progress)
+    sources = [one.citation for one in found]
+    if said.capable and said.text:
+        text, sources = _with_numbers(said.text, hits, found, source)
+        said = replace(said, text=_with_marks(text, hits, language(question)))
+    progress(Progress("answered", 1.0))
+    return Answer(question, said.text, said.capable, tuple(sources), said.model, said.run, said.prompt_sha, created, perf_counter() - began)
+
+
+def _recall(workspace: Workspace, ledger: Ledger, question: str, note: str | None, without: str | None) -> list[Hit]:
+    """The best scenes, those of `note` first, best first within each; never text that we wrote."""
+    from vaultllm import recall
+
+    k, settings = workspace.settings.answers.hits, workspace.settings.memory
+
+    def elsewhere(scene: Scene) -> bool:
+        return scene.trust != "generated" and scene.source.path != without
+
+    def here(scene: Scene) -> bool:
+        return scene.source.path == note
+
+    hits = recall.recall(ledger, workspace.memory, settings, question, k, allow=elsewhere)
+    if note is None:
+        return hits
+    first = recall.recall(ledger, workspace.memory, settings, question, k, allow=here)
+    if not first:  # "what is this note about?" shares no word with it
+        first = [
+            Hit(scene, note, scene.source.lines, "\n\n".join(turn.text for turn in scene.turns), (), 0.0, {})
+            for scene in list(ledger.scenes(note))[: (k + 1) // 2]
+        ]
+    seen = {hit.scene.id for hit in first}
+    return [*first, *(hit for hit in hits if hit.scene.id not in seen)][:k]
+
+
+# -- the model's half
+
+
+def _speak(
+    workspace: Workspace,
+    ledger: Ledger,
+    question: str,
+    hits: Sequence[Hit],
+    history: Sequence[Message],
+    stream: Stream | None,
+    progress: Report,
+) -> _Said:
+    """What the model says. What goes wrong with it is told in its name's place: the memory's answer must reach the note."""
+    from vaultllm import registry
+
+    name = ""
+    try:
+        serving = registry.serving(workspace, ledger)
+        if serving is None:
+            return _Said()
+        base, adapter, run = serving
+        name = Path(base).name
+        progress(Progress("loading the model", 0.2))
+        loaded = _load(base, adapter)
+        text, prompt_sha = _generate(workspace, loaded, question, hits, history, stream, progress)
+        return _Said(text, loaded.capable, _described(ledger, loaded, run), run, prompt_sha)
+    except (VaultllmError, RuntimeError, ValueError, OSError, MemoryError) as error:  # RuntimeError: torch, out of memory too
+        why = str(error).strip().split("\n")[0] or type(error).__name__
+        return _Said(model=f"{name}: {why}" if name else why)
+
+
+def _load(base: str, adapter: Path | None) -> Loaded:
+    """The model, kept for the next question; loaded again when a file of it changes."""
+    files = [path for folder in (Path(base), adapter) if folder is not None and folder.is_dir() for path in sorted(folder.iterdir())]
+    return _loaded(base, adapter, tuple((path.name, path.stat().st_mtime_ns, path.stat().st_size) for path in files if path.is_file()))
+
+
+@functools.lru_cache(maxsize=1)
+def _loaded(base: str, adapter: Path | None, state: tuple[tuple[str, int, int], ...]) -> Loaded:
+    from vaultllm.models import hf
+
+    return hf.load(base, adapter)
+
+
+def _described(ledger: Ledger, loaded: Loaded, run: str) -> str:
+    """Name, size and minutes of training, as a person reads them."""
+    size = loaded.parameters
+    about = f"{size / 1e9:.1f}B" if size >= 1e9 else f"{size / 1e6:.0f}M" if size >= 1e7 else f"{size / 1e6:.2g}M"
+    minutes = 0.0
+    if (loaded.folder / "micro.json").is_file():
+        minutes += json.loads((loaded.folder / "micro.json").read_text(encoding="utf-8")).get("minutes") or 0.0
+    for one in ledger.runs() if run else ():
+        if one.id == run:
+            minutes += (one.metrics.get("seconds") or 0.0) / 60
+    trained = f", trained here for {minutes:.3g} min" if minutes else ""
+    return f"{loaded.name}, {about} parameters{trained}"
+
+
+def _generate(
+    workspace: Workspace,
+    loaded: Loaded,
+    question: str,
+    hits: Sequence[Hit],
+    history: Sequence[Message],
+    stream: Stream | None,
+    progress: Report,
+) -> tuple[str, str]:
+    """The model's text and the hash of the prompt."""
+    from vaultllm import tokenizer
+    from vaultllm.models import hf
+
+    settings = workspace.settings.answers
+    if loaded.capable:
+        new, most, repetition = settings.max_new_tokens, MOST_PROMPT_TOKENS, 1.0
+    else:
+        new, most, repetition = min(settings.max_new_tokens, MICRO_NEW_TOKENS), MICRO_PROMPT_TOKENS, MICRO_REPETITION
+    new = min(new, loaded.context // 2)
+    budget = min(most, loaded.context - new)
+    while True:
+        asked = prompts.messages(
+            question, hits, count=lambda text: len(tokenizer.encode_text(loaded.tokenizer, text)), budget=budget,
+            language=language(question), history=history, capable=loaded.capable,
+        )  # fmt: skip
+        ids, _ = tokenizer.encode_chat(loaded.tokenizer, asked, reply=True)
+        if len(ids) <= loaded.context - new:
+            break
+        budget -= len(ids) - (loaded.context - new)  # this template writes more around a message than most do
+    progress(Progress("answering", 0.4))
+    pieces: list[str] = []
+    stop = () if loaded.tokenizer.chat_template else ("\nUser:",)
+    made = hf.generate(loaded, ids, max_new_tokens=new, temperature=settings.temperature, repetition=repetition, stop=stop)
+    for piece in made:
+        pieces.append(piece)
+        if stream is not None:
+            stream(piece)
+    text = _THINK.sub("", "".join(pieces)).strip()
+    return text, sha(*(f"{message.role}: {message.text}" for message in asked))
+
+
+def _with_numbers(text: str, hits: Sequence[Hit], found: Sequence[quotes.Quote], source: quotes.Sources) -> tuple[str, list[Citation]]:
+    """The text with its numbers of excerpts turned into numbers of citations, and the citations.
+
+    An excerpt that is cited and not quoted yet gets the quotation nearest to the sentence that cites it; a number
+    without an excerpt, or whose excerpt has no sentence that still stands in its note, is removed.
+    """
+    citations = [one.citation for one in found]
+    by_hit = {one.hit: at for at, one in reversed(list(enumerate(found, 1)))}
+
+    def numbered(match: re.Match[str]) -> str:
+        hit = int(match[1]) - 1
+        if not 0 <= hit < len(hits):
+            return ""
+        if hit not in by_hit:
+            sentence = sentences(text[: match.start()])[-1:] or [text]
+            nearest = quotes.choose(sentence[0], [hits[hit]], source, most=1, least=0.0)
+            if not nearest:
+                return ""
+            citations.append(nearest[0].citation)
+            by_hit[hit] = len(citations)
+        space = match[0][: match[0].index("[")]
+        return f"{space}[{by_hit[hit]}]"
+
+    return _NUMBER.sub(numbered, text), citations
+
+
+def _with_marks(text: str, hits: Sequence[Hit], words: str) -> str:
+    """Sentences that no excerpt supports get a †, and the text a line that says what it means. Code is left alone."""
+    excerpts = [set(stems(f"{hit.scene.title} {' '.join(hit.scene.headings)} {hit.text}")) for hit in hits]
+    parts = re.split(r"(^[ \t]*```.*?(?:^[ \t]*```[ \t]*$|\Z))", text, flags=re.MULTILINE | re.DOTALL)
+    marked = False
+    for index in range(0, len(parts), 2):
+        for sentence in dict.fromkeys(sentences(parts[index])):
+            said = quotes.content_stems(_NUMBER.sub("", sentence))
+            best = max((len(said & excerpt) / len(said) for excerpt in excerpts), default=0.0) if said else 1.0
+            if len(said) >= 3 and best < SUPPORTED and not sentence.lstrip().startswith(("#", "|")):
+                parts[index] = parts[index].replace(sentence, f"{sentence} †", 1)
+                marked = True
+    whole = "".join(parts)
+    return f"{whole}\n\n{_OWN.get(words, _OWN['en'])}" if marked else whole

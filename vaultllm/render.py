@@ -1,0 +1,196 @@
+"""An answer as the text of a note: flat properties, the dialogue in the nexus form, the quoted sources with their links.
+
+Pure. What a model or a note said goes through `inert`; only links that we make ourselves are live.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Collection, Sequence
+from urllib.parse import quote as url_quote
+
+from vaultllm.inert import inert, inert_line, prefixed, without_labels
+from vaultllm.prompts import printable
+from vaultllm.schema import Answer, Citation
+from vaultllm.text import language
+
+__all__ = ["NO_MODEL", "agent_message", "answer_note", "head", "inert", "link", "reply_text", "words_of"]
+
+NO_MODEL = "no model yet"
+"""`Answer.model` when nothing has been trained and no base is named: memory answers alone."""
+
+
+def link(path: str, *, heading: str = "", block: str = "", alias: str = "") -> str:
+    """A link that jumps to a note, its heading (`H1#H2`) or its block; the shown text is the alias or the note's name.
+
+    The address is the vault-relative path without `.md`, which is unique whatever else is called so. A path that no
+    wikilink can hold (`#`, `^`, `|`, brackets) becomes a Markdown link.
+    """
+    target = path.removesuffix(".md")
+    name = target.rpartition("/")[2]
+    where = f"#^{block}" if block else f"#{heading}" if heading else ""
+    shown = alias or (f"{name} › {heading.rpartition('#')[2]}" if heading and not block else name)
+    shown = re.sub(r"[\s|\[\]\\`<>%{}]+", " ", printable(shown)).strip() or "…"
+    if re.search(r"[#^|\[\]%\\\n]|::", target) or "%%" in target:
+        return f"[{shown}]({url_quote(path, safe='/')}{url_quote(where, safe='#^')})"
+    return f"[[{target}{where}|{shown}]]"
+
+
+# -- our note
+
+
+_WORDS = {
+    "en": {
+        "sources": "Sources",
+        "lines": "lines",
+        "line": "line",
+        "notes": "From your notes:",
+        "nothing": "Your notes say nothing about this.",
+        "own": "The model's own words",
+        "unsure": "not a fact source",
+        "none": "There is no model yet: memory answers alone. Train one with:",
+        "silent": "The model did not answer",
+        "memory": "memory",
+    },
+    "ru": {
+        "sources": "Источники",
+        "lines": "строки",
+        "line": "строка",
+        "notes": "Из заметок:",
+        "nothing": "В ваших заметках об этом ничего нет.",
+        "own": "Слова самой модели",
+        "unsure": "не источник фактов",
+        "none": "Модели ещё нет: отвечает одна память. Обучить модель:",
+        "silent": "Модель не ответила",
+        "memory": "память",
+    },
+    "bn": {
+        "sources": "উৎস",
+        "lines": "লাইন",
+        "line": "লাইন",
+        "notes": "নোট থেকে:",
+        "nothing": "আপনার নোটে এ বিষয়ে কিছু নেই।",
+        "own": "মডেলের নিজের কথা",
+        "unsure": "তথ্যের উৎস নয়",
+        "none": "এখনও কোনো মডেল নেই: শুধু স্মৃতি উত্তর দিচ্ছে। মডেল শেখাতে:",
+        "silent": "মডেল উত্তর দেয়নি",
+        "memory": "স্মৃতি",
+    },
+}
+
+
+def words_of(question: str) -> dict[str, str]:
+    """The words of our notes in the question's language (ru, bn; else en)."""
+    return _WORDS.get(language(question), _WORDS["en"])
+
+
+def answer_note(answer: Answer, answer_id: str) -> tuple[str, str]:
+    """(title of the file, text) of an answer's note: flat properties, the dialogue in the nexus form, the quoted sources.
+
+    `vaultllm_sha` is the SHA-256 of everything after the front matter's closing line, as UTF-8.
+    """
+    words = words_of(answer.question)
+    day, _, clock = answer.created.partition("T")
+    title = " ".join(printable(answer.question).split())
+    question = "\n".join(
+        (
+            head("user", "User", answer.created),
+            prefixed(inert(answer.question), "> ", "> "),
+            f"<!-- UID: {answer_id}-user -->",
+        )
+    )
+    reply = agent_message(answer, answer_id)
+    parts = [f"# Title: {inert_line(title, 200)}", question, reply]
+    if answer.sources:
+        parts.append(f"> [!quote]- {words['sources']}\n" + "\n>\n".join(_source(n, one, words) for n, one in enumerate(answer.sources, 1)))
+    body = "\n" + "\n\n".join(parts) + "\n"
+    links = list(dict.fromkeys(source.link for source in answer.sources))
+    front = [
+        "---",
+        "tags: [vaultllm/answer]",
+        f"created: {day}T{clock[:8]}",
+        "vaultllm: answer",
+        f"vaultllm_id: {_yaml(answer_id)}",
+        f"vaultllm_model: {_yaml(_unlinked(answer.model))}",
+        f"vaultllm_run: {_yaml(answer.run)}",
+        f"vaultllm_question: {_yaml(_unlinked(title))}",
+        "vaultllm_sources:" + ("".join(f"\n  - {_yaml(one)}" for one in links) if links else " []"),
+        "vaultllm_rating:",
+        f"vaultllm_sha: {hashlib.sha256(body.encode('utf-8', 'replace')).hexdigest()}",
+        "---",
+    ]
+    return f"{day} {title}", "\n".join(front) + "\n" + body
+
+
+def head(role: str, name: str, created: str) -> str:
+    """The head of a nexus message: `>[!nexus_user] **User** - 21.11.2026 at 9:05:00`."""
+    day, _, clock = created.partition("T")
+    year, month, date = day.split("-")
+    shown = " ".join(re.sub(r"[*·\n]+", " ", printable(name)).split()) if role == "user" else name
+    return f">[!nexus_{role}] **{shown}** - {date}.{month}.{year} at {int(clock[:2])}{clock[2:8]}"
+
+
+def agent_message(answer: Answer, answer_id: str) -> str:
+    """The answer as one nexus message, with its UID."""
+    name = re.sub(r"[*·`\[\]<>\n]+", " ", printable(_speaker(answer))).strip()
+    body = prefixed(reply_text(answer), "> ", "> ")
+    return f"{head('agent', f'Assistant · {name}', answer.created)}\n{body}\n<!-- UID: {answer_id}-agent -->"
+
+
+def _speaker(answer: Answer) -> str:
+    return answer.model if answer.text else words_of(answer.question)["memory"]
+
+
+def reply_text(answer: Answer, plain_names: Collection[str] = ()) -> str:
+    """What the assistant says: its own words first if it can be trusted to answer, else the notes' words and its own folded below."""
+    words = words_of(answer.question)
+    said = inert(answer.text, cite=lambda number: _cited(answer.sources, number), plain_names=plain_names) if answer.text.strip() else ""
+    if said and answer.capable:
+        return said
+    parts = []
+    if answer.sources:
+        quoted = [f"- {_quoted(source.quote, plain_names)} — {source.link}" for source in answer.sources]
+        parts.append(words["notes"] + "\n\n" + "\n".join(quoted))
+    else:
+        parts.append(words["nothing"])
+    if said:
+        label = f"{words['own']} ({inert_line(answer.model)}): {words['unsure']}"
+        parts.append(prefixed(f"[!warning]- {label}\n{said}", "> ", "> "))
+    elif answer.model == NO_MODEL:
+        parts.append(f"{words['none']} `vaultllm train`")
+    else:
+        parts.append(f"{words['silent']}: {inert_line(answer.model, 500)}")
+    return "\n\n".join(parts)
+
+
+def _quoted(quote: str, plain_names: Collection[str]) -> str:
+    """A quotation on one line."""
+    return without_labels(inert_line(quote, 400), plain_names) if plain_names else inert_line(quote, 400)
+
+
+def _cited(sources: Sequence[Citation], number: int) -> str:
+    """A citation's number as a link to what it cites; empty when there is no such source."""
+    if not 1 <= number <= len(sources):
+        return ""
+    target = sources[number - 1].link
+    if target.startswith("[["):
+        return f"{target.removesuffix(']]').partition('|')[0]}|{number}]]"
+    return f"[{number}]({target.partition('](')[2]}"
+
+
+def _source(number: int, source: Citation, words: dict[str, str]) -> str:
+    first, last = source.lines
+    where = f"{words['line']} {first}" if first == last else f"{words['lines']} {first}-{last}"
+    return f"> **{number}.** {source.link}, {where}\n" + prefixed(inert(source.quote), "> > ", "> > ")
+
+
+def _unlinked(text: str) -> str:
+    """A property's text in which Obsidian finds no link."""
+    return re.sub(r"\[(?=\[)", "[ ", text)
+
+
+def _yaml(text: str) -> str:
+    """A double-quoted YAML string on one line."""
+    return json.dumps(" ".join(printable(text).split()), ensure_ascii=False)
