@@ -198,7 +198,7 @@ def _clock(monkeypatch: pytest.MonkeyPatch, tick) -> SimpleNamespace:
 
 @pytest.mark.parametrize(
     "tick",
-    [lambda now: 0.08, lambda now: 0.04 if now < 15 else 0.4, lambda now: 12.0 if 15 < now < 16 else 0.05],
+    [lambda now: 0.08, lambda now: 0.02 if now < 15 else 0.2, lambda now: 12.0 if 15 < now < 16 else 0.05],
     ids=["steady", "ten times slower halfway", "one stall over the whole decay"],
 )
 def test_a_timed_run_ends_annealed_and_in_time_whatever_the_machine_does(tiny, tmp_path: Path, monkeypatch, tick):
