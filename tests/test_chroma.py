@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -127,6 +128,54 @@ def test_damage_is_an_exception_of_ours(tmp_path: Path, damage: str) -> None:
     with pytest.raises(MemoryBroken):
         ChromaMemory(folder, "e1")
     assert chroma.unclean(folder) == 0
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A memory beyond Chroma's sync threshold: only then are there index files on the disk."""
+    folder = tmp_path_factory.mktemp("large") / "memory"
+    made(folder, 1100)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["link_lists.bin", "header.bin", "data_level0.bin", "length.bin", "index_metadata.pickle"])
+def test_a_cut_index_file_is_not_opened(large: Path, tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "memory"
+    shutil.copytree(large, folder)  # keeps the times
+    with ChromaMemory(folder, "e1") as memory:
+        assert memory.probe(1100, [5], unit(1100)[[5]]) == ""
+    (file,) = folder.rglob(name)
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.raises(MemoryBroken, match="changed from outside"):  # opening it would be a segmentation fault
+        ChromaMemory(folder, "e1")
+
+
+def test_a_kill_after_chroma_wrote_its_index_is_noticed(tmp_path: Path) -> None:
+    made(tmp_path, 10)
+    code = (
+        "import os, sys, pathlib; from tests.test_chroma import LABEL, unit; from vaultllm.memory.chroma import ChromaMemory;"
+        "m = ChromaMemory(pathlib.Path(sys.argv[1]), 'e1');"
+        "[m.upsert(range(n, n + 500), unit(500), [LABEL] * 500) for n in (0, 500, 1000)]; os.kill(os.getpid(), 9)"
+    )
+    root = Path(__file__).parents[1]
+    assert subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=root, check=False).returncode == -9
+    with pytest.raises(MemoryBroken, match="not closed"):
+        ChromaMemory(tmp_path, "e1")
+
+
+def test_reading_leaves_the_index_files_and_their_seal_alone(large: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "memory"
+    shutil.copytree(large, folder)
+
+    def times() -> dict[str, int]:
+        return {path.name: path.stat().st_mtime_ns for path in folder.rglob("*.*") if path.name != "chroma.sqlite3"}
+
+    before = times()
+    assert {"seal.json", "link_lists.bin"} <= set(before)
+    with ChromaMemory(folder, "e1") as memory:
+        memory.query(unit(1)[0], 5)
+    assert times() == before
+    assert chroma.whole(folder)
 
 
 def test_a_memory_that_killed_two_processes_is_not_opened_again(tmp_path: Path) -> None:

@@ -143,6 +143,24 @@ def _cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 3])
 
 
+@pytest.mark.parametrize("damage", ["memory", "generation", "CURRENT", "no sqlite", "died", "seal"])
+def test_a_refresh_with_nothing_new_still_sees_that_chroma_is_gone(ledger: Ledger, memory: Path, damage: str) -> None:
+    if damage == "memory":
+        shutil.rmtree(memory)
+    elif damage == "generation":
+        shutil.rmtree(memory / "gen-1")
+    elif damage == "CURRENT":
+        (memory / "CURRENT").unlink()
+    elif damage == "no sqlite":
+        (memory / "gen-1" / "chroma.sqlite3").unlink()
+    elif damage == "seal":
+        (memory / "gen-1" / "seal.json").unlink()
+    else:
+        (memory / "OPEN").write_text("1")
+    recall.refresh(ledger, memory, SETTINGS)
+    assert same(ledger, memory)
+
+
 @pytest.mark.parametrize("damage", ["memory", "generation", "CURRENT", "sqlite", "embedder", "count", "vector", "died"])
 def test_a_damaged_memory_is_mended_by_the_next_refresh(ledger: Ledger, memory: Path, damage: str) -> None:
     fingerprint = recall._about(ledger)["fingerprint"]

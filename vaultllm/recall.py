@@ -62,7 +62,7 @@ def refresh(ledger: Ledger, folder: Path, settings: MemorySettings, progress: Ca
     embedded = _embed(ledger, folder, fingerprint, progress)
     upserted = deleted = 0
     live = chroma.current(folder)
-    if refitted or embedded or counts["outbox"] or not live or chroma.unclean(folder):
+    if refitted or embedded or counts["outbox"] or not chroma.whole(folder):
         with _only(folder):
             try:
                 with chroma.ChromaMemory(folder, fingerprint) as memory:
@@ -343,7 +343,7 @@ def _cosines(ledger: Ledger, folder: Path, query: str, k: int, also: set[int], d
 
 def _ask_chroma(folder: Path, fingerprint: str, vector: np.ndarray, k: int) -> list[int] | None:
     """Slots near a vector; None when Chroma is absent, broken, or open in another process."""
-    if not chroma.current(folder) or chroma.unclean(folder):
+    if not chroma.whole(folder):
         return None
     try:
         with _only(folder, wait=0.0), chroma.ChromaMemory(folder, fingerprint) as memory:

@@ -8,6 +8,7 @@ open (two writers lose vectors in silence); the caller holds the lock. Whatever 
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import threading
@@ -52,6 +53,12 @@ def unclean(folder: Path) -> int:
         return 0
 
 
+def whole(folder: Path) -> bool:
+    """Whether the live generation looks as it was left: a few `stat`, no import of chromadb. Only opening it proves it."""
+    number = current(folder)
+    return bool(number) and not unclean(folder) and _is_sealed(folder / f"gen-{number}")
+
+
 class ChromaMemory:
     """The live generation, opened. Use as a context manager; everything raises MemoryBroken."""
 
@@ -62,7 +69,10 @@ class ChromaMemory:
         self.generation = current(folder)
         if not self.generation:
             raise MemoryBroken("there is no Chroma directory")
-        # A damaged index can end the process (SIGSEGV, out of memory) where no exception is seen: never a third time.
+        # A damaged index ends the process where no exception is seen: a cut `link_lists.bin` or `header.bin` is SIGSEGV
+        # (seen with 1.5.9). So files that are not as we left them are not opened, and others never a third time.
+        if not _is_sealed(folder / f"gen-{self.generation}"):
+            raise MemoryBroken("the index was not closed, or was changed from outside")
         if unclean(folder) >= 2:
             raise MemoryBroken("the process died twice with the memory open")
         (folder / "OPEN").write_text(str(unclean(folder) + 1), encoding="utf-8")
@@ -90,6 +100,7 @@ class ChromaMemory:
     def close(self) -> None:
         """Let go of the files and of chromadb's own cache of clients, so that the path can be opened afresh."""
         _close(self._client)
+        _seal(self.folder / f"gen-{self.generation}")
         (self.folder / "OPEN").unlink(missing_ok=True)
 
     def upsert(self, slots: Sequence[int], vectors: np.ndarray, labels: Sequence[Mapping[str, str]]) -> None:
@@ -155,6 +166,7 @@ def rebuild(folder: Path, fingerprint: str, batches: Iterable[Records]) -> int:
                     _upsert(collection, slots, vectors, labels)
         finally:
             _close(client)
+        _seal(path)
     except BaseException:
         shutil.rmtree(path, ignore_errors=True)
         raise
@@ -172,6 +184,31 @@ def sweep(folder: Path) -> None:
     for path in _generations(folder):
         if path.name != f"gen-{live}":
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _index_files(path: Path) -> dict[str, list[int]]:
+    """Size and mtime of the index's files: not of SQLite's, which looks after itself, and changes with every upsert."""
+    found = {}
+    for file in sorted(path.glob("*/*")):
+        stat = file.stat()
+        found[file.relative_to(path).as_posix()] = [stat.st_size, stat.st_mtime_ns]
+    return found
+
+
+def _seal(path: Path) -> None:
+    """Note how a generation's index files look now that nobody has them open."""
+    if not _is_sealed(path):
+        aside = path / ".seal.tmp"
+        aside.write_text(json.dumps(_index_files(path)), encoding="utf-8")
+        os.replace(aside, path / "seal.json")
+
+
+def _is_sealed(path: Path) -> bool:
+    """Whether they look as they did then: a kill while Chroma wrote them, or a cut file, shows here."""
+    try:
+        return bool(json.loads((path / "seal.json").read_text(encoding="utf-8")) == _index_files(path))
+    except (OSError, ValueError):
+        return False
 
 
 def _generations(folder: Path) -> Iterator[Path]:
