@@ -458,3 +458,8 @@ def test_a_plain_note_has_text_and_no_blocks():
 def test_undecodable_bytes_are_a_problem(tmp_path: Path):
     note = markdown.parse("n.md", "Привет, мир".encode("cp1251"))
     assert (note.text, note.blocks, note.problems[0].code) == ("", (), "E-ENC")
+
+
+def test_a_note_that_ends_with_its_front_matter_is_read() -> None:
+    note = markdown.parse("x.md", b"---\ntags: [a]\n---")
+    assert (note.tags, note.blocks, note.problems) == (("a",), (), ())

@@ -95,7 +95,7 @@ def parse(path: str, data: bytes) -> Note:
         if block.kind == "code":
             for number in range(block.lines[0] - front.body_line, block.lines[1] - front.body_line + 1):
                 hidden[number] = ""
-    links, tags = _links_and_tags(hidden, lines[front.body_line - 1 :], front.body_line)
+    links, tags = _links_and_tags(hidden, body.split("\n"), front.body_line)
     above = [link for number, line in enumerate(lines[: front.body_line - 1], 1) for link in _wikilinks(line, number)]
     distinct = _distinct([*_property_tags(front.properties), *tags])
     title = _title(front.properties, blocks, path)

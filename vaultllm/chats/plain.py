@@ -67,7 +67,7 @@ def read(note: Note, settings: ScanSettings, timezone: str) -> list[Conversation
     turns: list[Turn] = []
     loose: list[Lines] = []
     _add_loose(loose, lines, first, labels[0].row if labels else len(lines))
-    for label, following in zip(labels, [*(label.row for label in labels[1:]), len(lines)], strict=True):
+    for label, following in zip(labels, [*(label.row for label in labels[1:]), len(lines)][: len(labels)], strict=True):
         end = following
         if quoted:  # a quoted transcript ends where its quote does
             end = next((row for row in range(label.row + 1, following) if lines[row].strip() and not _QUOTE.match(lines[row])), following)
