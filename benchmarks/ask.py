@@ -55,7 +55,7 @@ def ours(loaded: hf.Loaded, ids: Sequence[int], new: int) -> tuple[float, float,
 
     hf._Pieces.add = noted  # type: ignore[method-assign]
     ends = hf.end_ids
-    hf.end_ids = lambda one: set()
+    hf.end_ids = lambda loaded: set()
     began = time.perf_counter()
     try:
         for _ in hf.generate(loaded, ids, max_new_tokens=new):
