@@ -302,6 +302,16 @@ def test_chroma_and_the_exact_scan_agree(ledger: Ledger, memory: Path, monkeypat
     assert len(asked) == 3
 
 
+def test_what_chroma_names_is_what_counts(ledger: Ledger, memory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (slot,) = (slot for text, slot in ledger.db.execute("SELECT text, slot FROM passages") if "Датчик" in text)
+    monkeypatch.setattr(chroma.ChromaMemory, "query", lambda self, vector, k: [(slot, 1.0), (4711, 1.0)])
+    alone = MemorySettings(dims=32, words=0, grams=0, near=0, links=0)
+    (hit,) = recall.recall(ledger, memory, alone, "датчик и хлеб", 5, dense="chroma")
+    assert "Датчик" in hit.text
+    assert hit.why == {"dense": pytest.approx(1.0)}
+    assert len(recall.recall(ledger, memory, alone, "датчик и хлеб", 5, dense="exact")) > 1
+
+
 def test_size_decides_whether_chroma_is_asked(ledger: Ledger, memory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     real = chroma.ChromaMemory.query

@@ -272,10 +272,11 @@ def recall(
     asks Chroma (and scans if it is broken or another process has it open), `auto` chooses by size.
     """
     reach = max(CANDIDATES, 10 * k)
-    legs = {
-        "words": (settings.words, _relative(dict(words.search_stems(ledger.db, query, reach)))),
-        "grams": (settings.grams, _relative(dict(words.search_grams(ledger.db, query, reach)))),
-    }
+    legs: dict[str, tuple[float, dict[int, float]]] = {}
+    if settings.words:
+        legs["words"] = (settings.words, _relative(dict(words.search_stems(ledger.db, query, reach))))
+    if settings.grams:
+        legs["grams"] = (settings.grams, _relative(dict(words.search_grams(ledger.db, query, reach))))
     seen = {slot for _, found in legs.values() for slot in found}
     cosines = _cosines(ledger, folder, query, reach, seen, dense) if settings.dense else None
     if cosines is not None:
@@ -286,7 +287,7 @@ def recall(
     parts: dict[int, dict[str, float]] = defaultdict(dict)  # passage -> leg -> its share of the score before resonance
     for name, (weight, found) in legs.items():
         for slot, score in found.items():
-            if weight and score > 0:
+            if score > 0:
                 parts[slot][name] = weight / whole * score
     found_passages = ledger.passages(list(parts))
     best: dict[int, StoredPassage] = {}  # scene -> its best passage
