@@ -13,6 +13,7 @@ import logging
 import os
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -171,9 +172,11 @@ class Eyes:
 
         A deleted folder ends the emitter and leaves the observer alive; a renamed one is followed to its new name.
         """
+        reader = getattr(self.observer, "_inotify_fd", None)  # Linux: without it the others live on and hear nothing
         return (
             self.observer is not None
             and self.observer.is_alive()
+            and (reader is None or reader.is_alive())
             and bool(self.observer.emitters)
             and all(emitter.is_alive() for emitter in self.observer.emitters)
             and self.root == self.here()
@@ -214,6 +217,8 @@ def run(job: steps.Job, *, log: Log, stop: threading.Event | None = None) -> Non
     def say(event: str, **facts: Any) -> None:
         log({"at": datetime.now().astimezone().isoformat(timespec="seconds"), "event": event, **facts})
 
+    # watchdog warns, a kilobyte each time, when it meets a folder twice that was just made; it is harmless.
+    warnings.filterwarnings("ignore", "Callback with id", RuntimeWarning)
     try:
         with job.lock("watch.lock", wait=0.0), _announced(job.workspace):
             say("started", pid=os.getpid(), vault=str(job.workspace.vault))
