@@ -132,7 +132,7 @@ def test_a_micro_model_speaks_below_the_notes_and_a_broken_one_does_not_cost_the
     found = answer.ask(job.workspace, job.ledger, "Когда включается насос?", stream=pieces.append, progress=lambda progress: None)
     assert not found.capable
     assert found.text == "".join(pieces).strip()
-    assert "micro-1" in found.model
+    assert found.model.startswith("micro, 0.84M parameters")
     assert "parameters, trained here for" in found.model
     assert found.prompt_sha
     assert found.sources[0].path == "Сад/Полив.md"
@@ -233,3 +233,30 @@ def test_an_open_fence_in_a_transcript_is_named_instead_of_answered_into(job: st
     with pytest.raises(DataError, match="open at the end"):
         reply(job, "plain.md")
     assert path.read_text() == text
+
+
+@pytest.mark.parametrize("form", ["nexus", "plain"])
+def test_a_reply_of_ours_never_becomes_an_example(job: steps.Job, form: str) -> None:
+    from vaultllm import dataset
+
+    if form == "nexus":
+        body = CHAT_OPEN
+    else:
+        body = "User: Когда включается насос?\n\nAssistant: Утром.\n\nUser: А точнее, при какой влажности?\n"
+    path = job.workspace.vault / "Чаты" / "открытый.md"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(body, encoding="utf-8")
+    steps.ingest(job)
+    before = dataset.build(job.ledger.scenes(), val=0.1, ours=job.ledger.ours())
+    steps.reply(job, "Чаты/открытый.md")
+    steps.ingest(job)
+    assert len(list(job.ledger.scenes("Чаты/открытый.md"))[-1].turns) == 2
+    after = dataset.build(job.ledger.scenes(), val=0.1, ours=job.ledger.ours())
+    assert [example.id for example in after.examples] == [example.id for example in before.examples]
+    assert any("our own answer" in one.reason for one in after.dropped)
+
+
+CHAT_OPEN = """>[!nexus_user] **User** - 16.06.2025 at 21:34
+> При какой влажности включается насос?
+<!-- UID: open-1 -->
+"""

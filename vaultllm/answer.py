@@ -74,7 +74,7 @@ def write(workspace: Workspace, ledger: Ledger, answer: Answer) -> str:
     answer_id = _id(answer)
     name, text = render.answer_note(answer, answer_id)
     path = vault.write_new(workspace.vault, workspace.settings.answers.folder, vault.note_name(name), text)
-    _remember(ledger, answer_id, path, text.encode("utf-8", "replace"), answer)
+    _remember(ledger, answer_id, path, text.encode("utf-8", "replace"), answer, render.reply_text(answer))
     return path
 
 
@@ -121,7 +121,8 @@ def reply(workspace: Workspace, ledger: Ledger, path: str, *, stream: Stream | N
     if heard is None or len(heard.turns) != len(talk.turns) + 1 or heard.turns[-1].role != "assistant":
         raise DataError("an answer here would not be read as one: is a code fence or comment open at the end? close it", path=path)
     vault.append(workspace.vault, path, addition, hashlib.sha256(data).hexdigest())
-    _remember(ledger, answer_id, path, vault.read(workspace.vault, path, len(data) + 4 * len(addition.encode()) + 16), answer)
+    written = vault.read(workspace.vault, path, len(data) + 4 * len(addition.encode()) + 16)
+    _remember(ledger, answer_id, path, written, answer, heard.turns[-1].text)
     return answer
 
 
@@ -146,8 +147,9 @@ def _id(answer: Answer) -> str:
     return re.sub(r"\D", "", answer.created[:19]) + "-" + sha(answer.question, answer.created, answer.text, str(answer.seconds), digits=8)
 
 
-def _remember(ledger: Ledger, answer_id: str, path: str, data: bytes, answer: Answer) -> None:
-    ledger.put_answer(answer_id, path, hashlib.sha256(data).hexdigest(), answer.created, to_dict(answer))
+def _remember(ledger: Ledger, answer_id: str, path: str, data: bytes, answer: Answer, said: str) -> None:
+    """`said`: the words as they stand in the note, by which the dataset knows them as ours."""
+    ledger.put_answer(answer_id, path, hashlib.sha256(data).hexdigest(), answer.created, {**to_dict(answer), "said": said})
 
 
 def _answer(
@@ -249,14 +251,15 @@ def _described(ledger: Ledger, loaded: Loaded, run: str) -> str:
     """Name, size and minutes of training, as a person reads them."""
     size = loaded.parameters
     about = f"{size / 1e9:.1f}B" if size >= 1e9 else f"{size / 1e6:.0f}M" if size >= 1e7 else f"{size / 1e6:.2g}M"
-    minutes = 0.0
+    name, minutes = loaded.name, 0.0
     if (loaded.folder / "micro.json").is_file():
+        name = "micro"  # its folder is called by a time, which says nothing
         minutes += json.loads((loaded.folder / "micro.json").read_text(encoding="utf-8")).get("minutes") or 0.0
     for one in ledger.runs() if run else ():
         if one.id == run:
             minutes += (one.metrics.get("seconds") or 0.0) / 60
-    trained = f", trained here for {minutes:.3g} min" if minutes else ""
-    return f"{loaded.name}, {about} parameters{trained}"
+    trained = f", trained here for {minutes:.1f} minutes" if minutes else ""
+    return f"{name}, {about} parameters{trained}"
 
 
 def _generate(

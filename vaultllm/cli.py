@@ -22,13 +22,36 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from typer.core import TyperGroup
 
 from vaultllm import __version__, config, steps, views
 from vaultllm.errors import VaultllmError
 from vaultllm.schema import Progress
 
+
+class Stopped(Exception):  # noqa: N818 - what the user wanted, not an error
+    """Ctrl-C or SIGTERM."""
+
+
+class ReaderLeft(Exception):  # noqa: N818 - the same
+    """Nobody reads our standard output any more (`| head`)."""
+
+
+class _Commands(TyperGroup):
+    """Takes the two ends that are no errors out of typer's hands, which would exit with its own codes."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            raise Stopped from error
+        except BrokenPipeError as error:
+            raise ReaderLeft from error
+
+
 app = typer.Typer(
     name="vaultllm",
+    cls=_Commands,
     help="Your Obsidian vault becomes scenes, a memory and a model of your own; answers come back as notes.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -381,17 +404,17 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _guarded(arguments: list[str]) -> int:
     try:
-        code = app(args=arguments, standalone_mode=False)
+        code = app(args=arguments, prog_name="vaultllm", standalone_mode=False)
         return code if isinstance(code, int) else 0
     except VaultllmError as error:
         print(f"vaultllm: {error}", file=sys.stderr)
         if GLOBALS.verbose:
             traceback.print_exc()
         return error.exit_code
-    except (KeyboardInterrupt, typer.Abort):
+    except (Stopped, KeyboardInterrupt, typer.Abort):
         print("vaultllm: stopped; the same command goes on from here", file=sys.stderr)
         return 130
-    except BrokenPipeError:
+    except (ReaderLeft, BrokenPipeError):
         return 141
     except Exception as error:
         if getattr(error, "exit_code", None) == 2 and hasattr(error, "format_message"):  # the parser's own errors

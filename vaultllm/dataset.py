@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -66,12 +66,12 @@ def _place(path: str) -> float:
     return int(sha("split", nfc(path)), 16) / 16.0**16
 
 
-def build(scenes: Iterable[Scene], *, val: float) -> Dataset:
+def build(scenes: Iterable[Scene], *, val: float, ours: Collection[str] = ()) -> Dataset:
     """The dataset of these scenes, `val` of the notes held out.
 
     A talk learns the assistant's turns; prose is learnt whole, under its title. A text that occurs twice is used
     once, in the first note by path. Scenes that may not be trained on, clipped pages and our own answers are left
-    out. With two notes or more neither side is empty: the note with the smallest hash is moved to `val`, or, when
+    out; `ours` are the UIDs and fingerprints of replies that we appended to the user's own talks (`Ledger.ours`). With two notes or more neither side is empty: the note with the smallest hash is moved to `val`, or, when
     all of them fell there, all but that one are moved to `train`.
     """
     ordered = sorted(scenes, key=lambda scene: (nfc(scene.source.path), scene.source.path, scene.source.lines, scene.id, scene.sha))
@@ -79,7 +79,7 @@ def build(scenes: Iterable[Scene], *, val: float) -> Dataset:
     first_with: dict[str, Scene] = {}
     kept: list[Scene] = []
     for scene in ordered:
-        reason = _refused(scene)
+        reason = _refused(scene, ours)
         if not reason and scene.sha in first_with:
             first = first_with[scene.sha]
             reason = f"the same text as scene {first.id} in {first.source.path}"
@@ -107,11 +107,12 @@ def build(scenes: Iterable[Scene], *, val: float) -> Dataset:
     return Dataset(sha(*(f"{example.id} {example.split}" for example in examples)), examples, tuple(dropped), used)
 
 
-def _refused(scene: Scene) -> str:
+def _refused(scene: Scene, ours: Collection[str]) -> str:
     """Why a scene may not be learnt; empty if it may."""
     if not scene.train:
         return scene.reason or "it may not be trained on"
-    if scene.trust == "generated":
+    replied = any(turn.role == "assistant" and (turn.uid in ours or sha(turn.text.strip()) in ours) for turn in scene.turns)
+    if scene.trust == "generated" or replied:
         return "our own answer: a model does not learn from itself"
     if scene.trust == "clipped":
         return "a clipped page: somebody else's words"

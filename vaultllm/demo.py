@@ -76,9 +76,8 @@ def _run(job: steps.Job, folder: Path, minutes: float, say: Callable[[str], None
     settings = workspace.settings.train
     built = datasets.build(list(ledger.scenes()), val=settings.val)
     counts = datasets.counts(built)
-    say(
-        f"2/4  training a small model from nothing on {counts['train_notes']} notes ({minutes / 2:.1f} minutes; {counts['val_notes']} held out)"
-    )
+    held_out = f"{counts['val_notes']} held out"
+    say(f"2/4  training a small model from nothing on {counts['train_notes']} notes ({minutes / 2:.1f} minutes; {held_out})")
     base, _ = registry.micro_base(workspace, built, minutes=minutes / 2, seed=0, progress=job.progress, fresh=False)
 
     say(f"3/4  training the adapter, three times with different seeds ({minutes / 6:.1f} minutes each)")

@@ -537,6 +537,13 @@ class Ledger:
         """sha256 -> path of every note that we wrote."""
         return dict(self.db.execute("SELECT sha256, path FROM answers").fetchall())
 
+    def ours(self) -> frozenset[str]:
+        """How to know our own words in a note of the user's: the UIDs of our replies, and fingerprints of their texts."""
+        marks: set[str] = set()
+        for identity, record in self.db.execute("SELECT id, record FROM answers"):
+            marks |= {f"{identity}-agent", sha(json.loads(record).get("said", "").strip())}
+        return frozenset(marks)
+
     def get(self, key: str) -> str | None:
         """A value of the meta table."""
         row = self.db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()

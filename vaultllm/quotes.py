@@ -36,14 +36,20 @@ _FUNCTION = frozenset(
     а без бы был была были было быть в вас ведь во вот все всё вы где да для до его ее её если есть еще ещё же за зачем и из или им их к
     как какая какие какой какое когда кого кто куда ли мне мной можно мой моя мои мы на над надо не него нее неё нет ни но ну о об он она
     они оно от очень по под почему при про с сколько со так такое там тебя то того тоже только тот ты у уже что чего чем чему чтобы эта эти
-    это этот этого я расскажи скажи нужно
+    это этот этого я расскажи скажи нужно отчего откуда куда
     আমি আমার আমাকে আমরা তুমি আপনি সে তা তার এই এটা এটি ওই সেই কি কী কে কার কাকে কেন কখন কোথায় কীভাবে কিভাবে কত কোন কোনটি কবে
     এবং ও আর বা কিন্তু যে যা যখন তখন না নয় নেই আছে ছিল হয় হয়েছে হবে করে করা করতে থেকে জন্য সঙ্গে সাথে মধ্যে উপর পর দিয়ে একটি বলো
+    হয়েছিল হয়েছিলো হয়েছিলেন করেছিল তাতে এতে কটা কতটা কতগুলো কতক্ষণ ছিলাম ছিলে
     """.replace("ё", "е").split()
+)
+# Words that ask for a number or a date.
+_COUNTS = frozenset(
+    "when many much long large far often old когда сколько каком какой какая каких числа года কবে কত কটা কতটা কতগুলো কখন".split()
 )
 _FENCE = re.compile(r"[ \t>]*(`{3,}|~{3,})")
 _ITEM = re.compile(r"[ \t>]*(?:[-*+]|\d{1,9}[.)])[ \t]+(?:\[[^\]]\][ \t]+)?")
 _NO_TEXT = re.compile(r"[ \t>]*(?:#{1,6}[ \t].*|[-*_=|: \t]*|\[![^\]]*\].*)\Z")
+_MARKS = re.compile(r"^(?:[ \t]{0,3}>[ \t]?)+", re.MULTILINE)
 _QUOTE_MARK = re.compile(r"^ {0,3}>[ \t]?", re.MULTILINE)
 
 
@@ -110,30 +116,31 @@ class _Unit:
     turn: Turn
     place: int
     """Its place in the turn, from 0."""
-    context: float = 0.0
-    """What speaks for it besides its own words."""
     score: float = 0.0
 
 
 def choose(question: str, hits: Sequence[Hit], sources: Sources, *, most: int = MOST, least: float = LEAST) -> list[Quote]:
     """At most `most` quotations that speak of what is asked, best first; empty when the hits say nothing of it.
 
-    A sentence scores by the question's stems it holds (words that look alike count less), weighted by their rarity among
-    the sentences, by its heading and by the question that it answers in its talk, and by its scene's rank. The user's own
-    questions are quoted only when there is nothing else.
+    A sentence scores by the question's stems that it and its neighbours hold (words that look alike and words of the
+    heading count less), weighted by their rarity among the sentences, by the question that it answers in its talk, by its
+    scene's rank, and, when a number is asked for, by having one. The user's own questions are quoted only when there is
+    nothing else.
     """
     units = [unit for index, hit in enumerate(hits) for unit in _units(index, hit)]
     asked = list(dict.fromkeys(stem(word) for word in words(question)))
     asked = [one for one in asked if one not in _FUNCTION] or asked
     if not units or not asked:
         return []
-    cover = _coverage(asked, units, hits)
+    cover = _coverage(asked, units)
+    counts = bool(_COUNTS & set(words(question)))
     before: dict[tuple[int, str], float] = {}
-    for unit in units:
+    for index, unit in enumerate(units):
         hit = hits[unit.hit]
-        own = cover(unit.text)
-        title = cover(" ".join((hit.scene.title, *hit.scene.headings)))
-        unit.context = 0.3 * title
+        titles = (hit.scene.title, *hit.scene.headings)
+        own = cover(unit.text, *titles)
+        beside = [other.text for other in units[max(0, index - 1) : index + 2] if other.hit == unit.hit and other.turn is unit.turn]
+        around = cover(" ".join(beside), *titles)
         if unit.turn.role == "assistant":
             turns = hit.scene.turns
             at = next((i for i, turn in enumerate(turns) if turn is unit.turn), 0)
@@ -141,13 +148,14 @@ def choose(question: str, hits: Sequence[Hit], sources: Sources, *, most: int = 
                 key = (unit.hit, turns[at - 1].text)
                 if key not in before:
                     before[key] = cover(turns[at - 1].text[:2000])
-                unit.context = max(unit.context, 0.5 * before[key])
-        unit.score = own + unit.context
-        if unit.score >= least:
-            unit.score += 0.25 * hit.score + 0.05 / (1 + unit.place) + (0.1 if unit.text in hit.text else 0.0)
-            unit.score -= 0.2 if len(words(unit.text)) < 4 else 0.0
-        else:
+                around = max(around, 0.5 * before[key])
+        if max(own, around) < least:
             unit.score = -1.0
+            continue
+        unit.score = 0.6 * own + 0.4 * around + 0.4 * hit.score + 0.05 / (1 + unit.place)
+        unit.score += 0.15 if unit.text in _unmarked(hit.text) else 0.0
+        unit.score += 0.15 if counts and any(char.isdigit() for char in unit.text) else 0.0
+        unit.score -= 0.3 if len(words(unit.text)) < 4 else 0.0
     useful = [unit for unit in units if unit.score > 0]
     useful = [unit for unit in useful if not _asks(unit)] or useful
     useful.sort(key=lambda unit: -unit.score)
@@ -211,17 +219,24 @@ def _parts(text: str) -> Iterator[str]:
         elif row and not _NO_TEXT.match(line):
             yield line.strip()
         elif not _NO_TEXT.match(line):
-            prose.append(line)
+            prose.append(_unmarked(line))
+
+
+def _unmarked(text: str) -> str:
+    """Text without the quote marks at the beginning of its lines."""
+    return _MARKS.sub("", text)
 
 
 class _coverage:  # noqa: N801 - called like the function that it is
     """How much of what is asked a text speaks of: 0..1, rare words weigh more."""
 
-    def __init__(self, asked: Sequence[str], units: Sequence[_Unit], hits: Sequence[Hit]) -> None:
+    def __init__(self, asked: Sequence[str], units: Sequence[_Unit]) -> None:
         self.asked = asked
         vocabularies = [frozenset(words(unit.text)) for unit in units]
         df = Counter(one for vocabulary in vocabularies for one in {stem(word) for word in vocabulary})
-        self.weights = [math.log((len(units) + 1) / (df[one] + 0.5)) + 0.1 for one in asked]
+        known = [math.log((len(units) + 1) / (df[one] + 0.5)) + 0.1 if df[one] else 0.0 for one in asked]
+        # A word that stands nowhere weighs as much as the rarest that does: that it is missing says something, not all.
+        self.weights = [weight or max(known) or 1.0 for weight in known]
         self.known: dict[str, list[float]] = {}
 
     def _matches(self, word: str) -> list[float]:
@@ -231,10 +246,11 @@ class _coverage:  # noqa: N801 - called like the function that it is
             self.known[word] = [1.0 if own == one else _alike(own, one) for one in self.asked]
         return self.known[word]
 
-    def __call__(self, text: str) -> float:
+    def __call__(self, text: str, *titles: str) -> float:
         found = [0.0] * len(self.asked)
-        for word in set(words(text)):
-            found = [max(pair) for pair in zip(found, self._matches(word), strict=True)]
+        for said, share in ((text, 1.0), (" ".join(titles), 0.6)):
+            for word in set(words(said)):
+                found = [max(old, share * new) for old, new in zip(found, self._matches(word), strict=True)]
         return sum(weight * match for weight, match in zip(self.weights, found, strict=True)) / sum(self.weights)
 
 

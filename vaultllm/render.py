@@ -166,8 +166,13 @@ def reply_text(answer: Answer, plain_names: Collection[str] = ()) -> str:
 
 
 def _quoted(quote: str, plain_names: Collection[str]) -> str:
-    """A quotation on one line."""
-    return without_labels(inert_line(quote, 400), plain_names) if plain_names else inert_line(quote, 400)
+    """A quotation on one line, for reading: no emphasis, links as their text, a row as its cells. The exact words stand below."""
+    line = re.sub(r"!?\[\[(?:[^\[\]|]*\|)?([^\[\]|]+)\]\]", r"\1", quote)
+    line = re.sub(r"!?\[([^\[\]]*)\]\([^()\s]*\)", r"\1", line)
+    line = re.sub(r"\*\*|__|==|~~|`", "", line).strip()
+    if line.startswith("|"):
+        line = " — ".join(cell.strip() for cell in line.strip("|").split("|") if cell.strip())
+    return without_labels(inert_line(line, 400), plain_names) if plain_names else inert_line(line, 400)
 
 
 def _cited(sources: Sequence[Citation], number: int) -> str:

@@ -322,7 +322,7 @@ def dataset(
 def _dataset(job: Job) -> Dataset:
     from vaultllm import dataset as datasets
 
-    built = datasets.build(list(job.ledger.scenes()), val=job.workspace.settings.train.val)
+    built = datasets.build(job.ledger.scenes(), val=job.workspace.settings.train.val, ours=job.ledger.ours())
     if not built.examples:
         counts = job.ledger.counts()
         raise DataError(

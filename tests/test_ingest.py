@@ -1,0 +1,228 @@
+"""Ingest through the steps: incremental, exact, and without a trace in the user's notes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vaultllm import config, scenes, steps
+from vaultllm.errors import VaultError
+from vaultllm.memory import chroma
+
+CHAT = """>[!nexus_user] **User** - 16.06.2025 at 21:34
+> Почему отказал датчик влажности?
+<!-- UID: u1 -->
+
+
+
+
+>[!nexus_agent] **Assistant** - 16.06.2025 at 21:34
+> Контакты окислились, ставьте ёмкостный.
+<!-- UID: a1 -->
+"""
+
+
+def make_vault(root: Path, notes: int = 6) -> Path:
+    vault = root / "мой vault"
+    (vault / "Дача").mkdir(parents=True)
+    (vault / "Чаты").mkdir()
+    for number in range(notes):
+        body = f"# Заметка {number}\n\nВода в колодце стояла на отметке {number} метров.\n\n## Ещё\n\nСлово номер {number}.\n"
+        (vault / "Дача" / f"Заметка {number}.md").write_text(body, encoding="utf-8")
+    (vault / "Чаты" / "датчик.md").write_text(CHAT, encoding="utf-8")
+    return vault
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Any:
+    vault = make_vault(tmp_path)
+    made = steps.Job(config.init_workspace(vault, str(tmp_path / "state")))
+    yield made
+    made.close()
+
+
+def snapshot(folder: Path) -> dict[str, tuple[int, str]]:
+    """Every file's modification time and hash."""
+    return {
+        str(path.relative_to(folder)): (path.stat().st_mtime_ns, hashlib.sha256(path.read_bytes()).hexdigest())
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def in_chroma(job: steps.Job) -> set[str]:
+    """Paths of everything that Chroma itself holds."""
+    fingerprint = job.ledger.db.execute("SELECT DISTINCT embedder FROM vectors").fetchone()[0]
+    with chroma.ChromaMemory(job.workspace.memory, fingerprint) as memory:
+        found = memory._collection.get(include=["metadatas"])
+    return {str(one["path"]) for one in found["metadatas"]}
+
+
+def found_paths(job: steps.Job, query: str) -> set[str]:
+    return {hit["path"] for hit in steps.search(job, query, 20)["hits"]}
+
+
+def test_the_second_ingest_parses_nothing_and_changes_nothing_on_disk(job: steps.Job) -> None:
+    first = steps.ingest(job)
+    assert first["notes"]["parsed"] == 7
+    assert first["scenes"]["added"] == first["scenes"]["total"] == 13
+    job.close()
+    before = snapshot(job.workspace.state)
+    second = steps.ingest(job)
+    job.close()
+    assert (second["notes"]["parsed"], second["notes"]["unchanged"]) == (0, 7)
+    assert second["memory"]["upserted"] == second["memory"]["embedded"] == 0
+    assert snapshot(job.workspace.state) == before
+
+
+def test_a_touched_note_is_hashed_but_not_parsed(job: steps.Job) -> None:
+    steps.ingest(job)
+    os.utime(job.workspace.vault / "Дача" / "Заметка 1.md")
+    assert steps.ingest(job)["notes"]["parsed"] == 0
+
+
+def test_an_edit_changes_exactly_its_scenes(job: steps.Job) -> None:
+    steps.ingest(job)
+    before = snapshot(job.workspace.scenes)
+    shas = {scene.id: scene.sha for scene in job.ledger.scenes()}
+    path = job.workspace.vault / "Дача" / "Заметка 2.md"
+    path.write_text(path.read_text(encoding="utf-8").replace("Слово номер 2", "Фраза про гистерезис"), encoding="utf-8")
+    result = steps.ingest(job)
+    assert (result["notes"]["parsed"], result["scenes"]["changed"], result["scenes"]["added"], result["scenes"]["removed"]) == (1, 1, 0, 0)
+    after = {scene.id: scene.sha for scene in job.ledger.scenes()}
+    assert after.keys() == shas.keys()
+    assert sum(after[scene] != shas[scene] for scene in shas) == 1
+    changed = [name for name, state in snapshot(job.workspace.scenes).items() if state != before[name]]
+    assert changed == ["Дача/Заметка 2.md.yaml"]
+    assert steps.search(job, "гистерезис", 1)["hits"][0]["path"] == "Дача/Заметка 2.md"
+
+
+def test_a_deleted_note_leaves_search_chroma_and_yaml(job: steps.Job) -> None:
+    steps.ingest(job)
+    assert "Чаты/датчик.md" in found_paths(job, "датчик влажности") & in_chroma(job)
+    (job.workspace.vault / "Чаты" / "датчик.md").unlink()
+    assert steps.ingest(job)["scenes"]["removed"] == 1
+    assert "Чаты/датчик.md" not in found_paths(job, "датчик влажности") | in_chroma(job)
+    assert not (job.workspace.scenes / "Чаты" / "датчик.md.yaml").exists()
+    assert not any(scene.source.path == "Чаты/датчик.md" for scene in job.ledger.scenes())
+
+
+def test_a_renamed_dialogue_keeps_its_scenes_ids(job: steps.Job) -> None:
+    steps.ingest(job)
+    before = [scene.id for scene in job.ledger.scenes("Чаты/датчик.md")]
+    (job.workspace.vault / "Чаты" / "датчик.md").rename(job.workspace.vault / "Дача" / "про датчик.md")
+    steps.ingest(job)
+    assert [scene.id for scene in job.ledger.scenes("Дача/про датчик.md")] == before
+    assert found_paths(job, "датчик влажности") >= {"Дача/про датчик.md"}
+
+
+def test_the_yaml_says_what_the_ledger_says(job: steps.Job) -> None:
+    steps.ingest(job)
+    for path in job.ledger.notes_with_scenes():
+        document = (job.workspace.scenes / (path + ".yaml")).read_text(encoding="utf-8")
+        assert scenes.from_yaml(document) == (path, tuple(job.ledger.scenes(path)))
+
+
+def test_incremental_equals_full(job: steps.Job, tmp_path: Path) -> None:
+    steps.ingest(job)
+    vault = job.workspace.vault
+    (vault / "Дача" / "Заметка 0.md").unlink()
+    (vault / "Дача" / "Заметка 1.md").write_text("# Другое\n\nСовсем другой текст о реке.\n", encoding="utf-8")
+    (vault / "Новая.md").write_text("Новая заметка о хлебе.\n", encoding="utf-8")
+    steps.ingest(job)
+    other = steps.Job(config.open_workspace(str(vault), str(tmp_path / "other")))
+    steps.ingest(other)
+    assert list(job.ledger.scenes()) == list(other.ledger.scenes())
+    assert {name: state[1] for name, state in snapshot(job.workspace.scenes).items()} == {
+        name: state[1] for name, state in snapshot(other.workspace.scenes).items()
+    }
+    other.close()
+
+
+def test_bad_notes_are_reported_and_hurt_only_themselves(job: steps.Job) -> None:
+    vault = job.workspace.vault
+    (vault / "кодировка.md").write_bytes("Привет из прошлого века".encode("cp1251"))
+    (vault / "yaml.md").write_text('---\ntitle: "a "b" c"\n---\nТекст цел.\n', encoding="utf-8")
+    (vault / "пусто.md").write_bytes(b"")
+    os.mkfifo(vault / "труба.md")
+    (vault / "большая.md").write_bytes(b"x" * (job.workspace.settings.scan.max_bytes + 1))
+    result = steps.ingest(job)
+    failed = {one["path"]: one["code"] for one in result["notes"]["failed"]}
+    assert failed == {"кодировка.md": "E-ENC", "труба.md": "E-SPECIAL", "большая.md": "E-SIZE"}
+    problems = {one["path"]: (one["code"], one["line"]) for one in steps.status(job)["problems"]}
+    assert problems["yaml.md"] == ("W-FM-YAML", 2)
+    assert found_paths(job, "Текст цел") >= {"yaml.md"}
+    assert result["scenes"]["total"] == 14
+    again = steps.ingest(job)
+    assert again["notes"]["parsed"] == 0
+    assert again["notes"]["failed"] == result["notes"]["failed"]
+    (vault / "кодировка.md").unlink()
+    assert "кодировка.md" not in {one["path"] for one in steps.ingest(job)["notes"]["failed"]}
+
+
+def test_a_note_that_cannot_be_read_for_a_while_is_not_forgotten(job: steps.Job) -> None:
+    steps.ingest(job)
+    path = job.workspace.vault / "Дача" / "Заметка 3.md"
+    path.unlink()
+    os.mkfifo(path)
+    result = steps.ingest(job)
+    assert result["notes"]["removed"] == 0
+    assert list(job.ledger.scenes("Дача/Заметка 3.md"))
+
+
+def test_notes_that_vanish_in_numbers_are_kept_until_confirmed(tmp_path: Path) -> None:
+    vault = make_vault(tmp_path, notes=40)
+    job = steps.Job(config.init_workspace(vault, str(tmp_path / "state")))
+    steps.ingest(job)
+    shutil.rmtree(vault / "Дача")
+    with pytest.raises(VaultError, match="40 of 41 known notes have vanished") as caught:
+        steps.ingest(job)
+    assert caught.value.code == "E-VANISHED"
+    assert job.ledger.counts()["notes"] == 41
+    assert steps.ingest(job, confirm=True)["notes"]["removed"] == 40
+    job.close()
+
+
+def test_the_users_files_are_byte_identical_after_everything(job: steps.Job) -> None:
+    before = snapshot(job.workspace.vault)
+    steps.ingest(job)
+    steps.ingest(job, full=True)
+    steps.search(job, "вода", 3)
+    steps.dataset(job)
+    steps.doctor(job, repair=True)
+    after = snapshot(job.workspace.vault)
+    assert after == before
+
+
+def test_a_scene_file_that_was_deleted_is_found_missing_and_written_again(job: steps.Job) -> None:
+    steps.ingest(job)
+    lost = job.workspace.scenes / "Чаты" / "датчик.md.yaml"
+    content = lost.read_bytes()
+    lost.unlink()
+    assert [one["code"] for one in steps.doctor(job)["problems"]] == ["W-SCENES"]
+    steps.doctor(job, repair=True)
+    assert lost.read_bytes() == content
+    assert steps.doctor(job)["problems"] == []
+
+
+def test_a_note_whose_name_fills_the_file_system_has_a_scene_file(job: steps.Job) -> None:
+    name = "я" * 125 + ".md"
+    (job.workspace.vault / name).write_text("Длинное имя.", encoding="utf-8")
+    steps.ingest(job)
+    assert steps.doctor(job)["problems"] == []
+    assert sum(1 for _ in job.ledger.scenes(name)) == 1
+
+
+def test_state_files_are_private(job: steps.Job) -> None:
+    old = os.umask(0o077)
+    try:
+        steps.ingest(job)
+    finally:
+        os.umask(old)
+    assert job.workspace.state.stat().st_mode & 0o077 == 0
+    assert job.workspace.ledger.stat().st_mode & 0o077 == 0
