@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import models
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests import models
 from vaultllm import evaluate
 from vaultllm.errors import DataError
 from vaultllm.evaluate import Score

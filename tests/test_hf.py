@@ -8,11 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import models
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests import models
 from vaultllm import tokenizer as bpe
 from vaultllm.errors import ModelError
 from vaultllm.models import hf

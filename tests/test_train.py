@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import models
 import pytest
 
+from tests import models
 from vaultllm import evaluate, loop, train
 from vaultllm.config import TrainSettings
 from vaultllm.dataset import Dataset
