@@ -389,6 +389,8 @@ def main(arguments: list[str] | None = None) -> None:
     os.umask(0o077)  # what we derive from a vault is as private as the vault
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("ANONYMIZED_TELEMETRY", "False")
+    # NumPy's products are small here, and its waiting threads cost up to ten times the work on a busy machine; torch has its own.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # LANG=C must not break Cyrillic

@@ -124,7 +124,7 @@ def _run(job: steps.Job, folder: Path, minutes: float, say: Callable[[str], None
         *(f"  answer      {answer['note']}" for answer in answers),
         "Look at:",
         f"  loss curve  {trained[0]['plot']}",
-        f"  a scene     {next(iter(sorted(workspace.scenes.rglob('*.yaml'))))}",
+        *(f"  its scenes  {workspace.scenes / (source['path'] + '.yaml')}" for source in answers[0]["sources"][:1]),
         "Then with your own notes:  vaultllm init PATH  (the vault was a copy; nothing else was touched)",
     ]
     return {

@@ -49,6 +49,7 @@ _COUNTS = frozenset(
 _FENCE = re.compile(r"[ \t>]*(`{3,}|~{3,})")
 _ITEM = re.compile(r"[ \t>]*(?:[-*+]|\d{1,9}[.)])[ \t]+(?:\[[^\]]\][ \t]+)?")
 _NO_TEXT = re.compile(r"[ \t>]*(?:#{1,6}[ \t].*|[-*_=|: \t]*|\[![^\]]*\].*)\Z")
+_LINK = re.compile(r"\[\[[^\[\]|]*\]\]")
 _MARKS = re.compile(r"^(?:[ \t]{0,3}>[ \t]?)+", re.MULTILINE)
 _QUOTE_MARK = re.compile(r"^ {0,3}>[ \t]?", re.MULTILINE)
 
@@ -138,7 +139,7 @@ def choose(question: str, hits: Sequence[Hit], sources: Sources, *, most: int = 
     for index, unit in enumerate(units):
         hit = hits[unit.hit]
         titles = (hit.scene.title, *hit.scene.headings)
-        own = cover(unit.text, *titles)
+        own = cover(_LINK.sub(" ", unit.text), *titles)  # "see [[X]]" points at X and says nothing of it
         beside = [other.text for other in units[max(0, index - 1) : index + 2] if other.hit == unit.hit and other.turn is unit.turn]
         around = cover(" ".join(beside), *titles)
         if unit.turn.role == "assistant":
@@ -155,6 +156,7 @@ def choose(question: str, hits: Sequence[Hit], sources: Sources, *, most: int = 
         unit.score = 0.6 * own + 0.4 * around + 0.4 * hit.score + 0.05 / (1 + unit.place)
         unit.score += 0.15 if unit.text in _unmarked(hit.text) else 0.0
         unit.score += 0.15 if counts and any(char.isdigit() for char in unit.text) else 0.0
+        unit.score += 0.1 if hit.scene.trust == "own" else 0.0  # the owner's notes before what somebody answered them
         unit.score -= 0.3 if len(words(unit.text)) < 4 else 0.0
     useful = [unit for unit in units if unit.score > 0]
     useful = [unit for unit in useful if not _asks(unit)] or useful

@@ -35,7 +35,7 @@ def lines_of(record: Result) -> str:
 
 def table(*columns: str, rows: list[tuple[Any, ...]]) -> Table:
     """A plain table; columns whose name ends in `|` are right-aligned."""
-    made = Table(box=None, pad_edge=False, header_style="bold")
+    made = Table(box=None, pad_edge=False, header_style="bold", show_header=any(columns))
     for column in columns:
         made.add_column(column.rstrip("|"), justify="right" if column.endswith("|") else "left", overflow="fold")
     for row in rows:
@@ -224,12 +224,7 @@ def status(result: Result) -> RenderableType:
         ("new", f"{result['dataset']['new_scenes']} scenes since the last training; retrain starts at {result['dataset']['min_new']}"),
         ("problems", len(result["problems"])),
     ]
-    made = Table(box=None, pad_edge=False, show_header=False)
-    made.add_column(style="dim")
-    made.add_column(overflow="fold")
-    for name, value in rows:
-        made.add_row(name, escape(str(value)))
-    return Group(made, *(Text(line) for line in _problem_lines(result["problems"], 40)))
+    return Group(table("", "", rows=rows), *(Text(line) for line in _problem_lines(result["problems"], 40)))
 
 
 def doctor(result: Result) -> RenderableType:
