@@ -71,8 +71,9 @@ def build(scenes: Iterable[Scene], *, val: float, ours: Collection[str] = ()) ->
 
     A talk learns the assistant's turns; prose is learnt whole, under its title. A text that occurs twice is used
     once, in the first note by path. Scenes that may not be trained on, clipped pages and our own answers are left
-    out; `ours` are the UIDs and fingerprints of replies that we appended to the user's own talks (`Ledger.ours`). With two notes or more neither side is empty: the note with the smallest hash is moved to `val`, or, when
-    all of them fell there, all but that one are moved to `train`.
+    out; `ours` are the UIDs and fingerprints of replies that we appended to the user's own talks (`Ledger.ours`). With two
+    notes or more neither side is empty: the note with the smallest hash is moved to `val`, or, when all of them fell
+    there, all but that one are moved to `train`.
     """
     ordered = sorted(scenes, key=lambda scene: (nfc(scene.source.path), scene.source.path, scene.source.lines, scene.id, scene.sha))
     dropped: list[Dropped] = []
