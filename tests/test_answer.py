@@ -239,10 +239,8 @@ def test_an_open_fence_in_a_transcript_is_named_instead_of_answered_into(job: st
 def test_a_reply_of_ours_never_becomes_an_example(job: steps.Job, form: str) -> None:
     from vaultllm import dataset
 
-    if form == "nexus":
-        body = CHAT_OPEN
-    else:
-        body = "User: Когда включается насос?\n\nAssistant: Утром.\n\nUser: А точнее, при какой влажности?\n"
+    plain = "User: Когда включается насос?\n\nAssistant: Утром.\n\nUser: А точнее, при какой влажности?\n"
+    body = CHAT_OPEN if form == "nexus" else plain
     path = job.workspace.vault / "Чаты" / "открытый.md"
     path.parent.mkdir(exist_ok=True)
     path.write_text(body, encoding="utf-8")
