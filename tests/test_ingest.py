@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -226,3 +227,12 @@ def test_state_files_are_private(job: steps.Job) -> None:
         os.umask(old)
     assert job.workspace.state.stat().st_mode & 0o077 == 0
     assert job.workspace.ledger.stat().st_mode & 0o077 == 0
+
+
+def test_a_note_is_asked_about_as_it_is_now_by_any_of_its_names(job: steps.Job) -> None:
+    steps.ingest(job)
+    path = job.workspace.vault / "Дача" / "Насос.md"
+    path.write_text("# Насос\n\nНасос гудит на низкой ноте, когда бочка пуста.\n", encoding="utf-8")
+    for name in (str(path), "Дача/Насос.md", unicodedata.normalize("NFD", "Дача/Насос.md")):
+        result = steps.ask(job, "Когда насос гудит?", note=name, write=False)
+        assert result["sources"][0]["path"] == "Дача/Насос.md"

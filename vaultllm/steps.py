@@ -6,12 +6,12 @@ Every step takes a `Job` (workspace, progress, how long to wait for a lock) and 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -23,7 +23,7 @@ from vaultllm import config
 from vaultllm.errors import DataError, LockedError, UsageError, VaultError, VaultllmError
 from vaultllm.ledger import Change, KnownNote, Ledger, NoteRow
 from vaultllm.schema import Answer, Hit, Problem, Progress, to_dict
-from vaultllm.text import sha
+from vaultllm.text import nfc, sha
 
 if TYPE_CHECKING:
     from vaultllm import vault
@@ -63,7 +63,7 @@ class Job:
             self._ledger.close()
             self._ledger = None
 
-    @contextmanager
+    @contextlib.contextmanager
     def lock(self, name: Literal["lock", "train.lock", "watch.lock"] = "lock", wait: float | None = None) -> Iterator[None]:
         """Be the only writer. Raises LockedError naming the holder's pid when it does not become free in time."""
         path = self.workspace.state / name
@@ -241,6 +241,7 @@ def show_scenes(
     path: Annotated[str | None, typer.Argument(help="A note, vault-relative; all notes when left out.")] = None,
 ) -> dict[str, Any]:
     """Show the scenes of a note, or of the vault."""
+    path = None if path is None else _relative(job, path)
     if path is not None and path not in job.ledger.known():
         raise DataError("this note is not known; name it as it stands in the vault, or run: vaultllm ingest", path=path)
     return {"scenes": [to_dict(scene) for scene in job.ledger.scenes(path)]}
@@ -272,6 +273,16 @@ def _hit(hit: Hit) -> dict[str, Any]:
         "score": round(hit.score, 4),
         "why": {name: round(part, 4) for name, part in hit.why.items()},
     }
+
+
+def _relative(job: Job, path: str) -> str:
+    """A note's path as the vault knows it: absolute paths into the vault are taken too, as is another form of Unicode."""
+    given = Path(path).expanduser()
+    if given.is_absolute() and given.resolve().is_relative_to(job.workspace.vault):
+        path = given.resolve().relative_to(job.workspace.vault).as_posix()
+    if (job.workspace.vault / path).exists():
+        return path
+    return next((known for known in job.ledger.known() if nfc(known) == nfc(path)), path)
 
 
 def status(job: Job) -> dict[str, Any]:
@@ -410,6 +421,10 @@ def ask(
 
     if not question.strip():
         raise UsageError("the question is empty")
+    if note is not None:
+        note = _relative(job, note)
+        with contextlib.suppress(VaultllmError):  # the note as it is now; when it cannot be read, the answer says so
+            ingest(job)
     found = answer.ask(job.workspace, job.ledger, question.strip(), note=note, stream=job.stream, progress=job.progress)
     path = None
     if write:
@@ -422,6 +437,7 @@ def reply(job: Job, path: Annotated[str, typer.Argument(help="A chat note whose 
     """Answer the open turn at the end of a chat note, by appending to it."""
     from vaultllm import answer
 
+    path = _relative(job, path)
     with job.lock():
         found = answer.reply(job.workspace, job.ledger, path, stream=job.stream, progress=job.progress)
     return _answered(found, path)
