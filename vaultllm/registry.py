@@ -282,7 +282,7 @@ def _gate(workspace: Workspace, ledger: Ledger, run: Run, built: Dataset, metric
         return False, "not enough to decide: no held-out note; it was kept but does not answer (vaultllm promote ID)"
     serving_id = current(workspace)
     if not serving_id:
-        metrics["bpb_current"] = before
+        metrics["bpb_current"] = None
         if after <= before:
             return True, f"held-out notes cost {after:.3f} bits per byte, {before:.3f} without it"
         return False, f"held-out notes cost {after:.3f} bits per byte, {before:.3f} without it: it got worse"
