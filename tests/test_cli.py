@@ -63,7 +63,7 @@ def test_the_contract_of_ingest_search_and_status_in_json(shell: Shell) -> None:
     assert hit["path"] == "Чаты/датчик.md"
     assert set(hit["uids"]) == {"u1", "a1"}
     assert shell.json("status").keys() >= {"notes", "scenes", "memory", "dataset", "current", "problems"}
-    assert shell.json("dataset").keys() >= {"id", "counts", "dropped"}
+    assert shell.json("dataset").keys() >= {"id", "counts", "dropped", "tokens"}
     assert shell.json("runs") == {"runs": [], "current": None}
 
 
@@ -96,6 +96,7 @@ def test_cyrillic_is_printed_even_where_the_locale_knows_none(shell: Shell) -> N
         (["promote", "20990101"], 2, ["E-USAGE", "there is no run"]),
         (["rollback"], 2, ["E-USAGE", "nothing to roll back"]),
         (["ask", "  "], 2, ["E-USAGE", "empty"]),
+        (["dataset", "--out", "export"], 2, ["E-USAGE", "lies in the vault"]),
         (["schedule", "print", "--kind", "crom"], 2, ["E-USAGE", "Did you mean 'cron'"]),
         (["run", "nigthly"], 2, ["Did you mean 'nightly'"]),
     ],
@@ -176,6 +177,9 @@ def test_training_survives_ctrl_c_and_the_same_command_goes_on(tmp_path: Path) -
     assert (result["run"], result["status"]) == (run["id"], "done")
     assert result["metrics"]["bpb_after"] < result["metrics"]["bpb_before"]
     assert shell.json("status")["current"] == run["id"]
+    tokens = shell.json("dataset")["tokens"]
+    assert tokens["train_learnt"] > 1000
+    assert tokens["val_learnt"] > 0
     # a worse adapter could not have come this far; and one command takes it back
     assert shell.json("rollback") == {"current": None, "before": run["id"]}
     assert shell.json("promote", run["id"])["current"] == run["id"]

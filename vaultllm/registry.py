@@ -165,6 +165,23 @@ def unseen(base: Path, built: Dataset) -> tuple[Dataset, int]:
     return dataclasses.replace(built, examples=kept), len(built.examples) - len(kept)
 
 
+def tokens(workspace: Workspace, ledger: Ledger, built: Dataset) -> dict[str, int] | None:
+    """How many tokens of each side are learnt and how many are context, by the base's tokenizer; None before there is a base here."""
+    from vaultllm import evaluate
+    from vaultllm.models import hf
+
+    serves = serving(workspace, ledger)
+    if serves is None or not Path(serves[0]).is_dir():  # a hub id is not fetched for counting
+        return None
+    tokenizer = hf.load_tokenizer(serves[0])
+    counts = {"train_learnt": 0, "train_context": 0, "val_learnt": 0, "val_context": 0}
+    for example in built.examples:
+        _, learnt = evaluate.encode(tokenizer, example)
+        counts[f"{example.split}_learnt"] += sum(learnt)
+        counts[f"{example.split}_context"] += len(learnt) - sum(learnt)
+    return counts
+
+
 # -- one training
 
 

@@ -316,15 +316,19 @@ def dataset(
 ) -> dict[str, Any]:
     """Freeze a dataset; show its counts, what was dropped, and why."""
     from vaultllm import dataset as datasets
+    from vaultllm import registry
 
+    if out is not None and out.expanduser().resolve().is_relative_to(job.workspace.vault):
+        raise UsageError("--out lies in the vault, where we write no data; name a folder outside of it", path=str(out))
     built = _dataset(job)
     folder = datasets.write(built, job.workspace.datasets)
-    exported = [str(path) for path in datasets.export(built, to, out)] if out is not None else []
+    exported = [str(path) for path in datasets.export(built, to, out.expanduser())] if out is not None else []
     why = Counter(one.reason.partition(" scene ")[0] for one in built.dropped)
     return {
         "id": built.id,
         "counts": datasets.counts(built),
         "dropped": dict(why.most_common()),
+        "tokens": registry.tokens(job.workspace, job.ledger, built),
         "folder": str(folder),
         "exported": exported,
     }

@@ -130,7 +130,8 @@ def _marked(said: str, wanted: set[str], stem: Any) -> Text:
 
 def dataset(result: Result) -> RenderableType:
     """Counts, and what was dropped and why."""
-    rows = [(name.replace("_", " "), f"{count:,}") for name, count in result["counts"].items()]
+    counts = result["counts"] | {f"{name} tokens": count for name, count in (result["tokens"] or {}).items()}
+    rows = [(name.replace("_", " "), f"{count:,}") for name, count in counts.items()]
     parts: list[RenderableType] = [Text(f"dataset {result['id']}  {result['folder']}"), table("what", "number|", rows=rows)]
     if result["dropped"]:
         parts += [Text(""), table("dropped because", "number|", rows=[(why, count) for why, count in result["dropped"].items()])]

@@ -237,6 +237,17 @@ def load(base: str, adapter: Path | None = None, dtype: Any = None) -> Loaded:
     return Loaded(model, tokenizer, name, folder, parameters, context, parameters >= CAPABLE and not micro)
 
 
+def load_tokenizer(folder: str | Path) -> Any:
+    """The tokenizer alone of a model's folder. Raises ModelError."""
+    from transformers import AutoTokenizer
+
+    quiet()
+    try:
+        return AutoTokenizer.from_pretrained(_checked(Path(folder)), local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"its tokenizer cannot be loaded ({_first_line(error)}); download the model again", path=str(folder)) from error
+
+
 def _context(config: Any, tokenizer: Any) -> int:
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     limits = [getattr(text, "max_position_embeddings", None), getattr(text, "n_positions", None), tokenizer.model_max_length]
