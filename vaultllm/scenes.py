@@ -417,7 +417,7 @@ def _pieces(row: str) -> Iterator[str]:
 # -- YAML
 
 # A plain scalar that every YAML reader takes for a string: letters first, no indicator, not a word with a meaning.
-_PLAIN = re.compile(r"[^\W\d_][\w \-./,()«»–—…]*", re.UNICODE)
+_PLAIN = re.compile(rf"[^\W\d_][\w{text.MARKS} \-./,()«»–—…]*", re.UNICODE)
 _MEANT = frozenset({"null", "true", "false", "yes", "no", "on", "off", "y", "n", "nan", "inf", "none"})
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ufeff\ud800-\udfff\ufffe\uffff]")
 

@@ -19,8 +19,8 @@ from vaultllm.schema import Problem
 # Combining marks are letters here: without them Bengali and Hindi vowel signs (category M, not matched by \w)
 # would cut words in pieces. Blocks 0900-0DFF and 0E31-0FFF hold the Indic and South-East Asian scripts; the
 # dandas 0964-0965 among them are full stops. ZWNJ and ZWJ join letters inside a word.
-_MARKS = "\u0300-\u036f\u0483-\u0489\u0591-\u05c7\u0610-\u061a\u064b-\u065f\u0670\u0900-\u0963\u0966-\u0dff\u0e31-\u0fff"
-WORD = re.compile(rf"[\w{_MARKS}\u200c\u200d]+")
+MARKS = "\u0300-\u036f\u0483-\u0489\u0591-\u05c7\u0610-\u061a\u064b-\u065f\u0670\u0900-\u0963\u0966-\u0dff\u0e31-\u0fff"
+WORD = re.compile(rf"[\w{MARKS}\u200c\u200d]+")
 
 _SCRIPTS: tuple[tuple[str, str, str], ...] = (  # script name, language when nothing else decides, character class
     ("cyrillic", "ru", "\u0400-\u052f"),
