@@ -96,6 +96,8 @@ def test_cyrillic_is_printed_even_where_the_locale_knows_none(shell: Shell) -> N
         (["promote", "20990101"], 2, ["E-USAGE", "there is no run"]),
         (["rollback"], 2, ["E-USAGE", "nothing to roll back"]),
         (["ask", "  "], 2, ["E-USAGE", "empty"]),
+        (["--vault", "~no-such-user", "status"], 3, ["E-VAULT", "~no-such-user", "does not exist"]),
+        (["scenes", "~$x.md"], 3, ["E-DATA", "not known"]),
         (["dataset", "--out", "export"], 2, ["E-USAGE", "lies in the vault"]),
         (["schedule", "print", "--kind", "crom"], 2, ["E-USAGE", "Did you mean 'cron'"]),
         (["run", "nigthly"], 2, ["Did you mean 'nightly'"]),
@@ -216,3 +218,19 @@ def test_an_error_of_ours_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytes
         cli.main(["status"])
     assert ended.value.code == 1
     assert capsys.readouterr().err.startswith("vaultllm: E-INTERNAL RuntimeError: boom; this is our bug")
+
+
+def test_an_answer_has_the_rights_of_the_users_other_notes_and_the_state_is_private(shell: Shell) -> None:
+    note = json.loads(shell.run("--json", "ask", "датчик", umask=0o022)[0])["note"]
+    assert (shell.vault / note).stat().st_mode & 0o777 == 0o644
+    assert (shell.vault / note).parent.stat().st_mode & 0o777 == 0o755
+    assert not [path for path in shell.state.rglob("*") if path.stat().st_mode & 0o077]
+
+
+def test_a_closed_pipe_is_no_error_however_little_is_written(shell: Shell) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with shell.start("status", stdout=writer) as process:
+        os.close(writer)
+        _, err = process.communicate(timeout=100)
+    assert (process.returncode, err) == (0, "")

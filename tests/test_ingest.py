@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import unicodedata
@@ -14,6 +15,7 @@ import pytest
 from vaultllm import config, scenes, steps
 from vaultllm.errors import VaultError
 from vaultllm.memory import chroma
+from vaultllm.schema import Note
 
 CHAT = """>[!nexus_user] **User** - 16.06.2025 at 21:34
 > Почему отказал датчик влажности?
@@ -236,3 +238,54 @@ def test_a_note_is_asked_about_as_it_is_now_by_any_of_its_names(job: steps.Job) 
     for name in (str(path), "Дача/Насос.md", unicodedata.normalize("NFD", "Дача/Насос.md")):
         result = steps.ask(job, "Когда насос гудит?", note=name, write=False)
         assert result["sources"][0]["path"] == "Дача/Насос.md"
+
+
+def test_half_an_emoji_in_an_export_or_in_properties_keeps_no_note_out(tmp_path: Path) -> None:
+    vault = tmp_path / "vault"
+    vault.mkdir()
+    said = [{"uuid": "m1", "sender": "human", "text": "насос \ud83d"}, {"uuid": "m2", "sender": "assistant", "text": "сорок \udc00"}]
+    (vault / "conversations.json").write_text(json.dumps([{"uuid": "c", "name": "x \ud83d", "chat_messages": said}]), encoding="utf-8")
+    (vault / "a.md").write_text('---\ntitle: "t \\ud83d"\ntags: ["x\\ud83d"]\n---\nслово\n', encoding="utf-8")
+    with_job = steps.Job(config.init_workspace(vault, str(tmp_path / "state")))
+    result = steps.ingest(with_job)
+    assert (result["notes"]["parsed"], result["notes"]["failed"]) == (2, [])
+    assert "сорок ?" in steps.search(with_job, "сорок")["hits"][0]["text"]
+    with_job.close()
+
+
+def test_a_bug_in_a_parser_costs_one_note_and_keeps_what_was_known_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vaultllm import chats
+
+    vault = tmp_path / "vault"
+    vault.mkdir()
+    for name in ("a", "b"):
+        (vault / f"{name}.md").write_text(f"слово {name}\n", encoding="utf-8")
+    with_job = steps.Job(config.init_workspace(vault, str(tmp_path / "state")))
+    steps.ingest(with_job)
+    for name in ("a", "b"):
+        (vault / f"{name}.md").write_text(f"другое слово {name}\n", encoding="utf-8")
+    right = chats.read
+
+    def wrong(note: Note, *rest: object) -> object:
+        if note.path == "a.md":
+            raise RecursionError("deep")
+        return right(note, *rest)
+
+    monkeypatch.setattr(chats, "read", wrong)
+    result = steps.ingest(with_job)
+    assert (result["notes"]["parsed"], [(one["path"], one["code"]) for one in result["notes"]["failed"]]) == (1, [("a.md", "E-BUG")])
+    assert [scene.turns[0].text for scene in with_job.ledger.scenes()] == ["слово a", "другое слово b"]
+    monkeypatch.undo()
+    assert steps.ingest(with_job)["notes"]["failed"] == []  # the next version of us reads it
+    with_job.close()
+
+
+def test_doctor_says_repaired_only_of_what_it_repaired(job: steps.Job) -> None:
+    steps.ingest(job)
+    job.workspace.current.write_text("nosuch\n", encoding="utf-8")
+    for path in job.workspace.scenes.rglob("*.yaml"):
+        path.unlink()
+    result = steps.doctor(job, repair=True)
+    assert ({one["code"] for one in result["problems"]}, result["repaired"], result["ok"]) == ({"W-SCENES", "E-RUN"}, True, False)
+    result = steps.doctor(job, repair=True)
+    assert ([one["code"] for one in result["problems"]], result["repaired"], result["ok"]) == (["E-RUN"], False, False)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from vaultllm.errors import VaultError
-from vaultllm.ledger import APPLICATION_ID, MIGRATIONS, Change, Ledger, NoteRow, note_key
+from vaultllm.ledger import APPLICATION_ID, MIGRATIONS, Change, Ledger, NoteRow, explained, note_key
 from vaultllm.memory import words
 from vaultllm.schema import Passage, Problem, Scene, Source, Turn
 from vaultllm.text import sha
@@ -275,3 +275,43 @@ def test_links_are_followed_both_ways_by_the_note_name(ledger: Ledger) -> None:
 @pytest.mark.parametrize(("target", "key"), [("A/Б/Ёлка.md", "елка"), ("й", note_key("и\u0306")), ("x.y", "x.y"), ("B\\C ", "c")])
 def test_a_link_and_a_note_are_compared_by_folded_name(target: str, key: str) -> None:
     assert note_key(target) == key
+
+
+def test_counting_reads_no_texts_and_no_vectors(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "ledger.db") as ledger:
+        ledger.db.execute("CREATE TEMP TABLE asked (query TEXT)")
+        asked: list[str] = []
+        ledger.db.set_trace_callback(asked.append)
+        ledger.counts(), ledger.nonzero_vectors("e"), list(ledger.trainable())
+        ledger.db.set_trace_callback(None)
+        plans = [ledger.db.execute("EXPLAIN QUERY PLAN " + query).fetchall() for query in asked if query.startswith("SELECT")]
+        steps = [row[3] for plan in plans for row in plan]
+        assert len(steps) >= 9
+        assert not [step for step in steps if " USING " not in step and "notes" not in step and "outbox" not in step]
+
+
+def test_a_failure_inside_leaves_no_transaction_open_and_the_old_state(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "ledger.db") as ledger:
+        ledger.set("a", "1")
+
+        def work() -> None:
+            with ledger.transaction():
+                ledger.set("a", "2")
+                ledger.db.execute("ROLLBACK")  # what SQLite does by itself when the disk is full
+                raise sqlite3.OperationalError("gone")
+
+        with pytest.raises(sqlite3.OperationalError, match="gone"):
+            work()
+        assert not ledger.db.in_transaction
+        assert ledger.get("a") == "1"
+
+
+def test_a_ledger_that_another_process_holds_is_not_called_damaged(tmp_path: Path) -> None:
+    error = sqlite3.OperationalError("database is locked")
+    error.sqlite_errorcode = sqlite3.SQLITE_BUSY
+    assert explained(error).exit_code == 75
+    error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+    assert "move it away" in explained(error).message
+    error.sqlite_errorcode = sqlite3.SQLITE_FULL
+    assert "make room" in explained(error).message
+    assert "move it away" not in explained(error).message

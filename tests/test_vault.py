@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vaultllm import vault
+from vaultllm import config, vault
 from vaultllm.config import ScanSettings
 from vaultllm.errors import OwnedNoteError, VaultError
 
@@ -254,8 +254,8 @@ def test_a_note_has_the_users_mode_whatever_our_umask(tmp_path):
         name = vault.write_new(tmp_path, OWN, "a", "x")
     finally:
         os.umask(before)
-    assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o644 & ~vault._UMASK
-    assert stat.S_IMODE((tmp_path / OWN).stat().st_mode) == 0o777 & ~vault._UMASK
+    assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o644 & ~config.UMASK
+    assert stat.S_IMODE((tmp_path / OWN).stat().st_mode) == 0o777 & ~config.UMASK
 
 
 def test_without_hard_links_it_still_replaces_nothing(tmp_path, monkeypatch):

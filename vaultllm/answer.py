@@ -6,6 +6,7 @@ did. Knows nothing about terminals, servers or training.
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import functools
 import hashlib
@@ -62,7 +63,7 @@ def ask(
     """
     if not question.strip():
         raise DataError("the question is empty; write what you want to know")
-    if note is not None and note not in ledger.known():
+    if note is not None and not ledger.knows(note):
         raise DataError("this note is not known; name it as it stands in the vault, or run: vaultllm ingest", path=note)
     return _answer(workspace, ledger, question.strip(), (), note, None, stream, progress)
 
@@ -78,11 +79,20 @@ def write(workspace: Workspace, ledger: Ledger, answer: Answer) -> str:
     return path
 
 
-def reply(workspace: Workspace, ledger: Ledger, path: str, *, stream: Stream | None = None, progress: Report) -> Answer:
+def reply(
+    workspace: Workspace,
+    ledger: Ledger,
+    path: str,
+    *,
+    stream: Stream | None = None,
+    progress: Report,
+    lock: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
+) -> Answer:
     """Answer the open turn at the end of a chat note by appending to it, in the form that the note is in.
 
-    Nothing that stands in the note is changed. Raises DataError when the note is no chat or its last turn is not the
-    user's, OwnedNoteError when it was changed while the answer was made, VaultError when it cannot be read or written.
+    `lock` is held while it is written, not while the model speaks, which can take minutes. Nothing that stands in the
+    note is changed. Raises DataError when the note is no chat or its last turn is not the user's, OwnedNoteError when it
+    was changed while the answer was made, VaultError when it cannot be read or written.
     """
     from vaultllm import markdown, vault
 
@@ -120,9 +130,10 @@ def reply(workspace: Workspace, ledger: Ledger, path: str, *, stream: Stream | N
     _, heard = _talk(workspace, after)
     if heard is None or len(heard.turns) != len(talk.turns) + 1 or heard.turns[-1].role != "assistant":
         raise DataError("an answer here would not be read as one: is a code fence or comment open at the end? close it", path=path)
-    vault.append(workspace.vault, path, addition, hashlib.sha256(data).hexdigest())
-    written = vault.read(workspace.vault, path, len(data) + 4 * len(addition.encode()) + 16)
-    _remember(ledger, answer_id, path, written, answer, heard.turns[-1].text)
+    with lock():
+        vault.append(workspace.vault, path, addition, hashlib.sha256(data).hexdigest())
+        written = vault.read(workspace.vault, path, len(data) + 4 * len(addition.encode()) + 16)
+        _remember(ledger, answer_id, path, written, answer, heard.turns[-1].text)
     return answer
 
 

@@ -7,11 +7,13 @@ Knows nothing about how a step does its work.
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import inspect
 import json
 import os
 import signal
+import sqlite3
 import sys
 import time
 import traceback
@@ -25,7 +27,8 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from vaultllm import __version__, config, steps, views
-from vaultllm.errors import VaultllmError
+from vaultllm.errors import VaultError, VaultllmError
+from vaultllm.ledger import explained
 from vaultllm.schema import Progress
 
 
@@ -73,6 +76,7 @@ class Globals:
 
 GLOBALS = Globals()
 QUIET_SECONDS = 15.0  # between two lines of progress where there is no terminal
+_OUTSIDE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}  # not our bugs: the disk's state
 # Options of every command may stand after it too (`vaultllm search --json …`): name -> whether a value follows.
 _ANYWHERE = {"--vault": True, "--state": True, "--json": False, "--verbose": False, "-v": False, "--quiet": False, "-q": False}
 
@@ -396,12 +400,20 @@ def main(arguments: list[str] | None = None) -> None:
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # LANG=C must not break Cyrillic
     signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
     code = _guarded(_globals_first(sys.argv[1:] if arguments is None else arguments))
-    with contextlib.suppress(BrokenPipeError):
+    try:
         sys.stdout.flush()
+    except BrokenPipeError:
+        code = 141
     if code == 141:  # the reader left (`| head`): Python must not complain about it while it ends
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     sys.exit(code)
+
+
+def _disk(error: OSError) -> VaultError:
+    """A full disk or missing rights, wherever they were met."""
+    path = error.filename if isinstance(error.filename, str) else None
+    return VaultError(f"{error.strerror or error}; make room on the disk, or mend the rights, and run it again", path=path, code="E-DISK")
 
 
 def _guarded(arguments: list[str]) -> int:
@@ -419,6 +431,12 @@ def _guarded(arguments: list[str]) -> int:
     except (ReaderLeft, BrokenPipeError):
         return 141
     except Exception as error:
+        if isinstance(error, sqlite3.Error) or (isinstance(error, OSError) and error.errno in _OUTSIDE):
+            if GLOBALS.verbose:
+                traceback.print_exc()
+            mended = explained(error) if isinstance(error, sqlite3.Error) else _disk(error)
+            print(f"vaultllm: {mended}", file=sys.stderr)
+            return mended.exit_code
         if getattr(error, "exit_code", None) == 2 and hasattr(error, "format_message"):  # the parser's own errors
             context = getattr(error, "ctx", None)
             where = f"; see: {context.command_path} --help" if context is not None else ""

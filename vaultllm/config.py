@@ -21,6 +21,11 @@ from vaultllm.errors import ConfigError, VaultError, nearest
 
 CONFIG = Path(".vaultllm") / "config.toml"
 
+# The umask in force when vaultllm started: the command line tightens it for the state, but notes belong to the user's
+# other programs too. Here because this module is imported before the command line changes it.
+UMASK = os.umask(0o022)
+os.umask(UMASK)
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -166,11 +171,16 @@ class Workspace:
         return self.state / "current"
 
 
+def path_of(named: str | Path) -> Path:
+    """A path that a user typed, with `~` as the home folder; never raises (`Path.expanduser` does for `~nobody`)."""
+    return Path(os.path.expanduser(named))
+
+
 def find_vault(named: str | None, start: Path | None = None) -> Path:
     """The vault: the named one, `VAULTLLM_VAULT`, or the nearest folder upwards from `start` that was initialised."""
     named = named or os.environ.get("VAULTLLM_VAULT") or None
     if named is not None:
-        vault = Path(named).expanduser()
+        vault = path_of(named)
         if not vault.is_dir():
             what = "is a file, not a folder" if vault.exists() else "does not exist"
             raise VaultError(f"the vault {what}; name an existing folder with --vault", path=str(vault))
@@ -216,7 +226,7 @@ def _toml_string(value: str) -> str:
 def _state_folder(vault: Path, named: str | None, vault_id: str) -> Path:
     """The state folder, made private; refuses one inside the vault and one that belongs to another vault."""
     named = named or os.environ.get("VAULTLLM_STATE") or None
-    state = Path(named).expanduser() if named else Path(platformdirs.user_data_dir("vaultllm")) / vault_id
+    state = path_of(named) if named else Path(platformdirs.user_data_dir("vaultllm")) / vault_id
     state = state.resolve()
     if state == vault or vault in state.parents:
         raise VaultError("the state folder lies inside the vault, where it would be synced; choose another with --state", path=str(state))

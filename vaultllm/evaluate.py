@@ -18,6 +18,7 @@ import numpy as np
 from vaultllm import tokenizer as bpe
 from vaultllm.errors import DataError
 from vaultllm.schema import Example, Message
+from vaultllm.text import encodable
 
 MIN_NOTES = 8
 """With fewer notes a bootstrap over notes says nothing (its intervals come out too narrow)."""
@@ -86,7 +87,7 @@ def encode(tokenizer: Any, example: Example, before: Context = ()) -> tuple[list
     messages = [_plain(message) for message in example.messages]
     if example.form == "prose":
         told = before if isinstance(before, str) else "\n\n".join(message.text for message in before)
-        ids = _start(tokenizer) + (bpe.encode_text(tokenizer, _clean(told) + "\n\n") if told else [])
+        ids = _start(tokenizer) + (bpe.encode_text(tokenizer, encodable(told) + "\n\n") if told else [])
         learnt = [False] * len(ids)
         for i, message in enumerate(messages):
             piece = bpe.encode_text(tokenizer, ("\n\n" if i else "") + message.text)
@@ -95,21 +96,16 @@ def encode(tokenizer: Any, example: Example, before: Context = ()) -> tuple[list
         return ids, learnt
     if isinstance(before, str):
         if before and messages and messages[0].role == "user":
-            messages[0] = replace(messages[0], text=f"{_clean(before)}\n\n{messages[0].text}")
+            messages[0] = replace(messages[0], text=f"{encodable(before)}\n\n{messages[0].text}")
         elif before:
-            messages.insert(0, Message("user", _clean(before), False))
+            messages.insert(0, Message("user", encodable(before), False))
     else:
         messages = [replace(_plain(message), learn=False) for message in before] + messages
     return bpe.encode_chat(tokenizer, messages)
 
 
-def _clean(text: str) -> str:
-    """Lone surrogates (a damaged file name, an odd export) have no UTF-8 and so no tokens."""
-    return text.encode("utf-8", "replace").decode("utf-8")
-
-
 def _plain(message: Message) -> Message:
-    return replace(message, text=_clean(message.text))
+    return replace(message, text=encodable(message.text))
 
 
 def _start(tokenizer: Any) -> list[int]:
@@ -313,7 +309,7 @@ def base_only(model: Any) -> Iterator[None]:
 
 def _cut(tokenizer: Any, text: str, most: int) -> str:
     """The first `most` tokens of a text."""
-    ids = bpe.encode_text(tokenizer, _clean(text))
+    ids = bpe.encode_text(tokenizer, encodable(text))
     if len(ids) <= most:
         return text
     kept: str = tokenizer.decode(ids[:most], clean_up_tokenization_spaces=False)

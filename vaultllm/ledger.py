@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vaultllm.errors import VaultError
+from vaultllm.errors import LockedError, VaultError, VaultllmError
 from vaultllm.memory import words
 from vaultllm.schema import Passage, Problem, Run, Scene, from_dict, to_dict
 from vaultllm.text import fold, sha
@@ -61,6 +61,12 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE TABLE answers (
         id TEXT PRIMARY KEY, path TEXT NOT NULL, sha256 TEXT NOT NULL, created TEXT NOT NULL, record TEXT NOT NULL
     ) WITHOUT ROWID;
+    """,
+    # What is counted at every ingest and every question must not read the texts and vectors themselves.
+    """
+    CREATE INDEX scenes_train ON scenes(train, id, sha);
+    CREATE INDEX vectors_embedder ON vectors(embedder);
+    CREATE INDEX vectors_empty ON vectors(embedder) WHERE vector = zeroblob(length(vector));
     """,
 )
 
@@ -161,10 +167,7 @@ class Ledger:
                 self.db.close()
                 raise
         except (sqlite3.Error, OSError) as error:
-            raise VaultError(
-                f"the ledger cannot be opened ({error}); move it away and run: vaultllm ingest (it is rebuilt from the vault)",
-                path=str(path),
-            ) from error
+            raise explained(error, path) from error
 
     def _refuse_foreign(self) -> None:
         """Before anything is written: is this file ours, and not newer than us?"""
@@ -210,10 +213,11 @@ class Ledger:
         self.db.execute("BEGIN IMMEDIATE")
         try:
             yield
+            self.db.execute("COMMIT")
         except BaseException:
-            self.db.execute("ROLLBACK")
+            if self.db.in_transaction:  # a full disk has made SQLite roll back by itself
+                self.db.execute("ROLLBACK")
             raise
-        self.db.execute("COMMIT")
 
     # -- notes, scenes, passages
 
@@ -221,6 +225,10 @@ class Ledger:
         """Path -> fingerprint of every note."""
         rows = self.db.execute("SELECT path, id, size, mtime_ns, ctime_ns, inode, sha256, parser FROM notes")
         return {path: KnownNote(*rest) for path, *rest in rows}
+
+    def knows(self, path: str) -> bool:
+        """Whether a note of this path was ingested."""
+        return self.db.execute("SELECT 1 FROM notes WHERE path = ?", (path,)).fetchone() is not None
 
     def touch(self, note_id: int, size: int, mtime_ns: int, ctime_ns: int, inode: int) -> None:
         """A note's stat changed, its bytes did not."""
@@ -372,6 +380,10 @@ class Ledger:
         for (record,) in rows:
             yield from_dict(Scene, json.loads(record))
 
+    def trainable(self) -> Iterator[tuple[str, str]]:
+        """(id, sha) of every scene that may be trained on, without reading the records."""
+        yield from self.db.execute("SELECT id, sha FROM scenes WHERE train = 1")
+
     def passages(self, slots: Sequence[int]) -> dict[int, StoredPassage]:
         """The passages of these slots; unknown slots are left out."""
         found: dict[int, StoredPassage] = {}
@@ -426,7 +438,7 @@ class Ledger:
         queries = {
             "notes": "SELECT count(*) FROM notes",
             "scenes": "SELECT count(*) FROM scenes",
-            "trainable": "SELECT count(*) FROM scenes WHERE train",
+            "trainable": "SELECT count(*) FROM scenes WHERE train = 1",
             "passages": "SELECT count(*) FROM passages",
             "vectors": "SELECT count(*) FROM vectors",
             "outbox": "SELECT count(*) FROM outbox",
@@ -472,10 +484,11 @@ class Ledger:
 
     def nonzero_vectors(self, embedder: str) -> int:
         """How many passages have a vector of this embedder that says anything (a zero vector has no direction)."""
-        row = self.db.execute(
-            "SELECT count(*) FROM vectors WHERE embedder = ? AND vector != zeroblob(length(vector))", (embedder,)
-        ).fetchone()
-        return int(row[0])
+        # Two counts that indexes answer: to look at each vector would read a gigabyte in a large vault, at every saved note.
+        counted = "SELECT count(*) FROM vectors WHERE embedder = ?"
+        (held,) = self.db.execute(counted, (embedder,)).fetchone()
+        (empty,) = self.db.execute(f"{counted} AND vector = zeroblob(length(vector))", (embedder,)).fetchone()
+        return int(held) - int(empty)
 
     def outbox(self, limit: int = 1000) -> list[int]:
         """Slots whose row in Chroma may differ from ours."""
@@ -485,10 +498,6 @@ class Ledger:
         """Chroma has heard of these."""
         with self.transaction():
             self.db.executemany("DELETE FROM outbox WHERE passage = ?", [(slot,) for slot in slots])
-
-    def outbox_all(self) -> None:
-        """Tell Chroma everything again (it was rebuilt or lost)."""
-        self.db.execute("INSERT OR IGNORE INTO outbox (passage) SELECT passage FROM vectors")
 
     # -- what the resonance needs
 
@@ -552,6 +561,18 @@ class Ledger:
     def set(self, key: str, value: str) -> None:
         """Set a value of the meta table."""
         self.db.execute("INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)", (key, value))
+
+
+def explained(error: sqlite3.Error | OSError, path: Path | None = None) -> VaultllmError:
+    """What a failure of SQLite, or of the disk below it, means to the user."""
+    where = None if path is None else str(path)
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_IOERR) & 0xFF
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return LockedError("another vaultllm writes to the ledger; try again when it is done", path=where)
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        advice = "move it away and run: vaultllm ingest (it is rebuilt from the vault)"
+        return VaultError(f"the ledger is damaged ({error}); {advice}", path=where)
+    return VaultError(f"the ledger cannot be used ({error}); make room on its disk, and the state folder writable", path=where)
 
 
 def _statements(script: str) -> list[str]:

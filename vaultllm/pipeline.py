@@ -36,6 +36,7 @@ from ruamel.yaml.tokens import (
 )
 
 from vaultllm import steps
+from vaultllm.config import path_of
 from vaultllm.errors import ConfigError, UsageError, VaultllmError, nearest
 
 STEPS: dict[str, Callable[..., dict[str, Any]]] = {
@@ -119,7 +120,7 @@ def load(name_or_path: str) -> Plan:
 
 
 def _find(name_or_path: str) -> Path:
-    path = Path(name_or_path).expanduser()
+    path = path_of(name_or_path)
     if path.suffix in (".yaml", ".yml") or path.is_file() or len(path.parts) > 1:
         if not path.is_file():
             raise UsageError("there is no such pipeline file", path=str(path))

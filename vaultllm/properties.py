@@ -18,6 +18,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from vaultllm.schema import Problem
+from vaultllm.text import encodable
 
 MAX_CHARS = 64 * 1024
 MAX_DEPTH = 50
@@ -171,7 +172,8 @@ class _Builder:
                 return written
             return [self.value(item, depth + 1) for item in node.value]
         assert isinstance(node, ScalarNode)
-        return str(node.value) if node.style else scalar(str(node.value))
+        said = encodable(str(node.value))
+        return said if node.style else scalar(said)
 
     def mapping(self, node: MappingNode, depth: int) -> dict[str, Any]:
         """A mapping; the last of two equal keys wins, with a problem that names both lines; `<<` lends what is missing."""
@@ -181,7 +183,7 @@ class _Builder:
         for key, item in node.value:
             if not isinstance(key, ScalarNode):
                 raise _UnreadableError("a property's name or value in braces, as in a template", key.start_mark.line)
-            name, line = str(key.value), key.start_mark.line + 2
+            name, line = encodable(str(key.value)), key.start_mark.line + 2
             value = self.value(item, depth + 1)
             if name == "<<" and not key.style:
                 for other in value if isinstance(value, list) else [value]:

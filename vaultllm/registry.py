@@ -119,9 +119,10 @@ def new_scenes(workspace: Workspace, ledger: Ledger) -> int:
         manifest = workspace.datasets / run.dataset / "manifest.json"
         if run.status == "done" and manifest.is_file():
             data = json.loads(manifest.read_text(encoding="utf-8"))
-            seen = dict(data["scenes"]) | {one["scene"]: "" for one in data["dropped"] if one["whole"]}
+            # A scene that stands in two notes is dropped in one and used in the other: used wins.
+            seen = {one["scene"]: "" for one in data["dropped"] if one["whole"]} | dict(data["scenes"])
             break
-    return sum(1 for scene in ledger.scenes() if scene.train and seen.get(scene.id) not in (scene.sha, ""))
+    return sum(1 for scene, sha in ledger.trainable() if seen.get(scene) not in (sha, ""))
 
 
 # -- the micro base

@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 from vaultllm import config
 from vaultllm.errors import DataError, LockedError, UsageError, VaultError, VaultllmError
 from vaultllm.ledger import Change, KnownNote, Ledger, NoteRow
-from vaultllm.schema import Answer, Hit, Problem, Progress, to_dict
+from vaultllm.schema import Answer, Hit, Passage, Problem, Progress, Scene, to_dict
 from vaultllm.text import nfc, sha
 
 if TYPE_CHECKING:
@@ -72,7 +72,9 @@ class Job:
         try:
             lock.acquire(timeout=self.wait if wait is None else wait, poll_interval=0.05)
         except Timeout:
-            pid = holder.read_text(encoding="utf-8").strip() if holder.exists() else "unknown"
+            pid = "unknown"
+            with contextlib.suppress(OSError):  # it may have ended this very moment
+                pid = holder.read_text(encoding="utf-8").strip() or pid
             raise LockedError(f"another vaultllm (pid {pid}) is at work on this state; try again when it is done", path=str(path)) from None
         try:
             holder.write_text(f"{os.getpid()}\n", encoding="utf-8")
@@ -155,7 +157,13 @@ def _ingest_files(job: Job, files: Sequence[vault.FileStat], known: dict[str, Kn
                     job.ledger.touch(old.id, *_stat(file))
                     unchanged += 1
                     continue
-                change += _ingest_note(job, file, data, digest)
+                try:
+                    read = _read_note(job, file.path, data)
+                except Exception as error:  # a bug of ours in one note must not keep all others out of the memory
+                    message = f"the note could not be read ({type(error).__name__}); please report this bug of ours; its last state is kept"
+                    _set_problems(job.ledger, file.path, (Problem("E-BUG", message),))
+                    continue
+                change += _store_note(job, file, digest, read)
                 parsed += 1
         job.progress(Progress("reading notes", min(1.0, (start + BATCH) / len(todo))))
     return parsed, unchanged, change
@@ -173,23 +181,43 @@ def _stat(file: vault.FileStat) -> tuple[int, int, int, int]:
     return file.size, file.mtime_ns, file.ctime_ns, file.inode
 
 
-def _ingest_note(job: Job, file: vault.FileStat, data: bytes, digest: str) -> Change:
-    """Bytes -> note -> turns -> scenes -> ledger and YAML."""
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """A note that was read, before anything of it is stored."""
+
+    title: str
+    reader: str
+    why: str
+    scenes: list[tuple[Scene, tuple[Passage, ...]]]
+    yaml: str
+    problems: tuple[Problem, ...]
+
+
+def _read_note(job: Job, path: str, data: bytes) -> _Read:
+    """Bytes -> note -> turns -> scenes and passages."""
     from vaultllm import chats, markdown, scenes
 
     settings = job.workspace.settings
-    parse = markdown.plain_note if file.path.lower().endswith(".json") else markdown.parse
-    note = parse(file.path, data)
+    parse = markdown.plain_note if path.lower().endswith(".json") else markdown.parse
+    note = parse(path, data)
     reader, why, conversations = chats.read(note, settings.scan, settings.timezone)
     cut, noticed = scenes.cut(note, reader, conversations, templates=settings.scan.templates)
+    parts = [(scene, scenes.passages(scene)) for scene in cut]
+    return _Read(note.title, reader, why, parts, scenes.to_yaml(path, cut), (*note.problems, *noticed))
+
+
+def _store_note(job: Job, file: vault.FileStat, digest: str, read: _Read) -> Change:
+    """Scenes -> YAML and ledger."""
+    from vaultllm import scenes
+
     # The YAML first: were it last, a kill between the two would leave a ledger that believes it was written.
-    if cut:
-        _write_if_changed(_scene_file(job, file.path), scenes.to_yaml(file.path, cut))
+    if read.scenes:
+        _write_if_changed(_scene_file(job, file.path), read.yaml)
     else:
         _scene_file(job, file.path).unlink(missing_ok=True)
-    row = NoteRow(file.path, note.title, *_stat(file), digest, scenes.PARSER, reader, why)
-    change = job.ledger.put_note(row, [(scene, scenes.passages(scene)) for scene in cut])
-    _set_problems(job.ledger, file.path, (*note.problems, *noticed))
+    row = NoteRow(file.path, read.title, *_stat(file), digest, scenes.PARSER, read.reader, read.why)
+    change = job.ledger.put_note(row, read.scenes)
+    _set_problems(job.ledger, file.path, read.problems)
     return change
 
 
@@ -242,7 +270,7 @@ def show_scenes(
 ) -> dict[str, Any]:
     """Show the scenes of a note, or of the vault."""
     path = None if path is None else _relative(job, path)
-    if path is not None and path not in job.ledger.known():
+    if path is not None and not job.ledger.knows(path):
         raise DataError("this note is not known; name it as it stands in the vault, or run: vaultllm ingest", path=path)
     return {"scenes": [to_dict(scene) for scene in job.ledger.scenes(path)]}
 
@@ -277,12 +305,17 @@ def _hit(hit: Hit) -> dict[str, Any]:
 
 def _relative(job: Job, path: str) -> str:
     """A note's path as the vault knows it: absolute paths into the vault are taken too, as is another form of Unicode."""
-    given = Path(path).expanduser()
-    if given.is_absolute() and given.resolve().is_relative_to(job.workspace.vault):
-        path = given.resolve().relative_to(job.workspace.vault).as_posix()
-    if (job.workspace.vault / path).exists():
+    vault = job.workspace.vault
+    given = config.path_of(path)
+    if given.is_absolute() and given.resolve().is_relative_to(vault):
+        given = given.resolve().relative_to(vault)
+    path = given.as_posix()
+    if job.ledger.knows(path):
         return path
-    return next((known for known in job.ledger.known() if nfc(known) == nfc(path)), path)
+    # Also when the file is there: macOS opens a name in any form of Unicode, the ledger knows only the one on disk.
+    other = next((known for known in job.ledger.known() if nfc(known) == nfc(path)), path)
+    is_another = (vault / path).exists() and (vault / other).exists() and not (vault / path).samefile(vault / other)
+    return path if is_another else other
 
 
 def status(job: Job) -> dict[str, Any]:
@@ -318,11 +351,12 @@ def dataset(
     from vaultllm import dataset as datasets
     from vaultllm import registry
 
-    if out is not None and out.expanduser().resolve().is_relative_to(job.workspace.vault):
+    out = None if out is None else config.path_of(out)
+    if out is not None and out.resolve().is_relative_to(job.workspace.vault):
         raise UsageError("--out lies in the vault, where we write no data; name a folder outside of it", path=str(out))
     built = _dataset(job)
     folder = datasets.write(built, job.workspace.datasets)
-    exported = [str(path) for path in datasets.export(built, to, out.expanduser())] if out is not None else []
+    exported = [str(path) for path in datasets.export(built, to, out)] if out is not None else []
     why = Counter(one.reason.partition(" scene ")[0] for one in built.dropped)
     return {
         "id": built.id,
@@ -442,8 +476,7 @@ def reply(job: Job, path: Annotated[str, typer.Argument(help="A chat note whose 
     from vaultllm import answer
 
     path = _relative(job, path)
-    with job.lock():
-        found = answer.reply(job.workspace, job.ledger, path, stream=job.stream, progress=job.progress)
+    found = answer.reply(job.workspace, job.ledger, path, stream=job.stream, progress=job.progress, lock=job.lock)
     return _answered(found, path)
 
 
@@ -472,7 +505,7 @@ def doctor(
     """Check the ledger, the scene files, the memory and the current run."""
     from vaultllm import recall, registry
 
-    found: list[dict[str, Any]] = []
+    found: list[dict[str, Any]] = []  # what begins with W- can be mended here
     with job.lock():
         (integrity,) = job.ledger.db.execute("PRAGMA integrity_check").fetchone()
         if integrity != "ok":
@@ -493,4 +526,5 @@ def doctor(
         broken = registry.check(job.workspace, job.ledger)
         if broken:
             found.append({"code": "E-RUN", "message": broken})
-    return {"problems": found, "repaired": repair and bool(found), "ok": not found or repair}
+    left = [one for one in found if not (repair and one["code"].startswith("W-"))]
+    return {"problems": found, "repaired": len(left) < len(found), "ok": not left}

@@ -92,6 +92,11 @@ def nfc(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
+def encodable(text: str) -> str:
+    """The text with lone surrogates (half an emoji as `"\\ud83d"` in a JSON export) as `?`: UTF-8 and SQLite cannot hold them."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
 def fold(text: str) -> str:
     """NFC, lower case, ё as е: what search compares."""
     return nfc(text).lower().replace("ё", "е")

@@ -20,14 +20,10 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from vaultllm.config import ScanSettings
+from vaultllm.config import UMASK, ScanSettings
 from vaultllm.errors import OwnedNoteError, VaultError
 from vaultllm.schema import Problem
 from vaultllm.text import decode, nfc
-
-# The umask in force when vaultllm started. State is written under umask 077, but notes belong to the user's other programs too.
-_UMASK = os.umask(0o022)
-os.umask(_UMASK)
 
 _SAFE = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY"))
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV, errno.EINVAL}
@@ -283,7 +279,7 @@ def _make_folders(where: Path) -> None:
     for folder in reversed(missing):
         with contextlib.suppress(FileExistsError):
             folder.mkdir()
-            folder.chmod(0o777 & ~_UMASK)
+            folder.chmod(0o777 & ~UMASK)
             _sync_folder(folder.parent)
 
 
@@ -292,7 +288,7 @@ def _write_file(path: Path, data: bytes) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _SAFE, 0o600)
     try:
         if hasattr(os, "fchmod"):
-            os.fchmod(descriptor, 0o644 & ~_UMASK)
+            os.fchmod(descriptor, 0o644 & ~UMASK)
         view = memoryview(data)
         while view:
             view = view[os.write(descriptor, view) :]

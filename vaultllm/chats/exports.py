@@ -12,9 +12,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from vaultllm.schema import Conversation, Lines, Note, Problem, Turn
+from vaultllm.text import encodable
 
 _NEXT = re.compile(r"[\[,}]\s*(?=\{\s*\")")
 _SPACE = re.compile(r"[ \t\n\r]*")
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _DECODER = json.JSONDecoder(strict=False)  # raw control characters in strings are met in real exports
 _ATTEMPTS = 2000  # places tried after an error, so that a hostile file ends too
 
@@ -60,6 +62,7 @@ def _elements(text: str, key: str) -> Iterator[tuple[Any, Lines, Problem | None]
     def lines(start: int, end: int) -> Lines:
         return bisect.bisect_left(newlines, start) + 1, bisect.bisect_left(newlines, max(start, end - 1)) + 1
 
+    halves = _SURROGATE.search(text) is not None
     place = _skip(text, 0)
     in_array = text[place : place + 1] == "["
     place = _skip(text, place + 1) if in_array else place
@@ -67,7 +70,7 @@ def _elements(text: str, key: str) -> Iterator[tuple[Any, Lines, Problem | None]
         start = place
         try:
             value, end = _DECODER.raw_decode(text, place)
-            yield value, lines(place, end), None
+            yield (_encodable(value) if halves else value), lines(place, end), None
             place = _skip(text, end)
             if not in_array or text[place : place + 1] == "]":
                 return
@@ -85,6 +88,17 @@ def _elements(text: str, key: str) -> Iterator[tuple[Any, Lines, Problem | None]
             message = f"the JSON is broken at {row + 1}:{column} ({what}); the conversation there is left out, export it again"
             yield None, lines(start, onward), Problem("E-JSON", message, row + 1)
             place = onward
+
+
+def _encodable(value: Any) -> Any:
+    """A decoded value whose strings have no lone surrogates: an export that cut an emoji in half spells them as escapes."""
+    if isinstance(value, str):
+        return encodable(value)
+    if isinstance(value, list):
+        return [_encodable(item) for item in value]
+    if isinstance(value, dict):
+        return {encodable(key): _encodable(item) for key, item in value.items()}
+    return value
 
 
 def _skip(text: str, place: int) -> int:

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vaultllm.config import path_of
 from vaultllm.errors import ModelError
 
 CAPABLE = 300_000_000
@@ -86,7 +87,7 @@ def resolve(base: str) -> str:
     A hub id is taken from the local cache, and downloaded when it is not there. Raises ModelError when it is
     missing, incomplete, not a causal language model, has only pickled weights, or brings its own code.
     """
-    path = Path(base).expanduser()
+    path = path_of(base)
     if path.exists():
         return str(_checked(path.resolve()))
     if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", base):
@@ -233,7 +234,7 @@ def load(base: str, adapter: Path | None = None, dtype: Any = None) -> Loaded:
     model = model.to(where).eval()
     model.requires_grad_(False)
     micro = (folder / "micro.json").is_file()
-    name = folder.name if Path(base).expanduser().exists() else base.rpartition("/")[2]
+    name = folder.name if path_of(base).exists() else base.rpartition("/")[2]
     return Loaded(model, tokenizer, name, folder, parameters, context, parameters >= CAPABLE and not micro)
 
 

@@ -30,6 +30,7 @@ from vaultllm.errors import DataError
 from vaultllm.models import plan
 from vaultllm.models.plan import Budget, Reporter, Shape
 from vaultllm.schema import Example, Message, Progress
+from vaultllm.text import encodable
 
 
 def encode_example(tokenizer: Any, example: Example) -> tuple[list[int], list[bool]]:
@@ -86,10 +87,8 @@ def pretrain(
 
 
 def _encodable(example: Example) -> Example:
-    """The example with lone surrogates (broken JSON exports hold them) replaced, which no tokenizer can encode."""
-    messages = tuple(
-        Message(message.role, message.text.encode("utf-8", "replace").decode("utf-8"), message.learn) for message in example.messages
-    )
+    """The example without lone surrogates, which no tokenizer can encode."""
+    messages = tuple(Message(message.role, encodable(message.text), message.learn) for message in example.messages)
     return dataclasses.replace(example, messages=messages)
 
 
