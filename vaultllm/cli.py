@@ -144,10 +144,17 @@ def emit(result: dict[str, Any], view: Callable[[dict[str, Any]], Any]) -> None:
         console().print(view(result))
 
 
+class _Output(Console):
+    """rich ends the process with code 1 when its reader leaves."""
+
+    def on_broken_pipe(self) -> None:
+        raise ReaderLeft
+
+
 @functools.cache
 def console() -> Console:
     """Standard output; wide enough for paths when it is no terminal."""
-    return Console(highlight=False, soft_wrap=True) if sys.stdout.isatty() else Console(highlight=False, width=120, soft_wrap=True)
+    return _Output(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
 
 
 @contextlib.contextmanager
