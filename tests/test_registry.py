@@ -12,8 +12,10 @@ import pytest
 
 from tests import models
 from vaultllm import config, dataset, registry, steps
+from vaultllm.dataset import Dataset
 from vaultllm.errors import UsageError
-from vaultllm.schema import Progress
+from vaultllm.ledger import Ledger, NoteRow
+from vaultllm.schema import Progress, Run, Scene, Source, Turn
 
 
 def nothing(progress: Progress) -> None:
@@ -139,3 +141,37 @@ def test_the_four_arms_never_recall_the_note_that_is_measured(job: steps.Job, mo
     for question, paths in asked:
         assert owners[question] in held_out
         assert owners[question] not in paths
+
+
+def test_a_ledger_that_was_made_anew_does_not_stop_the_gate_nor_leave_a_way_back_to_nothing(tmp_path: Path) -> None:
+    workspace = config.init_workspace(_empty(tmp_path), str(tmp_path / "state"))
+    workspace.current.write_text("20200101-lost\n", encoding="utf-8")
+    with Ledger(workspace.ledger) as ledger:
+        run = Run("20250101-new", "lora", "micro", "", "d", {}, 0, "", "done", {}, {}, "2025-01-01T00:00:00+00:00")
+        ledger.put_run(run)
+        metrics = {"bpb_before": 2.0, "bpb_after": 1.9}
+        assert registry._gate(workspace, ledger, run, Dataset("d", (), ()), metrics, lambda progress: None)[0]
+        adapter = workspace.runs / run.id / "adapter"
+        adapter.mkdir(parents=True)
+        (adapter / "adapter_model.safetensors").write_bytes(b"")
+        registry.promote(workspace, ledger, run.id)
+        assert registry.rollback(workspace, ledger) == (run.id, "")
+
+
+def test_an_edit_of_a_scene_that_stands_in_two_notes_is_new(tmp_path: Path) -> None:
+    workspace = config.init_workspace(_empty(tmp_path), str(tmp_path / "state"))
+    folder = workspace.datasets / "d"
+    folder.mkdir(parents=True)
+    dropped = [{"scene": "s", "path": "b.md", "reason": "the same text", "whole": True}]
+    (folder / "manifest.json").write_text(json.dumps({"scenes": {"s": "old"}, "dropped": dropped}), encoding="utf-8")
+    with Ledger(workspace.ledger) as ledger:
+        ledger.put_run(Run("r", "lora", "micro", "", "d", {}, 0, "", "done", {}, {}, "2025-01-01T00:00:00+00:00"))
+        turn = Turn("user", "новое", (1, 1))
+        scene = Scene("s", "new", "prose", "t", (), (turn,), Source("a.md", (1, 1)), "ru", "own")
+        ledger.put_note(NoteRow("a.md", "A", 1, 2, 3, 4, "00", "1", "", ""), [(scene, ())])
+        assert registry.new_scenes(workspace, ledger) == 1
+
+
+def _empty(root: Path) -> Path:
+    (root / "vault").mkdir()
+    return root / "vault"

@@ -143,6 +143,8 @@ class StoredPassage:
     """Row of its scene."""
     path: str
     """Its note."""
+    scene_sha: str
+    """Hash of what its scene says."""
     passage: Passage
     """The record."""
 
@@ -391,12 +393,14 @@ class Ledger:
             part = slots[start : start + 500]
             marks = ",".join("?" * len(part))
             rows = self.db.execute(
-                "SELECT p.slot, p.scene, n.path, s.id, p.ordinal, p.first, p.last, p.text, p.uid, p.role, p.context"
+                "SELECT p.slot, p.scene, n.path, s.sha, s.id, p.ordinal, p.first, p.last, p.text, p.uid, p.role, p.context"
                 f" FROM passages p JOIN scenes s ON s.slot = p.scene JOIN notes n ON n.id = s.note WHERE p.slot IN ({marks})",
                 part,
             )
-            for slot, scene_slot, path, scene, ordinal, first, last, text, uid, role, context in rows:
-                found[slot] = StoredPassage(slot, scene_slot, path, Passage(scene, ordinal, (first, last), text, uid, role, context))
+            for slot, scene_slot, path, scene_sha, scene, ordinal, first, last, text, uid, role, context in rows:
+                found[slot] = StoredPassage(
+                    slot, scene_slot, path, scene_sha, Passage(scene, ordinal, (first, last), text, uid, role, context)
+                )
         return found
 
     def labels(self, slots: Sequence[int]) -> dict[int, dict[str, str]]:
@@ -447,13 +451,21 @@ class Ledger:
 
     # -- vectors and the outbox
 
-    def without_vector(self, embedder: str) -> list[tuple[int, str, str]]:
-        """(slot, text, context) of passages that have no vector of this embedder."""
-        return self.db.execute(
-            "SELECT p.slot, p.text, p.context FROM passages p LEFT JOIN vectors v ON v.passage = p.slot AND v.embedder = ?"
-            " WHERE v.passage IS NULL ORDER BY p.slot",
-            (embedder,),
-        ).fetchall()
+    def without_vector(self, embedder: str) -> list[int]:
+        """Slots of passages that have no vector of this embedder."""
+        rows = self.db.execute(
+            "SELECT slot FROM passages WHERE slot NOT IN (SELECT passage FROM vectors WHERE embedder = ?) ORDER BY slot", (embedder,)
+        )
+        return [slot for (slot,) in rows]
+
+    def texts(self, slots: Sequence[int]) -> list[tuple[int, str, str]]:
+        """(slot, text, context) of these passages, by slot; unknown slots are left out."""
+        found: list[tuple[int, str, str]] = []
+        for start in range(0, len(slots), 500):
+            part = slots[start : start + 500]
+            marks = ",".join("?" * len(part))
+            found += self.db.execute(f"SELECT slot, text, context FROM passages WHERE slot IN ({marks})", part).fetchall()
+        return sorted(found)
 
     def put_vectors(self, embedder: str, slots: Sequence[int], vectors: np.ndarray) -> None:
         """Store unit vectors (n, dims) float32 for passages, and put the passages into the outbox."""

@@ -338,7 +338,7 @@ def newest(root: Path, identity: dict[str, Any]) -> Path | None:
     theirs = json.loads((newest / "vaultllm.json").read_text(encoding="utf-8"))["identity"]
     changed = sorted(key for key in identity.keys() | theirs.keys() if identity.get(key) != theirs.get(key))
     if changed:
-        raise ModelError(f"the checkpoint is of another training ({', '.join(changed)} changed); train without --resume", path=str(newest))
+        raise ModelError(f"the checkpoint is of another training ({', '.join(changed)} changed); train with --new", path=str(newest))
     return newest
 
 

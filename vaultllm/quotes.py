@@ -18,7 +18,7 @@ from pathlib import Path
 
 from vaultllm import render
 from vaultllm.errors import VaultllmError
-from vaultllm.markdown import link_heading, visible
+from vaultllm.markdown import visible
 from vaultllm.schema import Citation, Hit, Lines, Turn
 from vaultllm.text import decode, sentences, stem, stems, word_grams, words
 
@@ -180,8 +180,7 @@ def _checked(units: Sequence[_Unit], hits: Sequence[Hit], sources: Sources, most
         if lines is None:
             continue
         source = hit.scene.source
-        heading = "#".join(part for part in (link_heading(part) for part in source.heading.split("#")) if part)
-        link = render.link(hit.path, heading=heading, block=source.block)
+        link = render.link(hit.path, heading=source.heading, block=source.block)
         said.append(own)
         best = best or unit.score
         yield Quote(Citation(hit.path, lines, unit.turn.uid, quote, link), unit.hit)

@@ -32,6 +32,7 @@ EXACT_BELOW = 2_000  # passages: up to here a scan of all vectors is done before
 CANDIDATES = 200  # passages that each half may name
 SEEDS = 50  # scenes that lend to others
 _BATCH = 500
+_SCAN = 20_000  # vectors of a scan that are in memory at once
 _GRAVES = "chroma_deleted"  # in the ledger's meta table: how many deleted slots still lie in the live generation
 _META = "embedder"  # in the ledger's meta table: fingerprint, version, dims asked for, passages it was fitted on
 
@@ -154,11 +155,12 @@ def _embedder(folder: Path) -> embed.Embedder:
 def _fit(ledger: Ledger, folder: Path, settings: MemorySettings, progress: Callable[[Progress], None]) -> dict[str, Any]:
     """Fit on all passages, write the folder, then say so in the ledger: vectors of the old one then count as missing."""
     progress(Progress("learning the vault's words", 0.0))
-    rows = ledger.without_vector("")  # of no embedder: all passages
-    fitted = embed.VaultEmbedder.fit([_said(text, context) for _, text, context in rows], settings.dims)
+    slots = ledger.without_vector("")  # of no embedder: all passages
+    sample = ledger.texts(slots[:: -(-len(slots) // embed.FIT_TEXTS)])  # no more texts in memory than are fitted on
+    fitted = embed.VaultEmbedder.fit([_said(text, context) for _, text, context in sample], settings.dims)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     fitted.save(_embedder_folder(folder, fitted.fingerprint))
-    about = {"fingerprint": fitted.fingerprint, "version": embed.VERSION, "dims": settings.dims, "passages": len(rows)}
+    about = {"fingerprint": fitted.fingerprint, "version": embed.VERSION, "dims": settings.dims, "passages": len(slots)}
     ledger.set(_META, json.dumps(about))
     return about
 
@@ -169,16 +171,16 @@ def _said(text: str, context: str) -> str:
 
 def _embed(ledger: Ledger, folder: Path, fingerprint: str, progress: Callable[[Progress], None]) -> int:
     """Vectors for the passages that have none, a batch a transaction."""
-    rows = ledger.without_vector(fingerprint)
-    if not rows:
+    slots = ledger.without_vector(fingerprint)
+    if not slots:
         return 0
     embedder = _embedder(_embedder_folder(folder, fingerprint))
-    for start in range(0, len(rows), _BATCH):
-        part = rows[start : start + _BATCH]
+    for start in range(0, len(slots), _BATCH):
+        part = ledger.texts(slots[start : start + _BATCH])
         vectors = embedder.embed([_said(text, context) for _, text, context in part])
         ledger.put_vectors(fingerprint, [slot for slot, _, _ in part], vectors)
-        progress(Progress("remembering", min(1.0, (start + _BATCH) / len(rows))))
-    return len(rows)
+        progress(Progress("remembering", min(1.0, (start + _BATCH) / len(slots))))
+    return len(slots)
 
 
 @contextmanager
@@ -332,14 +334,20 @@ def _cosines(ledger: Ledger, folder: Path, query: str, k: int, also: set[int], d
     if dense == "chroma" or (dense == "auto" and size >= EXACT_BELOW):
         near = _ask_chroma(folder, fingerprint, vector, k)
     if near is None:
-        slots, vectors = ledger.vectors(fingerprint)
-        if not slots:
-            return None
-        scores = vectors @ vector
-        near = [slots[row] for row in np.argsort(-scores, kind="stable")[:k]]
+        near = _scan(ledger, fingerprint, vector, k)
     # Once more from the ledger, exactly, for what the words found too; and Chroma may be a step behind the ledger.
     slots, vectors = ledger.vectors(fingerprint, sorted({*near, *also}))
     return dict(zip(slots, (vectors @ vector).tolist(), strict=True)) if slots else None
+
+
+def _scan(ledger: Ledger, fingerprint: str, vector: np.ndarray, k: int) -> list[int]:
+    """Slots of the nearest k vectors, exactly, the smaller slot first of equals; a part of the vectors in memory at a time."""
+    slots = _slots(ledger, fingerprint)
+    best: list[tuple[float, int]] = []
+    for start in range(0, len(slots), _SCAN):
+        found, vectors = ledger.vectors(fingerprint, slots[start : start + _SCAN])
+        best = sorted([*best, *zip((-(vectors @ vector)).tolist(), found, strict=True)])[:k]
+    return [slot for _, slot in best]
 
 
 def _ask_chroma(folder: Path, fingerprint: str, vector: np.ndarray, k: int) -> list[int] | None:
@@ -377,11 +385,14 @@ def _hits(
     k: int,
     allow: Callable[[Scene], bool] | None,
 ) -> list[Hit]:
-    """The best k scenes as hits; a scene that stands in two notes once, in the note with the smallest path."""
+    """The best k scenes as hits; a scene that stands in two notes once, in the note with the smallest path.
+
+    Of two notes with one UID that say different things (a copy that went on, a UID that is none) both are hits.
+    """
     score = {scene: sum(why[scene].values()) for scene in best if scene in why}
-    same: dict[str, list[int]] = defaultdict(list)
+    same: dict[tuple[str, str], list[int]] = defaultdict(list)
     for scene in score:
-        same[best[scene].passage.scene].append(scene)
+        same[best[scene].passage.scene, best[scene].scene_sha].append(scene)
     ranked = sorted(same.values(), key=lambda twins: (-max(score[scene] for scene in twins), min(best[scene].path for scene in twins)))
     hits: list[Hit] = []
     for twins in ranked:

@@ -57,24 +57,26 @@ def promote(workspace: Workspace, ledger: Ledger, run_id: str, reason: str = "by
         raise UsageError(f"run {run_id} is {run.status}, not done; only a finished run can answer")
     if not (workspace.runs / run_id / "adapter" / "adapter_model.safetensors").is_file():
         raise ModelError("the adapter of this run is gone; train again", path=str(workspace.runs / run_id))
-    before = current(workspace)
-    if before != run_id:
-        history = [*_history(ledger), before]
-        ledger.set("promotions", json.dumps(history))
-        _point(workspace, run_id)
-    _record(workspace, ledger, dataclasses.replace(run, promoted=True, reason=reason))
+    with ledger.transaction():  # a promotion by hand and one by a training that ends must not lose each other's history
+        before = current(workspace)
+        if before != run_id:
+            known = any(one.id == before for one in ledger.runs())  # else rollback would lead to nothing
+            ledger.set("promotions", json.dumps([*_history(ledger), before if known else ""]))
+            _point(workspace, run_id)
+        _record(workspace, ledger, dataclasses.replace(run, promoted=True, reason=reason))
     return before
 
 
 def rollback(workspace: Workspace, ledger: Ledger) -> tuple[str, str]:
     """Let the run before the current one answer again; returns (the one that answered, the one that answers now)."""
-    history = _history(ledger)
-    before = current(workspace)
-    if not before or not history:
-        raise UsageError("there is nothing to roll back: no run was promoted yet; see: vaultllm runs")
-    now = history.pop()
-    ledger.set("promotions", json.dumps(history))
-    _point(workspace, now)
+    with ledger.transaction():
+        history = _history(ledger)
+        before = current(workspace)
+        if not before or not history:
+            raise UsageError("there is nothing to roll back: no run answers; see: vaultllm runs")
+        now = history.pop()
+        ledger.set("promotions", json.dumps(history))
+        _point(workspace, now)
     return before, now
 
 
@@ -103,7 +105,7 @@ def check(workspace: Workspace, ledger: Ledger) -> str:
         return ""
     known = {run.id: run for run in ledger.runs()}
     if run_id not in known:
-        return f"`current` names run {run_id}, which the ledger does not know; mend: vaultllm promote ID"
+        return f"`current` names run {run_id}, which the ledger does not know; mend: vaultllm train, or promote one of: vaultllm runs"
     if not (workspace.runs / run_id / "adapter" / "adapter_model.safetensors").is_file():
         return f"the adapter of run {run_id} is gone; mend: vaultllm rollback"
     base = Path(known[run_id].base)
@@ -224,10 +226,14 @@ def train(
     folder = workspace.runs / run.id
     folder.mkdir(parents=True, exist_ok=True)
     _record(workspace, ledger, run)
+    stopped = "stopped; the same command goes on"
     try:
-        metrics = training.train_lora(base, built, folder, settings, progress=progress, resume=again, seed=settings.seed)
+        if run.metrics and (folder / "adapter" / "adapter_model.safetensors").is_file():  # stopped while it was compared
+            metrics = dict(run.metrics)
+        else:
+            metrics = training.train_lora(base, built, folder, settings, progress=progress, resume=again, seed=settings.seed)
     except KeyboardInterrupt:
-        _record(workspace, ledger, dataclasses.replace(run, status="interrupted", reason="stopped; the same command goes on"))
+        _record(workspace, ledger, dataclasses.replace(run, status="interrupted", reason=stopped))
         raise
     except BaseException as error:
         _record(workspace, ledger, dataclasses.replace(run, status="failed", reason=str(error)[:500]))
@@ -299,7 +305,7 @@ def _gate(workspace: Workspace, ledger: Ledger, run: Run, built: Dataset, metric
         metrics["bpb_current"] = None
         return False, "not enough to decide: no held-out note; it was kept but does not answer (vaultllm promote ID)"
     serving_id = current(workspace)
-    if not serving_id:
+    if not any(one.id == serving_id for one in ledger.runs()):  # none, or one that the ledger lost: nothing to compare with
         metrics["bpb_current"] = None
         if after <= before:
             return True, f"held-out notes cost {after:.3f} bits per byte, {before:.3f} without it"
@@ -318,6 +324,7 @@ def _gate(workspace: Workspace, ledger: Ledger, run: Run, built: Dataset, metric
             progress=lambda share: progress(Progress("comparing with the current run", share)),
         )  # fmt: skip
         costs.append(evaluate.bits_per_byte(scores))
+        del loaded  # two large models at once may not fit
     metrics["bpb_current"] = costs[0]
     words = f"held-out notes cost {costs[1]:.3f} bits per byte, {costs[0]:.3f} with the run that answered"
     return costs[1] <= costs[0], words if costs[1] <= costs[0] else words + ": it got worse"

@@ -503,14 +503,11 @@ def from_yaml(document: str) -> tuple[str, tuple[Scene, ...]]:
         raise ValueError(f"not YAML: {error}") from error
     if not isinstance(data, dict) or data.get("schema") != VERSION:
         raise ValueError(f"not a scene file of schema {VERSION}")
-    scenes = []
-    for entry in data["scenes"]:
-        record = dict(entry)
-        record.setdefault("train", True)
-        record["turns"] = [dict(turn) for turn in record["turns"]]
-        record["source"] = {"path": data["note"], **record["source"]}
-        for name in ("headings",):
-            record.setdefault(name, [])
-        record.setdefault("title", "")
-        scenes.append(from_dict(Scene, record))
-    return data["note"], tuple(scenes)
+    try:
+        scenes = []
+        for entry in data["scenes"]:
+            source = {"path": data["note"], **entry["source"]}
+            scenes.append(from_dict(Scene, {"title": "", "headings": [], **entry, "source": source}))
+        return data["note"], tuple(scenes)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"not a scene file of schema {VERSION}: {error}") from error

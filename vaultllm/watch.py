@@ -83,11 +83,12 @@ class Dirty:
 
     def concerns(self, path: str, folder: bool) -> bool:
         """Whether a path may be a note, or a folder of notes, that is not ours."""
-        if path == self.vault:
+        path, vault = nfc(path), nfc(self.vault)  # macOS may name the vault's folder in another form of Unicode than we do
+        if path == vault:
             return True
-        if not path.startswith(self.vault + os.sep):
+        if not path.startswith(vault + os.sep):
             return False
-        inside = nfc(path[len(self.vault) + 1 :].replace(os.sep, "/"))
+        inside = path[len(vault) + 1 :].replace(os.sep, "/")
         if any(part.startswith(".") for part in inside.split("/")) or (self.own and f"{inside}/".startswith(f"{self.own}/")):
             return False
         name = inside.rpartition("/")[2].lower()
