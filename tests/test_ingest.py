@@ -289,3 +289,14 @@ def test_doctor_says_repaired_only_of_what_it_repaired(job: steps.Job) -> None:
     assert ({one["code"] for one in result["problems"]}, result["repaired"], result["ok"]) == ({"W-SCENES", "E-RUN"}, True, False)
     result = steps.doctor(job, repair=True)
     assert ([one["code"] for one in result["problems"]], result["repaired"], result["ok"]) == (["E-RUN"], False, False)
+
+
+def test_an_export_without_chats_is_reported(job: steps.Job) -> None:
+    path = job.workspace.vault / "conversations.json"
+    path.write_text('[{"title": "x", "mapping": {', encoding="utf-8")
+    steps.ingest(job)
+    assert [(where, problem.code) for where, problem in job.ledger.problems()] == [("conversations.json", "W-EXPORT")]
+    said = {"uuid": "m", "sender": "human", "text": "Как варить кофе?"}
+    path.write_text(json.dumps([{"uuid": "c", "name": "x", "chat_messages": [said]}]), encoding="utf-8")
+    steps.ingest(job)
+    assert not job.ledger.problems()

@@ -81,6 +81,27 @@ def test_a_run_that_is_not_done_cannot_answer(job: steps.Job) -> None:
         registry.promote(job.workspace, job.ledger, "nope")
 
 
+def test_a_training_that_was_stopped_while_it_was_compared_is_compared_and_not_trained_again(
+    job: steps.Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(registry, "arms", stop)
+        with pytest.raises(KeyboardInterrupt):
+            trained(job, seed=7)
+    stopped = job.ledger.runs()[-1]
+    assert (stopped.status, stopped.promoted) == ("interrupted", False)
+    monkeypatch.setattr("vaultllm.train.train_lora", stop)
+    settings = job.workspace.settings.train.model_copy(update={"minutes": 0.15, "val": 0.3, "seed": 7})
+    built = dataset.build(job.ledger.scenes(), val=0.3)
+    again = registry.train(job.workspace, job.ledger, built, settings, nothing, resume=True, fresh=False)
+    assert (again["run"], again["status"]) == (stopped.id, "done")
+    assert again["metrics"]["bpb_after"] == stopped.metrics["bpb_after"]
+    assert "arms" in again["metrics"]
+
+
 def test_an_edited_note_is_new_again(job: steps.Job) -> None:
     path = job.workspace.vault / "Река 3.md"
     path.write_text(path.read_text(encoding="utf-8") + "\n\nПотом вода ушла.\n", encoding="utf-8")

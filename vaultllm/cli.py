@@ -447,7 +447,9 @@ def _guarded(arguments: list[str]) -> int:
         if getattr(error, "exit_code", None) == 2 and hasattr(error, "format_message"):  # the parser's own errors
             context = getattr(error, "ctx", None)
             where = f"; see: {context.command_path} --help" if context is not None else ""
-            print(f"vaultllm: E-USAGE {error.format_message()}{where}", file=sys.stderr)
+            said = error.format_message().rstrip(".")
+            if said:  # no command at all: the help that was shown says it
+                print(f"vaultllm: E-USAGE {said}{where}", file=sys.stderr)
             return 2
         if GLOBALS.verbose:
             traceback.print_exc()

@@ -241,14 +241,22 @@ def train(
     metrics |= {"val_seen_by_base": leaked, "dataset": str(frozen)}
     if settings.base == "micro":
         metrics["base"] = json.loads((Path(base) / "micro.json").read_text(encoding="utf-8"))
-    run = dataclasses.replace(run, status="done", versions=training.versions(), metrics=metrics)
-    _record(workspace, ledger, run)
+    run = dataclasses.replace(run, versions=training.versions(), metrics=metrics)
     promoted, reason = False, "not asked for"
     if gate:
-        promoted, reason = _gate(workspace, ledger, run, built, metrics, progress)
-        metrics["arms"] = arms(workspace, ledger, run, built, progress)
-        run = dataclasses.replace(run, metrics=metrics, reason=reason)
-        _record(workspace, ledger, run)
+        _record(workspace, ledger, run)  # trained, but not yet compared: a kill from here on costs only the comparison
+        try:
+            promoted, reason = _gate(workspace, ledger, run, built, metrics, progress)
+            metrics["arms"] = arms(workspace, ledger, run, built, progress)
+        except KeyboardInterrupt:
+            _record(workspace, ledger, dataclasses.replace(run, status="interrupted", reason=stopped))
+            raise
+        except BaseException as error:  # the adapter is whole; whoever wants to may promote it
+            _record(workspace, ledger, dataclasses.replace(run, status="done", reason=f"not compared: {error}"[:500]))
+            raise
+    run = dataclasses.replace(run, status="done", metrics=metrics, reason=reason if gate else "")
+    _record(workspace, ledger, run)
+    if gate:
         if promoted:
             promote(workspace, ledger, run.id, reason)
     metrics["seconds_all"] = round(time.monotonic() - began, 1)

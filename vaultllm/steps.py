@@ -202,6 +202,9 @@ def _read_note(job: Job, path: str, data: bytes) -> _Read:
     note = parse(path, data)
     reader, why, conversations = chats.read(note, settings.scan, settings.timezone)
     cut, noticed = scenes.cut(note, reader, conversations, templates=settings.scan.templates)
+    if parse is markdown.plain_note and not reader:
+        message = "no chats of ChatGPT or Claude are in it (is it whole?); export it again, or rename the file"
+        noticed = (*noticed, Problem("W-EXPORT", message))
     parts = [(scene, scenes.passages(scene)) for scene in cut]
     return _Read(note.title, reader, why, parts, scenes.to_yaml(path, cut), (*note.problems, *noticed))
 

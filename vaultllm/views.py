@@ -67,10 +67,12 @@ def ingest(result: Result) -> RenderableType:
     return Text("\n".join([head, *_problem_lines(notes["failed"])]))
 
 
-def _problem_lines(problems: list[Result], most: int = 10) -> list[str]:
-    lines = [f"{one['code']} {one['path']}{':' + str(one['line']) if one['line'] else ''}: {one['message']}" for one in problems[:most]]
+def _problem_lines(problems: list[Result], most: int = 10, rest: str = "vaultllm status") -> list[str]:
+    """One line each, what could not be read first; `rest` is the command that shows all of them."""
+    shown = sorted(problems, key=lambda one: not one["code"].startswith("E-"))[:most]
+    lines = [f"{one['code']} {one['path']}{':' + str(one['line']) if one['line'] else ''}: {one['message']}" for one in shown]
     if len(problems) > most:
-        lines.append(f"… and {len(problems) - most} more: vaultllm status")
+        lines.append(f"… and {len(problems) - most} more: {rest}")
     return lines
 
 
@@ -156,7 +158,7 @@ def train(result: Result) -> RenderableType:
         Text(
             f"{tokens['learnt']:,} tokens learnt, {tokens['context']:,} read as context, {metrics['tokens_per_s']:,.0f} tokens/s, "
             f"{metrics['seconds']:.0f} s, {metrics['peak_rss_mb']:,} MB\nloss curve  {result['plot']}\nadapter     {result['adapter']}\n"
-            "undo        vaultllm rollback"
+            + ("undo        vaultllm rollback" if result["promoted"] else f"use it all the same: vaultllm promote {result['run']}")
         )
     )
     return Group(*parts)
@@ -205,7 +207,7 @@ def answer(result: Result, streamed: bool = False) -> RenderableType:
         quotes += [Text(f"{number}. {source['quote']}"), Text(f"   {lines_of(source)}", style="dim")]
     if not quotes:
         quotes = [Text("nothing in the vault speaks of this")]
-    model = Text(f"{result['model']}:", style="dim")
+    model = Text(f"{result['model']}{':' if result['answer'] else ''}", style="dim")
     parts: list[RenderableType] = [model, *said, Text(""), *quotes] if result["capable"] else [*quotes, Text(""), model, *said]
     note = result["note"] or "not written (--no-write)"
     return Group(*parts, Text(f"\nnote  {note}  ({result['seconds']:.1f} s)", style="dim"))
@@ -225,7 +227,7 @@ def status(result: Result) -> RenderableType:
         ("new", f"{result['dataset']['new_scenes']} scenes since the last training; retrain starts at {result['dataset']['min_new']}"),
         ("problems", len(result["problems"])),
     ]
-    return Group(table("", "", rows=rows), *(Text(line) for line in _problem_lines(result["problems"], 40)))
+    return Group(table("", "", rows=rows), *(Text(line) for line in _problem_lines(result["problems"], 40, "vaultllm status --json")))
 
 
 def doctor(result: Result) -> RenderableType:

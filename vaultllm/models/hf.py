@@ -185,10 +185,12 @@ def quiet() -> None:
     """No telemetry, no bars and no chatter from the libraries: stdout and stderr belong to the caller."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from huggingface_hub.utils import logging as hub
     from transformers.utils import logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    hub.set_verbosity_error()  # each retry without a network would be a line
 
 
 @contextlib.contextmanager

@@ -1,0 +1,48 @@
+"""What a person reads on the terminal: the right hint in the right place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+
+from vaultllm import views
+
+
+def shown(view: Any) -> str:
+    console = Console(width=200)
+    with console.capture() as capture:
+        console.print(view)
+    return capture.get()
+
+
+def problems(number: int) -> list[dict[str, Any]]:
+    warnings = [{"code": "W-KIND", "path": f"a{i}.base", "line": 0, "message": "holds no notes"} for i in range(number)]
+    return [*warnings, {"code": "E-ENC", "path": "z.md", "line": 3, "message": "save it as UTF-8"}]
+
+
+def test_what_could_not_be_read_is_shown_before_warnings() -> None:
+    lines = views._problem_lines(problems(60))
+    assert lines[0] == "E-ENC z.md:3: save it as UTF-8"
+    assert lines[-1] == "… and 51 more: vaultllm status"
+
+
+def test_status_names_a_command_that_shows_more_than_itself() -> None:
+    memory = {"vectors": 1, "passages": 1, "waiting": 0}
+    result = {"vault": "v", "state": "s", "notes": 1, "memory": memory, "current": None, "problems": problems(60)}
+    result |= {"scenes": {"total": 1, "kinds": {}, "trainable": 1}, "dataset": {"new_scenes": 1, "min_new": 20}}
+    assert "… and 21 more: vaultllm status --json" in shown(views.status(result))
+
+
+def test_a_run_that_was_not_promoted_offers_its_promotion_and_no_rollback() -> None:
+    metrics = {"verdict": "worse", "tokens": {"learnt": 1, "context": 0}, "tokens_per_s": 1.0, "seconds": 1.0, "peak_rss_mb": 1}
+    result = {"run": "r1", "status": "done", "promoted": False, "reason": "it got worse", "metrics": metrics, "plot": "p", "adapter": "a"}
+    assert "vaultllm promote r1" in shown(views.train(result))
+    assert "rollback" not in shown(views.train(result))
+    assert "rollback" in shown(views.train(result | {"promoted": True}))
+
+
+def test_without_a_model_no_words_of_it_are_announced() -> None:
+    result = {"answer": "", "sources": [], "model": "no model yet", "capable": False, "note": None, "seconds": 0.1}
+    assert "no model yet:" not in shown(views.answer(result))
+    assert "base:" in shown(views.answer(result | {"answer": "да", "model": "base"}))
