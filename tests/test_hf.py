@@ -146,6 +146,14 @@ def test_truncated_junk_and_incomplete_weights_are_model_errors(base: Path, tmp_
         hf.load(str(folder))
 
 
+def test_the_hub_says_nothing_on_its_own() -> None:
+    from huggingface_hub.utils import logging as hub
+
+    hub.set_verbosity_info()
+    hf.quiet()
+    assert hub.get_verbosity() == hub.ERROR  # below it, each retry without a network is a line on stderr
+
+
 def test_a_hub_id_without_network_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(ModelError, match="hf download somebody/no-such-model") as caught:

@@ -385,7 +385,8 @@ def test_a_scene_in_two_notes_is_found_once_in_the_smallest_path(ledger: Ledger,
 
 
 def test_two_talks_that_share_a_uid_and_not_a_word_are_two_hits(ledger: Ledger, tmp_path: Path) -> None:
-    talk = ">[!nexus_user] **User** - 16.06.2025 at 21:34\n> {}\n<!-- UID: m1 -->\n\n\n\n\n>[!nexus_agent] **Assistant**\n> {}\n<!-- UID: m2 -->\n"
+    asked = ">[!nexus_user] **User** - 16.06.2025 at 21:34\n> {}\n<!-- UID: m1 -->\n\n\n\n\n"
+    talk = asked + ">[!nexus_agent] **Assistant**\n> {}\n<!-- UID: m2 -->\n"
     put(ledger, "a/script.md", talk.format("Write a script", "Here it is, in Python."))
     put(ledger, "b/coffee.md", talk.format("Как варить кофе в джезве?", "Медленно, до подъёма пены."))
     assert [hit.path for hit in ask(ledger, tmp_path / "none", "кофе в джезве", 5)][:1] == ["b/coffee.md"]

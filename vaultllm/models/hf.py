@@ -190,7 +190,7 @@ def quiet() -> None:
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    hub.set_verbosity_error()  # each retry without a network would be a line
+    hub.set_verbosity_error()  # type: ignore[no-untyped-call]  # each retry without a network would be a line
 
 
 @contextlib.contextmanager
