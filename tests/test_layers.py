@@ -16,7 +16,7 @@ HEAVY = ("torch", "transformers", "peft", "chromadb", "scipy", "matplotlib", "ac
 # From the bottom up; a module may import from the layers below its own, and from its own layer's earlier modules.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("schema", "errors"),
-    ("text", "config"),
+    ("text", "config", "files"),
     ("properties", "markdown", "chats", "scenes", "dataset", "prompts", "inert", "render"),
     ("vault", "memory.words", "memory.embed", "memory.chroma", "tokenizer", "ledger", "models.plan", "models.micro", "models.hf"),
     ("evaluate", "loop", "train"),

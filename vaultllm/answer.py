@@ -22,14 +22,13 @@ from vaultllm import prompts, quotes, render
 from vaultllm.config import Workspace
 from vaultllm.errors import DataError, VaultllmError
 from vaultllm.ledger import Ledger
-from vaultllm.schema import Answer, Citation, Conversation, Hit, Message, Note, Progress, Scene, to_dict
+from vaultllm.schema import Answer, Citation, Conversation, Hit, Message, Note, Progress, Report, Scene, to_dict
 from vaultllm.text import language, sentences, sha, stems
 
 if TYPE_CHECKING:
     from vaultllm.models.hf import Loaded
 
 Stream = Callable[[str], None]
-Report = Callable[[Progress], None]
 
 MOST_PROMPT_TOKENS = 2048  # more excerpts cost seconds before the first word and, below 10B parameters, help little
 MICRO_PROMPT_TOKENS = 256

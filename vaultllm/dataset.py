@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from vaultllm.errors import DataError
+from vaultllm.files import write_whole
 from vaultllm.schema import Example, Message, Scene, Turn, from_dict, to_dict
 from vaultllm.text import nfc, sha
 
@@ -242,7 +242,7 @@ def write(dataset: Dataset, folder: Path) -> Path:
     target.mkdir(parents=True, exist_ok=True, mode=0o700)
     files = {f"{name}.jsonl": _lines(map(to_dict, dataset.split(name))) for name in ("train", "val")}
     for name, data in files.items():
-        _save(target / name, data)
+        write_whole(target / name, data, lasting=True)
     manifest = {
         "schema": 1,
         "id": dataset.id,
@@ -252,7 +252,8 @@ def write(dataset: Dataset, folder: Path) -> Path:
         "scenes": dict(dataset.scenes),
         "dropped": [to_dict(one) for one in dataset.dropped],
     }
-    _save(target / "manifest.json", json.dumps(manifest, ensure_ascii=False, indent=1).encode("utf-8", "surrogatepass"))
+    said = json.dumps(manifest, ensure_ascii=False, indent=1).encode("utf-8", "surrogatepass")
+    write_whole(target / "manifest.json", said, lasting=True)
     return target
 
 
@@ -293,7 +294,7 @@ def export(dataset: Dataset, form: Form, out: Path) -> list[Path]:
         talks = [record for example in part if example.form == "dialogue" for record in shape(example)]
         prose = [{"text": example.messages[0].text} for example in part if example.form == "prose"]
         for file, records in ((f"{name}.jsonl", talks), (f"{name}.text.jsonl", prose)):
-            _save(out / file, _lines(records))
+            write_whole(out / file, _lines(records), lasting=True)
             files.append(out / file)
     return files
 
@@ -323,13 +324,3 @@ def _alpaca(example: Example) -> list[dict[str, Any]]:
 
 def _lines(records: Iterable[Mapping[str, Any]]) -> bytes:
     return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records).encode("utf-8", "surrogatepass")
-
-
-def _save(path: Path, data: bytes) -> None:
-    """Whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)

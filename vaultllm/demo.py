@@ -6,9 +6,7 @@ Uses the same functions as the commands; knows nothing that they don't.
 from __future__ import annotations
 
 import dataclasses
-import resource
 import shutil
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +15,7 @@ from typing import Any
 from vaultllm import config, registry, steps
 from vaultllm.dataset import Dataset
 from vaultllm.errors import UsageError
-from vaultllm.schema import Progress
+from vaultllm.schema import Progress, Report
 
 SEEDS = (0, 1, 2)
 QUESTIONS = (
@@ -46,7 +44,7 @@ def fresh_folder() -> Path:
     return folder
 
 
-def run(folder: Path | None, minutes: float, progress: Callable[[Progress], None], say: Callable[[str], None]) -> dict[str, Any]:
+def run(folder: Path | None, minutes: float, progress: Report, say: Callable[[str], None]) -> dict[str, Any]:
     """Copy, ingest, pretrain, train with three seeds, measure, answer; returns what the table at the end shows."""
     began = time.perf_counter()
     folder = (folder or fresh_folder()).resolve()
@@ -67,6 +65,7 @@ def run(folder: Path | None, minutes: float, progress: Callable[[Progress], None
 
 def _run(job: steps.Job, folder: Path, minutes: float, say: Callable[[str], None], began: float) -> dict[str, Any]:
     from vaultllm import dataset as datasets
+    from vaultllm.train import peak_rss_mb
 
     workspace, ledger = job.workspace, job.ledger
     say(f"1/4  reading the notes of {workspace.vault}")
@@ -100,7 +99,7 @@ def _run(job: steps.Job, folder: Path, minutes: float, say: Callable[[str], None
 
     metrics = trained[0]["metrics"]
     micro = metrics["base"]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (2**20 if sys.platform == "darwin" else 2**10)
+    peak = peak_rss_mb()
     rows = [
         ("notes", f"{found['notes']['seen']} ({counts['train_notes']} to train on, {counts['val_notes']} held out)"),
         ("scenes", f"{found['scenes']['total']}, as YAML in {workspace.scenes}"),
@@ -142,9 +141,7 @@ def _run(job: steps.Job, folder: Path, minutes: float, say: Callable[[str], None
     }
 
 
-def _verdict(
-    workspace: config.Workspace, built: Dataset, base: str, runs: list[str], progress: Callable[[Progress], None]
-) -> dict[str, Any]:
+def _verdict(workspace: config.Workspace, built: Dataset, base: str, runs: list[str], progress: Report) -> dict[str, Any]:
     """Held-out answers before and after: the seeds averaged for each example, notes resampled in pairs."""
     from vaultllm import evaluate
     from vaultllm.models import hf

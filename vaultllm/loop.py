@@ -24,12 +24,10 @@ from vaultllm import evaluate
 from vaultllm.errors import ModelError
 from vaultllm.evaluate import Window
 from vaultllm.models import hf
-from vaultllm.schema import Progress
+from vaultllm.schema import Progress, Report
 
 CHECKPOINT_SECONDS = 300.0
 """What a power cut can cost."""
-
-Report = Callable[[Progress], None]
 
 
 @dataclass(slots=True)

@@ -24,7 +24,7 @@ from vaultllm.config import MemorySettings
 from vaultllm.errors import LockedError, VaultError
 from vaultllm.ledger import Ledger, StoredPassage
 from vaultllm.memory import chroma, embed, words
-from vaultllm.schema import Hit, Progress, Scene
+from vaultllm.schema import Hit, Progress, Report, Scene, silent
 
 Dense = Literal["auto", "chroma", "exact"]
 
@@ -37,14 +37,10 @@ _GRAVES = "chroma_deleted"  # in the ledger's meta table: how many deleted slots
 _META = "embedder"  # in the ledger's meta table: fingerprint, version, dims asked for, passages it was fitted on
 
 
-def _silent(progress: Progress) -> None:
-    """Nobody watches."""
-
-
 # -- keeping up to date
 
 
-def refresh(ledger: Ledger, folder: Path, settings: MemorySettings, progress: Callable[[Progress], None] = _silent) -> dict[str, Any]:
+def refresh(ledger: Ledger, folder: Path, settings: MemorySettings, progress: Report = silent) -> dict[str, Any]:
     """Give every passage a vector and Chroma every vector. Killed anywhere, the next call ends in the same state.
 
     Fits the embedder first if there is none, or if the passages have doubled since. Touches nothing when nothing
@@ -86,7 +82,7 @@ def refresh(ledger: Ledger, folder: Path, settings: MemorySettings, progress: Ca
     return {"embedded": embedded, "upserted": upserted, "deleted": deleted, "refitted": refitted, "generation": live}
 
 
-def rebuild(ledger: Ledger, folder: Path, settings: MemorySettings, progress: Callable[[Progress], None] = _silent) -> None:
+def rebuild(ledger: Ledger, folder: Path, settings: MemorySettings, progress: Report = silent) -> None:
     """A new Chroma generation from the ledger's vectors, in place of the old one, whose files are removed; a new words index.
 
     What was forgotten leaves the disk with it. Raises VaultError when it cannot be written.
@@ -152,7 +148,7 @@ def _embedder(folder: Path) -> embed.Embedder:
     return embed.VaultEmbedder.load(folder)
 
 
-def _fit(ledger: Ledger, folder: Path, settings: MemorySettings, progress: Callable[[Progress], None]) -> dict[str, Any]:
+def _fit(ledger: Ledger, folder: Path, settings: MemorySettings, progress: Report) -> dict[str, Any]:
     """Fit on all passages, write the folder, then say so in the ledger: vectors of the old one then count as missing."""
     progress(Progress("learning the vault's words", 0.0))
     slots = ledger.without_vector("")  # of no embedder: all passages
@@ -169,7 +165,7 @@ def _said(text: str, context: str) -> str:
     return f"{context}\n{text}"
 
 
-def _embed(ledger: Ledger, folder: Path, fingerprint: str, progress: Callable[[Progress], None]) -> int:
+def _embed(ledger: Ledger, folder: Path, fingerprint: str, progress: Report) -> int:
     """Vectors for the passages that have none, a batch a transaction."""
     slots = ledger.without_vector(fingerprint)
     if not slots:
@@ -231,7 +227,7 @@ def _probe(ledger: Ledger, memory: chroma.ChromaMemory, fingerprint: str) -> str
     return memory.probe(ledger.nonzero_vectors(fingerprint), known, vectors)
 
 
-def _rebuild(ledger: Ledger, folder: Path, fingerprint: str, progress: Callable[[Progress], None]) -> tuple[int, int]:
+def _rebuild(ledger: Ledger, folder: Path, fingerprint: str, progress: Report) -> tuple[int, int]:
     """A new generation from the ledger; returns its number and how many vectors went in. The caller holds the lock."""
     waiting = ledger.outbox(ledger.counts()["outbox"])
     slots = _slots(ledger, fingerprint)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -367,6 +367,14 @@ class Progress:
     """Real tokens, without padding."""
     seconds_left: float | None = None
     """Estimate; None when unknown."""
+
+
+Report = Callable[[Progress], None]
+"""What long work is given to say where it stands."""
+
+
+def silent(progress: Progress) -> None:
+    """The `Report` of work that nobody watches."""
 
 
 T = TypeVar("T")

@@ -21,8 +21,9 @@ from filelock import FileLock, Timeout
 
 from vaultllm import config
 from vaultllm.errors import DataError, LockedError, UsageError, VaultError, VaultllmError
+from vaultllm.files import write_whole
 from vaultllm.ledger import Change, KnownNote, Ledger, NoteRow
-from vaultllm.schema import Answer, Hit, Passage, Problem, Progress, Scene, to_dict
+from vaultllm.schema import Answer, Hit, Passage, Problem, Progress, Report, Scene, silent, to_dict
 from vaultllm.text import nfc, sha
 
 if TYPE_CHECKING:
@@ -32,17 +33,13 @@ if TYPE_CHECKING:
 BATCH = 200  # notes per transaction: a kill costs at most so many notes' parsing
 
 
-def _silent(progress: Progress) -> None:
-    """Nobody watches."""
-
-
 @dataclass(slots=True)
 class Job:
     """What every step is given."""
 
     workspace: config.Workspace
     """Vault, state, settings."""
-    progress: Callable[[Progress], None] = _silent
+    progress: Report = silent
     """Called with where the work stands."""
     stream: Callable[[str], None] | None = None
     """Called with pieces of an answer as they are made; None: nobody reads along."""
@@ -239,9 +236,7 @@ def _write_if_changed(path: Path, content: str) -> None:
     if path.exists() and path.read_bytes() == data:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{sha(path.name, digits=8)}.tmp")
-    aside.write_bytes(data)
-    os.replace(aside, path)
+    write_whole(path, data)
 
 
 def _set_problems(ledger: Ledger, path: str, problems: Sequence[Problem]) -> None:

@@ -27,9 +27,9 @@ from vaultllm.config import TrainSettings
 from vaultllm.dataset import Dataset
 from vaultllm.errors import DataError
 from vaultllm.evaluate import Score, Window
-from vaultllm.loop import Data, Job, Log, Pace, Report, newest, run
+from vaultllm.loop import Data, Job, Log, Pace, newest, run
 from vaultllm.models import hf
-from vaultllm.schema import Example, Progress
+from vaultllm.schema import Example, Progress, Report
 
 BATCH = 8
 """Windows per optimiser step: small batches suit LoRA (Schulman 2025, "LoRA Without Regret")."""
@@ -102,7 +102,7 @@ def train_lora(
         "tokens_per_s": round((log.learnt + log.context) / max(log.seconds, 1e-9), 1),
         "seconds": round(time.monotonic() - begun, 2),
         "training_seconds": round(log.seconds, 2),
-        "peak_rss_mb": _peak_rss_mb(),
+        "peak_rss_mb": peak_rss_mb(),
         "steps": step,
         "steps_planned": steps,
         "loss_first": log.loss_first,
@@ -229,8 +229,8 @@ def _save_adapter(model: Any, folder: Path, about: dict[str, str]) -> str:
     return digest
 
 
-def _peak_rss_mb() -> int:
-    """Of this process since its start."""
+def peak_rss_mb() -> int:
+    """The most memory that this process has held since its start, in MiB."""
     if sys.platform == "win32":
         import psutil
 

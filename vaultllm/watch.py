@@ -25,6 +25,7 @@ from watchdog.observers import Observer
 from vaultllm import steps
 from vaultllm.config import Workspace
 from vaultllm.errors import LockedError, VaultllmError
+from vaultllm.files import write_whole
 from vaultllm.text import nfc
 
 Log = Callable[[dict[str, Any]], None]
@@ -238,11 +239,7 @@ def _announced(workspace: Workspace) -> Iterator[None]:
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         "vault": str(workspace.vault),
     }
-    aside = path.with_name(".daemon.tmp")
-    aside.unlink(missing_ok=True)
-    with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-        json.dump(facts, file, ensure_ascii=False)
-    os.replace(aside, path)
+    write_whole(path, json.dumps(facts, ensure_ascii=False))
     try:
         yield
     finally:

@@ -19,6 +19,8 @@ from typing import Any
 
 import numpy as np
 
+from vaultllm.files import write_whole
+
 BATCH = 500  # records per call: Chroma takes at most 5,461, and a kill costs at most so many
 _NAME = "passages"
 _HNSW = {
@@ -170,9 +172,7 @@ def rebuild(folder: Path, fingerprint: str, batches: Iterable[Records]) -> int:
     except BaseException:
         shutil.rmtree(path, ignore_errors=True)
         raise
-    aside = folder / ".CURRENT.tmp"
-    aside.write_text(path.name + "\n", encoding="utf-8")
-    os.replace(aside, folder / "CURRENT")
+    write_whole(folder / "CURRENT", path.name + "\n")
     (folder / "OPEN").unlink(missing_ok=True)
     sweep(folder)
     return number
@@ -198,9 +198,7 @@ def _index_files(path: Path) -> dict[str, list[int]]:
 def _seal(path: Path) -> None:
     """Note how a generation's index files look now that nobody has them open."""
     if not _is_sealed(path):
-        aside = path / ".seal.tmp"
-        aside.write_text(json.dumps(_index_files(path)), encoding="utf-8")
-        os.replace(aside, path / "seal.json")
+        write_whole(path / "seal.json", json.dumps(_index_files(path)))
 
 
 def _is_sealed(path: Path) -> bool:

@@ -29,7 +29,7 @@ from vaultllm import tokenizer as bpe
 from vaultllm.errors import DataError
 from vaultllm.models import plan
 from vaultllm.models.plan import Budget, Reporter, Shape
-from vaultllm.schema import Example, Message, Progress
+from vaultllm.schema import Example, Message, Report
 from vaultllm.text import encodable
 
 
@@ -52,7 +52,7 @@ def pretrain(
     *,
     minutes: float,
     seed: int,
-    progress: Callable[[Progress], None],
+    progress: Report,
     val: Sequence[Example] = (),
     steps: int | None = None,
 ) -> dict[str, Any]:

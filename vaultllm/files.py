@@ -1,0 +1,26 @@
+"""Files of the state folder: written whole or not at all.
+
+Knows nothing about what stands in them, nor about notes, which `vault.py` alone writes.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from vaultllm.text import sha
+
+
+def write_whole(path: Path, content: str | bytes, *, lasting: bool = False) -> None:
+    """Put a file in place by a rename: a reader sees the old one or the new one, never a part. Readable by its owner alone.
+
+    Its folder must exist. `lasting`: on the disk when we return, so that what is written after it can count on it.
+    One process at a time may write a path (the caller holds the lock). Raises OSError.
+    """
+    aside = path.with_name(f".{sha(path.name, digits=8)}.tmp")  # a name as long as a note's has no room for a suffix
+    with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        file.write(content.encode("utf-8") if isinstance(content, str) else content)
+        if lasting:
+            file.flush()
+            os.fsync(file.fileno())
+    os.replace(aside, path)
