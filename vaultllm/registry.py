@@ -9,9 +9,8 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import json
-import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,9 @@ from vaultllm import dataset as datasets
 from vaultllm.config import TrainSettings, Workspace
 from vaultllm.dataset import Dataset
 from vaultllm.errors import ModelError, UsageError, nearest
+from vaultllm.files import write_whole
 from vaultllm.ledger import Ledger
-from vaultllm.schema import Example, Progress, Run, to_dict
-
-Report = Callable[[Progress], None]
+from vaultllm.schema import Example, Progress, Report, Run, to_dict
 
 BASE_SHARE = 0.6  # of the minutes, when the micro base has to be trained first
 ARM_EXAMPLES = 24  # held-out answers on which the four arms are measured: enough to see, few enough to wait for
@@ -38,9 +36,7 @@ def current(workspace: Workspace) -> str:
 
 
 def _point(workspace: Workspace, run: str) -> None:
-    aside = workspace.current.with_name("current.tmp")
-    aside.write_text(run + "\n" if run else "", encoding="utf-8")
-    os.replace(aside, workspace.current)
+    write_whole(workspace.current, run + "\n" if run else "", lasting=True)
 
 
 def _find(ledger: Ledger, run_id: str) -> Run:
@@ -151,7 +147,7 @@ def micro_base(workspace: Workspace, built: Dataset, *, minutes: float, seed: in
     workspace.bases.mkdir(exist_ok=True)
     micro.pretrain(train, folder, minutes=minutes, seed=seed, progress=progress, val=built.split("val"))
     seen = {"paths": sorted({example.path for example in train}), "scenes": sorted({id_ for example in train for id_ in example.scenes})}
-    (folder / "seen.json").write_text(json.dumps(seen, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    write_whole(folder / "seen.json", json.dumps(seen, ensure_ascii=False, indent=1) + "\n")  # last: now the base is there
     return folder, True
 
 
@@ -297,9 +293,7 @@ def _record(workspace: Workspace, ledger: Ledger, run: Run) -> None:
     ledger.put_run(run)
     folder = workspace.runs / run.id
     if folder.is_dir():
-        aside = folder / "run.json.tmp"
-        aside.write_text(json.dumps(to_dict(run), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-        os.replace(aside, folder / "run.json")
+        write_whole(folder / "run.json", json.dumps(to_dict(run), ensure_ascii=False, indent=1) + "\n")
 
 
 def _gate(workspace: Workspace, ledger: Ledger, run: Run, built: Dataset, metrics: dict[str, Any], progress: Report) -> tuple[bool, str]:
