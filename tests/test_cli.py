@@ -99,6 +99,7 @@ def test_cyrillic_is_printed_even_where_the_locale_knows_none(shell: Shell) -> N
         (["--vault", "~no-such-user", "status"], 3, ["E-VAULT", "~no-such-user", "does not exist"]),
         (["scenes", "~$x.md"], 3, ["E-DATA", "not known"]),
         (["dataset", "--out", "export"], 2, ["E-USAGE", "lies in the vault"]),
+        (["dataset", "--out", "/dev/null/x"], 2, ["E-USAGE", "/dev/null/x", "cannot be written"]),
         (["schedule", "print", "--kind", "crom"], 2, ["E-USAGE", "Did you mean 'cron'"]),
         (["run", "nigthly"], 2, ["Did you mean 'nightly'"]),
     ],

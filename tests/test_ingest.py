@@ -231,13 +231,15 @@ def test_state_files_are_private(job: steps.Job) -> None:
     assert job.workspace.ledger.stat().st_mode & 0o077 == 0
 
 
-def test_a_note_is_asked_about_as_it_is_now_by_any_of_its_names(job: steps.Job) -> None:
+def test_a_note_is_asked_about_as_it_is_now_by_any_of_its_names(job: steps.Job, monkeypatch: pytest.MonkeyPatch) -> None:
     steps.ingest(job)
     path = job.workspace.vault / "Дача" / "Насос.md"
     path.write_text("# Насос\n\nНасос гудит на низкой ноте, когда бочка пуста.\n", encoding="utf-8")
     for name in (str(path), "Дача/Насос.md", unicodedata.normalize("NFD", "Дача/Насос.md")):
         result = steps.ask(job, "Когда насос гудит?", note=name, write=False)
         assert result["sources"][0]["path"] == "Дача/Насос.md"
+    monkeypatch.chdir(job.workspace.vault / "Дача")
+    assert steps.ask(job, "Когда насос гудит?", note="Насос.md", write=False)["sources"][0]["path"] == "Дача/Насос.md"
 
 
 def test_half_an_emoji_in_an_export_or_in_properties_keeps_no_note_out(tmp_path: Path) -> None:

@@ -169,6 +169,8 @@ def tokens(workspace: Workspace, ledger: Ledger, built: Dataset) -> dict[str, in
     from vaultllm import evaluate
     from vaultllm.models import hf
 
+    if check(workspace, ledger):  # what answers is broken: `doctor` says how, and counting needs it not
+        return None
     serves = serving(workspace, ledger)
     if serves is None or not Path(serves[0]).is_dir():  # a hub id is not fetched for counting
         return None

@@ -302,11 +302,12 @@ def _hit(hit: Hit) -> dict[str, Any]:
 
 
 def _relative(job: Job, path: str) -> str:
-    """A note's path as the vault knows it: absolute paths into the vault are taken too, as is another form of Unicode."""
+    """A note's path as the vault knows it; taken too: absolute, from the folder one stands in, in another form of Unicode."""
     vault = job.workspace.vault
     given = config.path_of(path)
-    if given.is_absolute() and given.resolve().is_relative_to(vault):
-        given = given.resolve().relative_to(vault)
+    if given.is_absolute() or (not (vault / given).exists() and given.exists()):
+        whole = given.resolve()
+        given = whole.relative_to(vault) if whole.is_relative_to(vault) else given
     path = given.as_posix()
     if job.ledger.knows(path):
         return path
@@ -354,7 +355,10 @@ def dataset(
         raise UsageError("--out lies in the vault, where we write no data; name a folder outside of it", path=str(out))
     built = _dataset(job)
     folder = datasets.write(built, job.workspace.datasets)
-    exported = [str(path) for path in datasets.export(built, to, out)] if out is not None else []
+    try:
+        exported = [str(path) for path in datasets.export(built, to, out)] if out is not None else []
+    except OSError as error:
+        raise UsageError(f"--out cannot be written ({error.strerror}); name another folder", path=str(out)) from error
     why = Counter(one.reason.partition(" scene ")[0] for one in built.dropped)
     return {
         "id": built.id,
