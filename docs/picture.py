@@ -1,4 +1,7 @@
-"""Draw what `vaultllm demo` prints at its end as an SVG: `vaultllm demo --json > demo.json && python docs/picture.py demo.json docs/demo.svg`."""
+"""Draw what `vaultllm demo` prints at its end as an SVG.
+
+vaultllm demo --json > demo.json && python docs/picture.py demo.json docs/demo.svg
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ with Path("/dev/null").open("w") as nowhere:
     for answer in result["answers"]:  # as `vaultllm ask` shows them
         console.print(f"[bold]{answer['question']}[/bold]")
         for source in answer["sources"][:1]:
-            console.print(f"  → {source['quote']}\n    [dim]{source['path']}:{source['lines'][0]}[/dim]")
+            console.print(f"  → {source['quote'].replace('**', '')}\n    [dim]{source['path']}:{source['lines'][0]}[/dim]")
     console.print()
     console.print(views.demo(result))
 picture = console.export_svg(title="vaultllm demo")

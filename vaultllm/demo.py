@@ -94,7 +94,7 @@ def _run(job: steps.Job, folder: Path, minutes: float, say: Callable[[str], None
     say("4/4  answering three questions as notes")
     answers = [steps.ask(job, question) for question in QUESTIONS]
     for answer in answers:
-        quote = answer["sources"][0]["quote"] if answer["sources"] else "nothing in the vault speaks of this"
+        quote = answer["sources"][0]["quote"].replace("**", "") if answer["sources"] else "nothing in the vault speaks of this"
         say(f"     {answer['question']}\n       → {quote}")
 
     metrics = trained[0]["metrics"]

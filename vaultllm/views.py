@@ -204,7 +204,7 @@ def answer(result: Result, streamed: bool = False) -> RenderableType:
     said = [] if streamed or not result["answer"] else [Text(result["answer"])]
     quotes: list[RenderableType] = []
     for number, source in enumerate(result["sources"], 1):
-        quotes += [Text(f"{number}. {source['quote']}"), Text(f"   {lines_of(source)}", style="dim")]
+        quotes += [Text(f"{number}. {source['quote'].replace('**', '')}"), Text(f"   {lines_of(source)}", style="dim")]
     if not quotes:
         quotes = [Text("nothing in the vault speaks of this")]
     model = Text(f"{result['model']}{':' if result['answer'] else ''}", style="dim")
