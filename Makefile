@@ -4,13 +4,15 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PACKAGE := $(VENV)/.package
+SOURCES := $(wildcard vaultllm/*.py vaultllm/*/*.py pipelines/*)
 
 .PHONY: help install demo test check format bench clean
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
 
-install: $(STAMP) ## make .venv with the tested versions
+install: $(PACKAGE) ## make .venv with the tested versions
 
 # torch first and pinned: an open requirement would take the newest build with gigabytes of CUDA
 $(STAMP): pyproject.toml constraints.txt
@@ -18,8 +20,14 @@ $(STAMP): pyproject.toml constraints.txt
 	@test -x "$(BIN)/python" || "$(PYTHON)" -m venv "$(VENV)"
 	@echo "installing into $(VENV) (once, about 2 GB)…"
 	@"$(BIN)/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	@"$(BIN)/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@"$(BIN)/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt ".[dev]"
 	@touch "$(STAMP)"
+
+# A copy, not an editable install: that one puts this folder's path into a .pth file, which Python 3.11 cannot read
+# where the locale is C (cron's is) and the path holds Cyrillic.
+$(PACKAGE): $(STAMP) $(SOURCES)
+	@"$(BIN)/python" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --force-reinstall .
+	@touch "$(PACKAGE)"
 
 demo: install ## see it all work on vault_example/ (about 5 minutes)
 	@"$(BIN)/python" -m vaultllm.cli demo
