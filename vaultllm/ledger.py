@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -162,7 +163,7 @@ class Ledger:
                 path.chmod(0o600)
                 self.db.execute("PRAGMA foreign_keys = ON")
                 self.db.execute("PRAGMA secure_delete = ON")  # what is deleted leaves the disk too
-                self.db.execute("PRAGMA journal_mode = WAL")
+                self._to_wal()
                 self.db.execute("PRAGMA synchronous = NORMAL")
                 self._migrate()
             except BaseException:
@@ -171,11 +172,24 @@ class Ledger:
         except (sqlite3.Error, OSError) as error:
             raise explained(error, path) from error
 
+    def _to_wal(self) -> None:
+        """Write-ahead logging. SQLite does not wait its timeout for this switch when two make the same file, so we do."""
+        for last in [False] * 40 + [True]:
+            try:
+                self.db.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError:
+                if last:
+                    raise
+                time.sleep(0.05)
+
     def _refuse_foreign(self) -> None:
         """Before anything is written: is this file ours, and not newer than us?"""
+        self.db.execute("BEGIN")  # one snapshot: another process may be making the file right now
+        (tables,) = self.db.execute("SELECT count(*) FROM sqlite_master").fetchone()
         (version,) = self.db.execute("PRAGMA user_version").fetchone()
         (application,) = self.db.execute("PRAGMA application_id").fetchone()
-        (tables,) = self.db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        self.db.execute("COMMIT")
         if application != APPLICATION_ID and (version or application or tables):
             raise VaultError("this SQLite file is not a ledger of vaultllm; choose another --state", path=str(self.path))
         if version > len(MIGRATIONS):
