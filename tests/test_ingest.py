@@ -302,3 +302,14 @@ def test_an_export_without_chats_is_reported(job: steps.Job) -> None:
     path.write_text(json.dumps([{"uuid": "c", "name": "x", "chat_messages": [said]}]), encoding="utf-8")
     steps.ingest(job)
     assert not job.ledger.problems()
+
+
+def test_a_setting_that_reading_looks_at_reads_every_note_again(job: steps.Job) -> None:
+    steps.ingest(job)
+    path = job.workspace.vault / config.CONFIG
+    path.write_text(path.read_text(encoding="utf-8") + 'timezone = "Europe/Moscow"\n', encoding="utf-8")
+    job.workspace = config.open_workspace(str(job.workspace.vault), str(job.workspace.state))
+    assert steps.ingest(job)["notes"]["parsed"] == 7
+    (scene,) = job.ledger.scenes("Чаты/датчик.md")
+    assert scene.at == "2025-06-16T21:34:00+03:00"
+    assert steps.ingest(job)["notes"]["parsed"] == 0

@@ -132,12 +132,13 @@ def ingest(
 
 def _ingest_files(job: Job, files: Sequence[vault.FileStat], known: dict[str, KnownNote], full: bool) -> tuple[int, int, Change]:
     """Parse what changed, a batch a transaction. Returns how many were parsed, how many had not changed, and the change."""
-    from vaultllm import scenes, vault
+    from vaultllm import vault
 
+    parser = _parser(job)
     todo = []
     for file in files:
         old = known.get(file.path)
-        same = old is not None and _stat(file) == (old.size, old.mtime_ns, old.ctime_ns, old.inode) and old.parser == scenes.PARSER
+        same = old is not None and _stat(file) == (old.size, old.mtime_ns, old.ctime_ns, old.inode) and old.parser == parser
         if full or not same:
             todo.append((file, old))
     parsed, unchanged, change = 0, len(files) - len(todo), Change()
@@ -150,7 +151,7 @@ def _ingest_files(job: Job, files: Sequence[vault.FileStat], known: dict[str, Kn
                     _set_problems(job.ledger, file.path, (Problem(error.code, error.message),))
                     continue
                 digest = hashlib.sha256(data).hexdigest()
-                if old is not None and not full and old.sha256 == digest and old.parser == scenes.PARSER:
+                if old is not None and not full and old.sha256 == digest and old.parser == parser:
                     job.ledger.touch(old.id, *_stat(file))
                     unchanged += 1
                     continue
@@ -176,6 +177,14 @@ def _gone(known: Iterable[str], scan: vault.Scan) -> list[str]:
 
 def _stat(file: vault.FileStat) -> tuple[int, int, int, int]:
     return file.size, file.mtime_ns, file.ctime_ns, file.inode
+
+
+def _parser(job: Job) -> str:
+    """What a note's scenes depend on besides its bytes: our code, and the settings that reading looks at."""
+    from vaultllm import scenes
+
+    settings = job.workspace.settings
+    return f"{scenes.PARSER}-{sha(settings.timezone, settings.scan.model_dump_json(), digits=8)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,14 +217,12 @@ def _read_note(job: Job, path: str, data: bytes) -> _Read:
 
 def _store_note(job: Job, file: vault.FileStat, digest: str, read: _Read) -> Change:
     """Scenes -> YAML and ledger."""
-    from vaultllm import scenes
-
     # The YAML first: were it last, a kill between the two would leave a ledger that believes it was written.
     if read.scenes:
         _write_if_changed(_scene_file(job, file.path), read.yaml)
     else:
         _scene_file(job, file.path).unlink(missing_ok=True)
-    row = NoteRow(file.path, read.title, *_stat(file), digest, scenes.PARSER, read.reader, read.why)
+    row = NoteRow(file.path, read.title, *_stat(file), digest, _parser(job), read.reader, read.why)
     change = job.ledger.put_note(row, read.scenes)
     _set_problems(job.ledger, file.path, read.problems)
     return change
