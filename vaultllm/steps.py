@@ -161,7 +161,7 @@ def _ingest_files(job: Job, files: Sequence[vault.FileStat], known: dict[str, Kn
                     message = f"the note could not be read ({type(error).__name__}); please report this bug of ours; its last state is kept"
                     _set_problems(job.ledger, file.path, (Problem("E-BUG", message),))
                     continue
-                change += _store_note(job, file, digest, read)
+                change += _store_note(job, file, digest, parser, read)
                 parsed += 1
         job.progress(Progress("reading notes", min(1.0, (start + BATCH) / len(todo))))
     return parsed, unchanged, change
@@ -215,14 +215,14 @@ def _read_note(job: Job, path: str, data: bytes) -> _Read:
     return _Read(note.title, reader, why, parts, scenes.to_yaml(path, cut), (*note.problems, *noticed))
 
 
-def _store_note(job: Job, file: vault.FileStat, digest: str, read: _Read) -> Change:
+def _store_note(job: Job, file: vault.FileStat, digest: str, parser: str, read: _Read) -> Change:
     """Scenes -> YAML and ledger."""
     # The YAML first: were it last, a kill between the two would leave a ledger that believes it was written.
     if read.scenes:
         _write_if_changed(_scene_file(job, file.path), read.yaml)
     else:
         _scene_file(job, file.path).unlink(missing_ok=True)
-    row = NoteRow(file.path, read.title, *_stat(file), digest, _parser(job), read.reader, read.why)
+    row = NoteRow(file.path, read.title, *_stat(file), digest, parser, read.reader, read.why)
     change = job.ledger.put_note(row, read.scenes)
     _set_problems(job.ledger, file.path, read.problems)
     return change
