@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from vaultllm import config, scenes, steps
+from vaultllm import config, scene_yaml, steps
 from vaultllm.errors import VaultError
 from vaultllm.memory import chroma
 from vaultllm.schema import Note
@@ -128,7 +128,7 @@ def test_the_yaml_says_what_the_ledger_says(job: steps.Job) -> None:
     steps.ingest(job)
     for path in job.ledger.notes_with_scenes():
         document = (job.workspace.scenes / (path + ".yaml")).read_text(encoding="utf-8")
-        assert scenes.from_yaml(document) == (path, tuple(job.ledger.scenes(path)))
+        assert scene_yaml.from_yaml(document) == (path, tuple(job.ledger.scenes(path)))
 
 
 def test_incremental_equals_full(job: steps.Job, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vaultllm import chats, markdown, scenes
+from vaultllm import chats, markdown, scene_yaml, scenes
 from vaultllm.config import ScanSettings
 from vaultllm.schema import Problem, Scene, Source, Turn
 
@@ -233,7 +233,7 @@ SCENES = st.builds(
 
 @given(st.lists(SCENES, max_size=2))
 def test_the_yaml_says_exactly_what_the_scenes_say(found: list[Scene]) -> None:
-    assert scenes.from_yaml(scenes.to_yaml("n.md", found)) == ("n.md", tuple(found))
+    assert scene_yaml.from_yaml(scene_yaml.to_yaml("n.md", found)) == ("n.md", tuple(found))
 
 
 @pytest.mark.parametrize(
@@ -246,20 +246,20 @@ def test_the_yaml_says_exactly_what_the_scenes_say(found: list[Scene]) -> None:
 def test_texts_that_yaml_libraries_stumble_over_come_back(said: str) -> None:
     (scene,) = cut("n.md", "text here")
     scene = dataclasses.replace(scene, turns=(dataclasses.replace(scene.turns[0], text=said),), title=said)
-    assert scenes.from_yaml(scenes.to_yaml("n.md", [scene]))[1] == (scene,)
+    assert scene_yaml.from_yaml(scene_yaml.to_yaml("n.md", [scene]))[1] == (scene,)
 
 
 def test_the_yaml_is_readable() -> None:
-    document = scenes.to_yaml("c.md", cut("c.md", CHAT.replace("> Это другое.", "> Это 🧩 другое, \n> совсем.")))
+    document = scene_yaml.to_yaml("c.md", cut("c.md", CHAT.replace("> Это другое.", "> Это 🧩 другое, \n> совсем.")))
     assert "    text: |2-\n      Это 🧩 другое, \n      совсем.\n" in document
     assert "language: ru" in document
 
 
 def test_a_document_of_another_schema_is_refused() -> None:
     with pytest.raises(ValueError, match="schema"):
-        scenes.from_yaml("schema: 9\nnote: a\nscenes: []\n")
+        scene_yaml.from_yaml("schema: 9\nnote: a\nscenes: []\n")
     with pytest.raises(ValueError, match="not YAML"):
-        scenes.from_yaml("a: [")
+        scene_yaml.from_yaml("a: [")
 
 
 # -- what people really have
@@ -272,7 +272,7 @@ def test_real_notes_are_covered_and_come_back(shared: Path) -> None:
             name = str(path.relative_to(root))
             assert_covered_once(name, path.read_bytes())
             found = cut(name, path.read_bytes().decode("utf-8", "replace"))
-            assert scenes.from_yaml(scenes.to_yaml(name, found)) == (name, found)
+            assert scene_yaml.from_yaml(scene_yaml.to_yaml(name, found)) == (name, found)
             count += bool(found)
     assert count > 90
 

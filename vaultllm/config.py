@@ -44,6 +44,36 @@ class ScanSettings(_Section):
     """Names of the owner at the line's start in plain transcripts."""
     labels_assistant: tuple[str, ...] = ("Assistant", "AI", "ChatGPT", "GPT", "Claude", "Ассистент", "Бот", "Ответ", "সহকারী")
     """Names of the assistant in plain transcripts."""
+    me: tuple[str, ...] = ()
+    """Who you are in exported chats between people (Telegram): names or ids as the export writes them; nobody is guessed."""
+    encoding: str = ""
+    """Encoding of notes that are neither UTF-8 nor UTF-16 with a BOM (`cp1251`); empty: they are reported and left out."""
+    private: tuple[str, ...] = ()
+    """Folders whose notes are private, as if each said `private: true`: neither learnt nor recalled."""
+    max_seconds: float = Field(20.0, gt=0.0)
+    """Longest time for reading one note; then it is left out and reported."""
+    max_memory_mb: int = Field(512, ge=128)
+    """Most memory that reading notes may take beyond the program itself; a note that wants more is left out and reported."""
+
+
+class SceneSettings(_Section):
+    """How notes and talks are cut into scenes."""
+
+    gap_minutes: float = Field(360.0, gt=0.0)
+    """A pause in a talk that is longer than this begins a new scene."""
+    max_chars: int = Field(1_600, ge=200)
+    """A section longer than this is cut at its blocks; a run of short exchanges ends before it."""
+    min_chars: int = Field(200, ge=0)
+    """A section or exchange shorter than this joins its neighbour."""
+
+
+class RedactSettings(_Section):
+    """Secrets and personal data that never reach scenes, memory, datasets or the model."""
+
+    off: tuple[str, ...] = ()
+    """Kinds that are let through (`email`, `phone`, …); all kinds: vaultllm status --json."""
+    allow: tuple[str, ...] = ()
+    """Regular expressions for what is no secret though it looks like one."""
 
 
 class AnswerSettings(_Section):
@@ -118,6 +148,8 @@ class Settings(_Section):
     timezone: str = ""
     """IANA name for chat times without a zone; empty: they stay without."""
     scan: ScanSettings = ScanSettings()
+    scenes: SceneSettings = SceneSettings()
+    redact: RedactSettings = RedactSettings()
     answers: AnswerSettings = AnswerSettings()
     memory: MemorySettings = MemorySettings()
     train: TrainSettings = TrainSettings()

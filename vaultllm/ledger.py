@@ -69,6 +69,12 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE INDEX vectors_embedder ON vectors(embedder);
     CREATE INDEX vectors_empty ON vectors(embedder) WHERE vector = zeroblob(length(vector));
     """,
+    # The account of messages: how many a note holds, how many of them are in no scene (each for a counted reason).
+    """
+    ALTER TABLE notes ADD COLUMN turns INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE notes ADD COLUMN turns_left INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE problems ADD COLUMN count INTEGER NOT NULL DEFAULT 1;
+    """,
 )
 
 
@@ -116,6 +122,10 @@ class NoteRow:
     """The chat reader that took it; empty for an ordinary note."""
     why: str
     """Why that reader."""
+    turns: int = 0
+    """Messages that its talks hold."""
+    turns_left: int = 0
+    """Those of them that are in no scene."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,14 +272,14 @@ class Ledger:
                 )
             }
             self.db.execute(
-                "INSERT INTO notes (path, name, title, size, mtime_ns, ctime_ns, inode, sha256, parser, reader, why)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (path) DO UPDATE SET name = excluded.name,"
+                "INSERT INTO notes (path, name, title, size, mtime_ns, ctime_ns, inode, sha256, parser, reader, why, turns, turns_left)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (path) DO UPDATE SET name = excluded.name,"
                 " title = excluded.title, size = excluded.size, mtime_ns = excluded.mtime_ns, ctime_ns = excluded.ctime_ns,"
                 " inode = excluded.inode, sha256 = excluded.sha256, parser = excluded.parser, reader = excluded.reader,"
-                " why = excluded.why",
+                " why = excluded.why, turns = excluded.turns, turns_left = excluded.turns_left",
                 (
                     note.path, note_key(note.path), note.title, note.size, note.mtime_ns, note.ctime_ns, note.inode,
-                    note.sha256, note.parser, note.reader, note.why,
+                    note.sha256, note.parser, note.reader, note.why, note.turns, note.turns_left,
                 ),
             )  # fmt: skip
             (note_id,) = self.db.execute("SELECT id FROM notes WHERE path = ?", (note.path,)).fetchone()
@@ -363,18 +373,18 @@ class Ledger:
         with self.transaction():
             self.db.execute("DELETE FROM problems WHERE path = ?", (path,))
             self.db.executemany(
-                "INSERT INTO problems (path, code, line, message) VALUES (?, ?, ?, ?)",
-                [(path, problem.code, problem.line, problem.message) for problem in problems],
+                "INSERT INTO problems (path, code, line, message, count) VALUES (?, ?, ?, ?, ?)",
+                [(path, problem.code, problem.line, problem.message, problem.count) for problem in problems],
             )
 
     def problems(self) -> list[tuple[str, Problem]]:
         """All that is wrong, by path and line."""
-        rows = self.db.execute("SELECT path, code, message, line FROM problems ORDER BY path, line, code")
-        return [(path, Problem(code, message, line)) for path, code, message, line in rows]
+        rows = self.db.execute("SELECT path, code, message, line, count FROM problems ORDER BY path, line, code")
+        return [(path, Problem(*rest)) for path, *rest in rows]
 
     def problems_of(self, path: str) -> list[Problem]:
         """What is wrong with one file."""
-        rows = self.db.execute("SELECT code, message, line FROM problems WHERE path = ?", (path,))
+        rows = self.db.execute("SELECT code, message, line, count FROM problems WHERE path = ?", (path,))
         return [Problem(*row) for row in rows]
 
     def kinds(self) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Note -> Scenes -> Passages, and Scene <-> YAML.
+"""Note -> Scenes -> Passages.
 
 A scene is a stretch of talk (the owner's words and what was answered to them) or a section of prose (a heading
 and what stands under it). Its id says *where* it is and never what it says, so it outlives edits. Pure: knows
@@ -8,16 +8,14 @@ nothing about files, databases or models.
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from vaultllm import markdown, text
-from vaultllm.schema import Block, Conversation, Kind, Lines, Note, Passage, Problem, Scene, Source, Trust, Turn, from_dict, to_dict
+from vaultllm.schema import Block, Conversation, Kind, Lines, Note, Passage, Problem, Scene, Source, Trust, Turn
 
-VERSION = 1  # of the YAML's schema
 PARSER = "1"  # raise it when parsing or cutting changes: every note is then parsed again
 SCENE_CHARS = 1_600  # a section longer than this is cut at its blocks
 PASSAGE_CHARS = 1_000  # a turn longer than this is recalled in parts
@@ -412,102 +410,3 @@ def _pieces(row: str) -> Iterator[str]:
         if piece:
             yield piece
         position = end
-
-
-# -- YAML
-
-# A plain scalar that every YAML reader takes for a string: letters first, no indicator, not a word with a meaning.
-_PLAIN = re.compile(rf"[^\W\d_][\w{text.MARKS} \-./,()«»–—…]*", re.UNICODE)
-_MEANT = frozenset({"null", "true", "false", "yes", "no", "on", "off", "y", "n", "nan", "inf", "none"})
-_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ufeff\ud800-\udfff\ufffe\uffff]")
-
-
-def to_yaml(path: str, scenes: Sequence[Scene]) -> str:
-    """The scenes of one note as YAML for people: texts as literal blocks, empty fields left out.
-
-    Written by hand because the YAML libraries refuse a literal block when a line ends in a space (every second
-    line of the nexus chats does) and escape emoji; `from_yaml` reads it back with a library, and a property test
-    holds the two together.
-    """
-    out = [f"schema: {VERSION}", f"note: {_scalar(path)}", "scenes:" if scenes else "scenes: []"]
-    for scene in scenes:
-        record = to_dict(scene)
-        turns = record.pop("turns")
-        source = record.pop("source")
-        source.pop("path")
-        first = True
-        for key, value in record.items():
-            if value in ("", []) or (key == "train" and value):
-                continue
-            out.append(f"{'- ' if first else '  '}{key}: {_flow(value)}")
-            first = False
-        out.append(f"  source: {_flow({key: value for key, value in source.items() if value != ''})}")
-        out.append("  turns:")
-        for turn in turns:
-            said = turn.pop("text")
-            head = {key: value for key, value in turn.items() if value not in ("", [], 0)}
-            for index, (key, value) in enumerate(head.items()):
-                out.append(f"  {'- ' if index == 0 else '  '}{key}: {_flow(value)}")
-            out.append(f"    text: {_literal(said, 6)}")
-    return "\n".join(out) + "\n"
-
-
-def _flow(value: Any) -> str:
-    """A value on one line."""
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{key}: {_flow(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(_flow(item) for item in value) + "]"
-    if isinstance(value, str):
-        return _scalar(value, flow=True)
-    return json.dumps(value)
-
-
-def _scalar(value: str, flow: bool = False) -> str:
-    """A string: plain where that is safe, else JSON's double quotes, which YAML reads alike."""
-    plain = _PLAIN.fullmatch(value) and value.lower() not in _MEANT and value == value.strip() and not (flow and "," in value)
-    if plain and not _UNPRINTABLE.search(value):
-        return value
-    return _UNPRINTABLE.sub(_escape, json.dumps(value, ensure_ascii=False))
-
-
-def _escape(match: re.Match[str]) -> str:
-    return f"\\u{ord(match[0]):04x}"
-
-
-def _literal(value: str, indent: int) -> str:
-    """A text as a literal block, which keeps every character as it stands; quoted when YAML could not keep it."""
-    if "\n" not in value and len(value) < 100:
-        return _scalar(value)
-    if _UNPRINTABLE.search(value) or not value.strip("\n ") or "\n\t" in "\n" + value:
-        return _scalar(value)
-    body = value.rstrip("\n")
-    ends = len(value) - len(body)
-    chomp = "-" if ends == 0 else "" if ends == 1 else "+"
-    pad = " " * indent
-    rows = [pad + row if row else "" for row in value.split("\n")]
-    if ends:
-        rows.pop()
-    # The indentation is always named (relative to the key's own 4): a first line that begins with spaces would hide it.
-    return f"|{indent - 4}{chomp}\n" + "\n".join(rows)
-
-
-def from_yaml(document: str) -> tuple[str, tuple[Scene, ...]]:
-    """The inverse of `to_yaml`: the note's path and its scenes. Raises ValueError when it is not such a document."""
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
-    try:
-        data = YAML(typ="safe", pure=True).load(document)
-    except YAMLError as error:
-        raise ValueError(f"not YAML: {error}") from error
-    if not isinstance(data, dict) or data.get("schema") != VERSION:
-        raise ValueError(f"not a scene file of schema {VERSION}")
-    try:
-        scenes = []
-        for entry in data["scenes"]:
-            source = {"path": data["note"], **entry["source"]}
-            scenes.append(from_dict(Scene, {"title": "", "headings": [], **entry, "source": source}))
-        return data["note"], tuple(scenes)
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"not a scene file of schema {VERSION}: {error}") from error

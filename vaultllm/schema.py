@@ -31,6 +31,8 @@ class Problem:
     """What is wrong, why it matters, and what to do, in one sentence."""
     line: int = 0
     """The line in the file; 0 when it concerns the whole file."""
+    count: int = 1
+    """How many things of this kind it stands for (`37 tool messages left out` is one problem with count 37)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +123,13 @@ class Turn:
     """The message's id at its source; survives renames and re-imports."""
     attachments: tuple[str, ...] = ()
     """Names of attached files and artifacts."""
+    parent: str = ""
+    """UID of the message it follows, if the source says so (exports; mended notes)."""
+    variant_of: str = ""
+    """Set when it is not part of the talk as it went on (a regenerated answer, an edited prompt, what came below one): UID
+    (`line N` if that has none) of the turn of the talk that stands where this abandoned branch begins. Never trained on."""
+    lossy: bool = False
+    """The importer damaged this text (collapsed indentation, cut words): its code blocks are not trained on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +151,9 @@ class Conversation:
     loose: tuple[Lines, ...] = ()
     """Line ranges between its messages that are the owner's own text (a `[[link]]` between two turns): prose, not talk."""
     problems: tuple[Problem, ...] = ()
-    """What the reader met."""
+    """What the reader met. Those whose code is in `chats.LEFT_OUT` stand for messages that are not among the turns."""
+    seen: int = 0
+    """How many messages the source holds: `len(turns)` plus the `count` of the problems that left some out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +212,8 @@ class Scene:
     """Its keywords (поле)."""
     anchor: str = ""
     """The sentence that stands for it (якорь)."""
+    duplicate: str = ""
+    """Id of the first scene that says the same, or nearly; filled by the ledger, which sees all notes."""
 
 
 @dataclass(frozen=True, slots=True)

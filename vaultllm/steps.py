@@ -7,11 +7,10 @@ Every step takes a `Job` (workspace, progress, how long to wait for a lock) and 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -20,17 +19,13 @@ import typer
 from filelock import FileLock, Timeout
 
 from vaultllm import config
-from vaultllm.errors import DataError, LockedError, UsageError, VaultError, VaultllmError
-from vaultllm.files import write_whole
-from vaultllm.ledger import Change, KnownNote, Ledger, NoteRow
-from vaultllm.schema import Answer, Hit, Passage, Problem, Progress, Report, Scene, silent, to_dict
-from vaultllm.text import nfc, sha
+from vaultllm.errors import DataError, LockedError, UsageError, VaultllmError
+from vaultllm.ledger import Ledger
+from vaultllm.schema import Answer, Hit, Problem, Report, silent, to_dict
+from vaultllm.text import nfc
 
 if TYPE_CHECKING:
-    from vaultllm import vault
     from vaultllm.dataset import Dataset
-
-BATCH = 200  # notes per transaction: a kill costs at most so many notes' parsing
 
 
 @dataclass(slots=True)
@@ -90,180 +85,31 @@ def ingest(
     confirm: Annotated[bool, typer.Option("--confirm", help="Go on even if many notes have vanished from the vault.")] = False,
 ) -> dict[str, Any]:
     """Scan the vault; parse what changed into scenes; bring the memory up to date."""
-    from vaultllm import recall, vault
+    from vaultllm import ingest as ingesting
+    from vaultllm import recall
 
     started = time.perf_counter()
-    settings = job.workspace.settings
+    workspace, ledger = job.workspace, job.ledger
     with job.lock():
-        scan = vault.scan(job.workspace.vault, settings.scan, settings.answers.folder)
-        known = job.ledger.known()
-        gone = _gone(known, scan)
-        if not confirm and len(gone) > 20 and len(gone) > len(known) / 5:
-            raise VaultError(
-                f"{len(gone)} of {len(known)} known notes have vanished; nothing was removed. "
-                "If the vault is complete, run: vaultllm ingest --confirm",
-                path=str(job.workspace.vault),
-                code="E-VANISHED",
-            )
-        parsed, unchanged, change = _ingest_files(job, scan.files, known, full)
-        for path in gone:
-            _scene_file(job, path).unlink(missing_ok=True)
-            change += Change(removed=job.ledger.remove_note(path))
-        _keep_problems(job.ledger, scan)
-        memory = recall.refresh(job.ledger, job.workspace.memory, settings.memory, job.progress)
+        found = ingesting.ingest(workspace, ledger, full=full, confirm=confirm, progress=job.progress)
+        memory = recall.refresh(ledger, workspace.memory, workspace.settings.memory, job.progress)
+    failed = [problem_entry(path, problem) for path, problem in ledger.problems() if problem.code.startswith("E-")]
     return {
-        "notes": {
-            "seen": len(scan.files),
-            "parsed": parsed,
-            "unchanged": unchanged,
-            "removed": len(gone),
-            "failed": [_problem(path, problem) for path, problem in job.ledger.problems() if problem.code.startswith("E-")],
-        },
+        "notes": {"seen": found.seen, "parsed": found.parsed, "unchanged": found.unchanged, "removed": found.removed, "failed": failed},
         "scenes": {
-            "added": change.added,
-            "changed": change.changed,
-            "removed": change.removed,
-            "total": job.ledger.counts()["scenes"],
+            "added": found.change.added,
+            "changed": found.change.changed,
+            "removed": found.change.removed,
+            "total": ledger.counts()["scenes"],
         },
         "memory": memory,
         "seconds": round(time.perf_counter() - started, 3),
     }
 
 
-def _ingest_files(job: Job, files: Sequence[vault.FileStat], known: dict[str, KnownNote], full: bool) -> tuple[int, int, Change]:
-    """Parse what changed, a batch a transaction. Returns how many were parsed, how many had not changed, and the change."""
-    from vaultllm import vault
-
-    parser = _parser(job)
-    todo = []
-    for file in files:
-        old = known.get(file.path)
-        same = old is not None and _stat(file) == (old.size, old.mtime_ns, old.ctime_ns, old.inode) and old.parser == parser
-        if full or not same:
-            todo.append((file, old))
-    parsed, unchanged, change = 0, len(files) - len(todo), Change()
-    for start in range(0, len(todo), BATCH):
-        with job.ledger.transaction():
-            for file, old in todo[start : start + BATCH]:
-                try:
-                    data = vault.read(job.workspace.vault, file.path, job.workspace.settings.scan.max_bytes)
-                except VaultllmError as error:  # what was known of it stays; the problem says why it is not newer
-                    _set_problems(job.ledger, file.path, (Problem(error.code, error.message),))
-                    continue
-                digest = hashlib.sha256(data).hexdigest()
-                if old is not None and not full and old.sha256 == digest and old.parser == parser:
-                    job.ledger.touch(old.id, *_stat(file))
-                    unchanged += 1
-                    continue
-                try:
-                    read = _read_note(job, file.path, data)
-                except Exception as error:  # a bug of ours in one note must not keep all others out of the memory
-                    message = f"the note could not be read ({type(error).__name__}); please report this bug of ours; its last state is kept"
-                    _set_problems(job.ledger, file.path, (Problem("E-BUG", message),))
-                    continue
-                change += _store_note(job, file, digest, parser, read)
-                parsed += 1
-        job.progress(Progress("reading notes", min(1.0, (start + BATCH) / len(todo))))
-    return parsed, unchanged, change
-
-
-def _gone(known: Iterable[str], scan: vault.Scan) -> list[str]:
-    """Known notes that left the vault. One that is only unreadable now (or below a folder that is) has not left."""
-    hidden = [path for path, problem in scan.skipped if problem.code not in ("W-KIND", "W-LINK")]
-    present = {file.path for file in scan.files} | set(hidden)
-    folders = tuple(path + "/" for path in hidden)
-    return sorted(path for path in known if path not in present and not path.startswith(folders))
-
-
-def _stat(file: vault.FileStat) -> tuple[int, int, int, int]:
-    return file.size, file.mtime_ns, file.ctime_ns, file.inode
-
-
-def _parser(job: Job) -> str:
-    """What a note's scenes depend on besides its bytes: our code, and the settings that reading looks at."""
-    from vaultllm import scenes
-
-    settings = job.workspace.settings
-    return f"{scenes.PARSER}-{sha(settings.timezone, settings.scan.model_dump_json(), digits=8)}"
-
-
-@dataclass(frozen=True, slots=True)
-class _Read:
-    """A note that was read, before anything of it is stored."""
-
-    title: str
-    reader: str
-    why: str
-    scenes: list[tuple[Scene, tuple[Passage, ...]]]
-    yaml: str
-    problems: tuple[Problem, ...]
-
-
-def _read_note(job: Job, path: str, data: bytes) -> _Read:
-    """Bytes -> note -> turns -> scenes and passages."""
-    from vaultllm import chats, markdown, scenes
-
-    settings = job.workspace.settings
-    parse = markdown.plain_note if path.lower().endswith(".json") else markdown.parse
-    note = parse(path, data)
-    reader, why, conversations = chats.read(note, settings.scan, settings.timezone)
-    cut, noticed = scenes.cut(note, reader, conversations, templates=settings.scan.templates)
-    if parse is markdown.plain_note and not reader:
-        message = "no chats of ChatGPT or Claude are in it (is it whole?); export it again, or rename the file"
-        noticed = (*noticed, Problem("W-EXPORT", message))
-    parts = [(scene, scenes.passages(scene)) for scene in cut]
-    return _Read(note.title, reader, why, parts, scenes.to_yaml(path, cut), (*note.problems, *noticed))
-
-
-def _store_note(job: Job, file: vault.FileStat, digest: str, parser: str, read: _Read) -> Change:
-    """Scenes -> YAML and ledger."""
-    # The YAML first: were it last, a kill between the two would leave a ledger that believes it was written.
-    if read.scenes:
-        _write_if_changed(_scene_file(job, file.path), read.yaml)
-    else:
-        _scene_file(job, file.path).unlink(missing_ok=True)
-    row = NoteRow(file.path, read.title, *_stat(file), digest, parser, read.reader, read.why)
-    change = job.ledger.put_note(row, read.scenes)
-    _set_problems(job.ledger, file.path, read.problems)
-    return change
-
-
-def _scene_file(job: Job, path: str) -> Path:
-    """Where a note's scenes are written; a name too long for the file system is cut and marked with a hash."""
-    name = path + ".yaml"
-    parts = [
-        part if len(part.encode()) <= 250 else part.encode()[:200].decode("utf-8", "ignore") + "~" + sha(part, digits=8) + ".yaml"
-        for part in name.split("/")
-    ]
-    return job.workspace.scenes.joinpath(*parts)
-
-
-def _write_if_changed(path: Path, content: str) -> None:
-    data = content.encode("utf-8")
-    if path.exists() and path.read_bytes() == data:
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, data)
-
-
-def _set_problems(ledger: Ledger, path: str, problems: Sequence[Problem]) -> None:
-    """Write only what is different: a scan that finds nothing new leaves the ledger's file untouched."""
-    if sorted(ledger.problems_of(path), key=repr) != sorted(problems, key=repr):
-        ledger.set_problems(path, problems)
-
-
-def _keep_problems(ledger: Ledger, scan: vault.Scan) -> None:
-    """The problems of files that were skipped; those of files that are gone are dropped."""
-    skipped = dict(scan.skipped)
-    for path, problem in skipped.items():
-        _set_problems(ledger, path, (problem,))
-    present = {file.path for file in scan.files} | set(skipped)
-    for path in {path for path, _ in ledger.problems()} - present:
-        ledger.set_problems(path, ())
-
-
-def _problem(path: str, problem: Problem) -> dict[str, Any]:
-    return {"path": path, "line": problem.line, "code": problem.code, "message": problem.message}
+def problem_entry(path: str, problem: Problem) -> dict[str, Any]:
+    """A problem as every `--json` shows it."""
+    return {"path": path, "line": problem.line, "code": problem.code, "count": problem.count, "message": problem.message}
 
 
 # -- look
@@ -341,7 +187,7 @@ def status(job: Job) -> dict[str, Any]:
         "memory": {"passages": counts["passages"], "vectors": counts["vectors"], "waiting": counts["outbox"]},
         "dataset": {"new_scenes": new, "min_new": job.workspace.settings.train.min_new},
         "current": current or None,
-        "problems": [_problem(path, problem) for path, problem in job.ledger.problems()],
+        "problems": [problem_entry(path, problem) for path, problem in job.ledger.problems()],
     }
 
 
@@ -512,6 +358,7 @@ def doctor(
     job: Job, repair: Annotated[bool, typer.Option("--repair", help="Mend what can be mended, from the vault and the ledger.")] = False
 ) -> dict[str, Any]:
     """Check the ledger, the scene files, the memory and the current run."""
+    from vaultllm import ingest as ingesting
     from vaultllm import recall, registry
 
     found: list[dict[str, Any]] = []  # what begins with W- can be mended here
@@ -519,14 +366,12 @@ def doctor(
         (integrity,) = job.ledger.db.execute("PRAGMA integrity_check").fetchone()
         if integrity != "ok":
             found.append({"code": "E-LEDGER", "message": f"the ledger is damaged: {integrity}; move it away and run: vaultllm ingest"})
-        missing = [path for path in job.ledger.notes_with_scenes() if not _scene_file(job, path).is_file()]
+        missing = [path for path in job.ledger.notes_with_scenes() if not ingesting.scene_file(job.workspace, path).is_file()]
         if missing:
             found.append({"code": "W-SCENES", "message": f"{len(missing)} scene files are missing; mend: vaultllm doctor --repair"})
             if repair:
-                from vaultllm import scenes
-
                 for path in missing:
-                    _write_if_changed(_scene_file(job, path), scenes.to_yaml(path, list(job.ledger.scenes(path))))
+                    ingesting.write_scenes(job.workspace, job.ledger, path)
         memory = recall.check(job.ledger, job.workspace.memory)
         if memory:
             found.append({"code": "W-MEMORY", "message": f"{memory}; mend: vaultllm doctor --repair"})

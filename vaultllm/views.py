@@ -78,7 +78,7 @@ def _problem_lines(problems: list[Result], most: int = 10, rest: str = "vaultllm
 
 def scenes_yaml(records: list[Result]) -> Iterator[str]:
     """One YAML document per note."""
-    from vaultllm.scenes import to_yaml
+    from vaultllm.scene_yaml import to_yaml
 
     notes: dict[str, list[Scene]] = {}
     for record in records:

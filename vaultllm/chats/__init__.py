@@ -15,6 +15,9 @@ from vaultllm.chats import chatgpt, claude, nexus, plain
 from vaultllm.config import ScanSettings
 from vaultllm.schema import Conversation, Note
 
+LEFT_OUT = frozenset({"W-EMPTY", "W-HIDDEN", "W-TOOL", "W-SERVICE"})
+"""Codes of problems that stand for messages left out of a talk, `count` of them: nothing goes without a count and a reason."""
+
 
 @dataclass(frozen=True, slots=True)
 class Reader:
