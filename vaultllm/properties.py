@@ -1,7 +1,8 @@
 """Front matter: the `---` block at the top of a note -> properties.
 
 Decides by content whether a leading `---` is front matter or a thematic break, bounds the block before any YAML
-parser sees it, and falls back to reading it line by line, so that no note is lost to its properties.
+parser sees it, and falls back to reading it line by line, so that no note is lost to its properties. Ordinary blocks
+never reach the YAML parser, which takes most of the time of a note: a strict recogniser reads what it is sure of.
 Knows nothing about Markdown or what the properties mean.
 """
 
@@ -24,15 +25,34 @@ MAX_CHARS = 64 * 1024
 MAX_DEPTH = 50
 MAX_ALIASES = 50
 MAX_NODES = 20_000  # aliases multiply: fifty of them can stand for millions of values
+PLAIN_CHARS = 16 * 1024  # a plain block of this length cannot hold MAX_NODES values
 
 _CLOSE = re.compile(r"^(?:---|\.\.\.)[ \t]*$", re.M)
 _KEY = re.compile(r"""(?:"[^"\n]{0,200}"|'[^'\n]{0,200}'|(?![-+][ \t])[^\s:#>|*<!\["'][^:\n]{0,200}?)[ \t]*:(?=\s|$)""")
 _ITEM = re.compile(r"[ \t]*-(?:[ \t]+|$)")
 _COMMENT = re.compile(r"[ \t]*#(?!#)")
 _ALIAS = re.compile(r"(?:^|[\s\[{,:-])\*[^\s*,\]}]", re.M)
+_TOML = re.compile(r"""[\w."'-]{1,100}[ \t]*=""")
+_JSON = re.compile(r'[ \t]*"[^"\n]{1,200}"[ \t]*:')
+_HASHED = re.compile(r"^([^\s:#]{1,50}):[ \t]{1,20}#[^\s#]", re.M)
 _WIKILINK = re.compile(r"\[\[[^\[\]\n]+\]\]")
 _INT = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,17})")
 _FLOAT = re.compile(r"[-+]?(?:[0-9]{1,17}\.[0-9]{0,17}|\.[0-9]{1,17}|[0-9]{1,17}(?=[eE]))(?:[eE][-+]?[0-9]{1,2})?")
+# What the recogniser of plain blocks is sure of. A value starts with no sign of YAML's and holds neither `: ` nor ` #`;
+# tabs, control characters and the Unicode line ends (which YAML counts as line ends) are the parser's business.
+_ODD = re.compile("[^\n -~\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
+_FIRST = r"[^ \-?:,\[\]{}#&*!|>'\"%@`]"
+_QUOTED = r"""\"[^"\\]*+"|'[^']*+'"""
+_SAID = rf"(?P<said>(?:{_FIRST}|-(?=[\d.]))[^:#]*+(?:(?::(?=[^ ])|(?<=[^ ])#)[^:#]*+)*+)"
+_FLOW_ITEM = rf"(?:{_QUOTED}|{_FIRST}[^,\[\]{{}}:#]*+) *+"
+_FLOW = rf"(?P<flow>\[ *+(?:{_FLOW_ITEM}(?:, *+{_FLOW_ITEM})*+)?\])"
+_SCALAR = rf"(?:(?P<quoted>{_QUOTED}) *+|{_SAID})"
+_PLAIN_LINE = re.compile(
+    rf"(?P<key>(?![<=~]){_FIRST}[^:#\[\]{{}},&*!|>'\"%@`]{{0,200}}+)(?<! ):(?: ++(?:{_FLOW} *+|{_SCALAR})?)?"
+    rf"|(?P<indent> {{0,20}}+)-(?P<item> ++{_SCALAR.replace('<quoted>', '<item_quoted>').replace('<said>', '<item_said>')})"
+    r"|#.*+"
+)
+_FLOW_ITEMS = re.compile(rf"({_QUOTED})|({_FIRST}[^,\[\]{{}}:#]*+)")
 _WORDS: dict[str, bool | None] = {"": None, "~": None, "null": None, "Null": None, "NULL": None}
 _WORDS |= {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 
@@ -62,7 +82,7 @@ def front_matter(text: str) -> FrontMatter:
     """The front matter of a decoded note (newlines as `\\n`). Never raises; what is not front matter stays body."""
     first = text.find("\n")
     if first < 0 or text[:first].rstrip() != "---":
-        return FrontMatter({}, 1, ())
+        return FrontMatter({}, 1, _foreign(text, first))
     close = _CLOSE.search(text, first + 1)
     block = text[first + 1 : close.start() if close else first + 1 + MAX_CHARS]
     lines = block.split("\n")
@@ -80,6 +100,9 @@ def front_matter(text: str) -> FrontMatter:
     if not likely and not said[0].startswith("{"):
         whole = tight and all(line.strip() for line in lines[:-1]) and len(said) <= 20
         return FrontMatter({}, 1, _no_mapping() if whole else ())
+    plain = _plain(block)
+    if plain is not None:
+        return FrontMatter(plain, body_line, ()) if likely and _share(said) > 0.5 else FrontMatter({}, 1, ())
     handler = _Properties()
     try:
         properties, _ = frontmatter.parse("---\n" + block + "---\n", handler=handler)
@@ -90,7 +113,47 @@ def front_matter(text: str) -> FrontMatter:
         return FrontMatter(_by_line(lines), body_line, (Problem("W-FM-YAML", message, error.line + 2),))
     if likely and _share(said) <= 0.5:  # text between two rules that happens to parse: `Note: …`, and headings as comments
         return FrontMatter({}, 1, ())
-    return FrontMatter(properties, body_line, tuple(handler.problems))
+    return FrontMatter(properties, body_line, (*_hashed(block), *handler.problems))
+
+
+def _plain(block: str) -> dict[str, Any] | None:
+    """The properties of a block that holds only plain and quoted scalars and lists of them; None: the YAML parser's business.
+
+    Exactly what the full path gives, at a thirtieth of its time (tests/test_properties.py compares them).
+    """
+    if len(block) > PLAIN_CHARS or block.count("[") + block.count("{") > MAX_DEPTH or block.count("*") > MAX_ALIASES or _ODD.search(block):
+        return None
+    found: dict[str, Any] = {}
+    items: list[Any] | None = None  # the list under the last key, as long as items may follow
+    key, indent = "", -1
+    for line in block.split("\n"):
+        if not line:
+            continue
+        match = _PLAIN_LINE.fullmatch(line)
+        if match is None:
+            return None
+        name, flow, quoted, said, margin, item, item_quoted, item_said = match.groups()
+        if name is not None:
+            if name in found:
+                return None
+            items = None
+            if flow is not None:
+                found[name] = [
+                    part[1:-1] if part else scalar(plain.rstrip(" ")) for part, plain in _FLOW_ITEMS.findall(flow, 1, len(flow) - 1)
+                ]
+            elif quoted is not None:
+                found[name] = quoted[1:-1]
+            elif said is not None:
+                found[name] = scalar(said.rstrip(" "))
+            else:
+                found[name], key, items, indent = None, name, [], -1
+        elif item is not None:
+            if items is None or indent not in (-1, len(margin)):
+                return None
+            indent = len(margin)
+            items.append(item_quoted[1:-1] if item_quoted is not None else scalar(item_said.rstrip(" ")))
+            found[key] = items
+    return found or None
 
 
 def _share(lines: list[str]) -> float:
@@ -100,6 +163,28 @@ def _share(lines: list[str]) -> float:
 
 def _unclosed() -> tuple[Problem, ...]:
     return (Problem("W-FM-OPEN", "the front matter is not closed, so it is read as text; put --- on the line after the properties", 1),)
+
+
+def _foreign(text: str, first: int) -> tuple[Problem, ...]:
+    """A warning for front matter of other programs (TOML, JSON), whose first line ends at `first`: to Obsidian it is text."""
+    second = text[first + 1 : first + 300]
+    if text.startswith("+++") and text[:first].rstrip() == "+++" and _TOML.match(second) and "\n+++" in text:
+        code, kind = "W-FM-TOML", "TOML between +++ lines"
+    elif text.startswith("{") and text[:first].rstrip() == "{" and _JSON.match(second) and "\n}" in text:
+        code, kind = "W-FM-JSON", "JSON"
+    else:
+        return ()
+    message = f"properties in {kind} are kept as text, as in Obsidian; write them as YAML between --- lines to have them read"
+    return (Problem(code, message, 1),)
+
+
+def _hashed(block: str) -> tuple[Problem, ...]:
+    """A warning for `tags: #idea`: YAML takes what follows the # for a comment, and so does Obsidian."""
+    found = _HASHED.search(block)
+    if found is None:
+        return ()
+    message = f"what follows # on this line is a comment in YAML, so '{found[1]}' has no value; leave the # out, or quote the value"
+    return (Problem("W-FM-HASH", message, block.count("\n", 0, found.start()) + 2),)
 
 
 def _no_mapping() -> tuple[Problem, ...]:
