@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from vaultllm.chats import chatgpt, claude, nexus, plain
+from vaultllm.chats import chatgpt, chatgpt_md, claude, copilot, nexus, plain
 from vaultllm.config import ScanSettings
 from vaultllm.schema import Conversation, Note
 
-LEFT_OUT = frozenset({"W-EMPTY", "W-HIDDEN", "W-TOOL", "W-SERVICE"})
+LEFT_OUT = frozenset({"W-EMPTY", "W-HIDDEN", "W-TOOL", "W-SERVICE", "W-PRIVATE"})
 """Codes of problems that stand for messages left out of a talk, `count` of them: nothing goes without a count and a reason."""
 
 
@@ -38,6 +38,8 @@ READERS: tuple[Reader, ...] = (
     Reader("nexus", nexus.detect, nexus.read),
     Reader("chatgpt", chatgpt.detect, chatgpt.read),
     Reader("claude", claude.detect, claude.read),
+    Reader("copilot", copilot.detect, copilot.read),
+    Reader("chatgpt-md", chatgpt_md.detect, chatgpt_md.read),
     Reader("plain", plain.detect, plain.read),
 )
 
