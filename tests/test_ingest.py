@@ -15,7 +15,6 @@ import pytest
 from vaultllm import config, scene_yaml, steps
 from vaultllm.errors import VaultError
 from vaultllm.memory import chroma
-from vaultllm.schema import Note
 
 CHAT = """>[!nexus_user] **User** - 16.06.2025 at 21:34
 > Почему отказал датчик влажности?
@@ -252,33 +251,6 @@ def test_half_an_emoji_in_an_export_or_in_properties_keeps_no_note_out(tmp_path:
     result = steps.ingest(with_job)
     assert (result["notes"]["parsed"], result["notes"]["failed"]) == (2, [])
     assert "сорок ?" in steps.search(with_job, "сорок")["hits"][0]["text"]
-    with_job.close()
-
-
-def test_a_bug_in_a_parser_costs_one_note_and_keeps_what_was_known_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from vaultllm import chats
-
-    vault = tmp_path / "vault"
-    vault.mkdir()
-    for name in ("a", "b"):
-        (vault / f"{name}.md").write_text(f"слово {name}\n", encoding="utf-8")
-    with_job = steps.Job(config.init_workspace(vault, str(tmp_path / "state")))
-    steps.ingest(with_job)
-    for name in ("a", "b"):
-        (vault / f"{name}.md").write_text(f"другое слово {name}\n", encoding="utf-8")
-    right = chats.read
-
-    def wrong(note: Note, *rest: object) -> object:
-        if note.path == "a.md":
-            raise RecursionError("deep")
-        return right(note, *rest)
-
-    monkeypatch.setattr(chats, "read", wrong)
-    result = steps.ingest(with_job)
-    assert (result["notes"]["parsed"], [(one["path"], one["code"]) for one in result["notes"]["failed"]]) == (1, [("a.md", "E-BUG")])
-    assert [scene.turns[0].text for scene in with_job.ledger.scenes()] == ["слово a", "другое слово b"]
-    monkeypatch.undo()
-    assert steps.ingest(with_job)["notes"]["failed"] == []  # the next version of us reads it
     with_job.close()
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from vaultllm import rows
 from vaultllm.errors import VaultError
 from vaultllm.ledger import APPLICATION_ID, MIGRATIONS, Change, Ledger, NoteRow, explained, note_key
 from vaultllm.memory import words
@@ -21,7 +22,7 @@ def row(path: str = "a.md") -> NoteRow:
     return NoteRow(path, "A", 1, 2, 3, 4, "00", "1", "", "")
 
 
-def scene(name: str, *texts: str, path: str = "a.md", line: int = 1, links: tuple[str, ...] = ()) -> tuple[Scene, list[Passage]]:
+def pair(name: str, *texts: str, path: str = "a.md", line: int = 1, links: tuple[str, ...] = ()) -> tuple[Scene, list[Passage]]:
     """A scene with one passage per text."""
     turns = tuple(Turn("user", text, (line + n, line + n)) for n, text in enumerate(texts))
     made = Scene(
@@ -37,6 +38,11 @@ def scene(name: str, *texts: str, path: str = "a.md", line: int = 1, links: tupl
         links=links,
     )
     return made, [Passage(made.id, n, turn.lines, turn.text, context=name) for n, turn in enumerate(turns)]
+
+
+def scene(name: str, *texts: str, path: str = "a.md", line: int = 1, links: tuple[str, ...] = ()) -> rows.SceneRow:
+    """The same as the ledger takes it."""
+    return rows.row(*pair(name, *texts, path=path, line=line, links=links))
 
 
 @pytest.fixture
@@ -147,6 +153,20 @@ def test_several_may_make_the_ledger_at_once(tmp_path: Path) -> None:
     assert errors == []
 
 
+def test_an_index_made_by_another_stemmer_is_made_anew(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "l.db") as ledger:
+        ledger.put_note(row(), [scene("a", "каяк течёт", "весло")])
+        ledger.db.execute("INSERT INTO stems (stems) VALUES ('delete-all')")  # as if it held other terms
+        words.add(ledger.db, [(1, words.Terms("иначе", "", "инач", ""))])
+        ledger.set("words", "another version")
+    with Ledger(tmp_path / "l.db") as ledger:
+        assert words.search_stems(ledger.db, "иначе", 5) == []
+        assert len(words.search_stems(ledger.db, "каяки", 5)) == 1
+        ledger.remove_note("a.md")
+        assert words.search_stems(ledger.db, "каяки", 5) == []
+        ledger.db.execute("INSERT INTO stems (stems) VALUES ('integrity-check')")
+
+
 # -- put_note
 
 
@@ -212,10 +232,10 @@ def test_what_was_removed_is_not_on_the_disk(tmp_path: Path) -> None:
 
 def test_a_failed_transaction_leaves_everything_as_it_was(ledger: Ledger) -> None:
     ledger.put_note(row(), [scene("a", "каяк")])
-    broken, passages = scene("b", "хлеб")
+    broken = scene("b", "хлеб")
     before = list(ledger.db.iterdump())
     with pytest.raises(sqlite3.IntegrityError):
-        ledger.put_note(row(), [scene("a", "теплица"), (broken, [passages[0], passages[0]])])
+        ledger.put_note(row(), [scene("a", "теплица"), broken._replace(passages=broken.passages * 2)])
     assert list(ledger.db.iterdump()) == before
     assert words.search_stems(ledger.db, "теплица хлеб", 5) == []
     assert len(words.search_stems(ledger.db, "каяк", 5)) == 1
@@ -233,9 +253,9 @@ def test_a_transaction_within_one_is_part_of_it(ledger: Ledger) -> None:
 
 
 def test_scenes_come_back_exactly(ledger: Ledger) -> None:
-    made, passages = scene("a", "каяк «Выдра» 🛶", links=("Дом",))
+    made, passages = pair("a", "каяк «Выдра» 🛶", links=("Дом",))
     made = dataclasses.replace(made, field=("каяк",), train=False, reason="private: true")
-    ledger.put_note(row(), [(made, passages)])
+    ledger.put_note(row(), [rows.row(made, passages)])
     assert list(ledger.scenes()) == [made]
     (stored,) = ledger.passages([1, 99]).values()
     assert stored.passage == passages[0]

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
-from vaultllm import chats, markdown, recall, scenes
-from vaultllm.config import MemorySettings, ScanSettings
+from vaultllm import chats, markdown, recall, rows, scenes
+from vaultllm.config import MemorySettings, ScanSettings, Settings
 from vaultllm.ledger import Ledger, NoteRow
 from vaultllm.memory import chroma, embed
 from vaultllm.schema import Hit, Progress
@@ -34,9 +34,9 @@ def put(ledger: Ledger, path: str, text: str | bytes) -> None:
     data = text if isinstance(text, bytes) else text.encode()
     note = markdown.parse(path, data)
     reader, why, talks = chats.read(note, ScanSettings(), "")
-    cut, _ = scenes.cut(note, reader, talks)
+    cut, _ = scenes.cut(note, reader, talks, Settings(vault_id="test"))
     row = NoteRow(path, note.title, len(data), 0, 0, 0, note.sha256, scenes.PARSER, reader, why)
-    ledger.put_note(row, [(scene, scenes.passages(scene)) for scene in cut])
+    ledger.put_note(row, [rows.row(scene, scenes.passages(scene)) for scene in cut])
 
 
 def fill(ledger: Ledger) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests import models
-from vaultllm import config, dataset, registry, steps
+from vaultllm import config, dataset, registry, rows, steps
 from vaultllm.dataset import Dataset
 from vaultllm.errors import UsageError
 from vaultllm.ledger import Ledger, NoteRow
@@ -189,7 +189,7 @@ def test_an_edit_of_a_scene_that_stands_in_two_notes_is_new(tmp_path: Path) -> N
         ledger.put_run(Run("r", "lora", "micro", "", "d", {}, 0, "", "done", {}, {}, "2025-01-01T00:00:00+00:00"))
         turn = Turn("user", "новое", (1, 1))
         scene = Scene("s", "new", "prose", "t", (), (turn,), Source("a.md", (1, 1)), "ru", "own")
-        ledger.put_note(NoteRow("a.md", "A", 1, 2, 3, 4, "00", "1", "", ""), [(scene, ())])
+        ledger.put_note(NoteRow("a.md", "A", 1, 2, 3, 4, "00", "1", "", ""), [rows.row(scene, ())])
         assert registry.new_scenes(workspace, ledger) == 1
 
 

@@ -39,7 +39,7 @@ PASSAGES = {
 
 def _fill(db: sqlite3.Connection) -> None:
     for slot, (body, context) in PASSAGES.items():
-        words.add(db, slot, body, context)
+        words.add(db, [(slot, words.terms(body, context))])
 
 
 def _best(found: list[tuple[int, float]]) -> int:
@@ -63,7 +63,7 @@ def test_grams_find_a_passage_through_typos_and_endings(db: sqlite3.Connection, 
 
 def test_fts_cuts_only_at_our_spaces(db: sqlite3.Connection) -> None:
     sample = "খিচুড়ি যুক্তাক্ষর ক্‍ষ snake_case _x_ ёж é e\u0301 10² ٣ İx ﬁ 𞤀𞤁 ไทย"
-    words.add(db, 1, sample, "")
+    words.add(db, [(1, words.terms(sample, ""))])
     for table, cut in (("stems", text.stems), ("grams", text.grams)):
         stored = {term for (term,) in db.execute(f"SELECT term FROM {table}_terms")}
         assert stored == set(cut(sample))
@@ -71,15 +71,15 @@ def test_fts_cuts_only_at_our_spaces(db: sqlite3.Connection) -> None:
 
 def test_a_word_in_the_text_outweighs_one_in_the_title(db: sqlite3.Connection) -> None:
     for slot in range(1, 9):
-        words.add(db, slot, "всякое разное", "другое")
-    words.add(db, 10, "всякое разное", "каяк")
-    words.add(db, 11, "каяк разное", "всякое")
+        words.add(db, [(slot, words.terms("всякое разное", "другое"))])
+    words.add(db, [(10, words.terms("всякое разное", "каяк"))])
+    words.add(db, [(11, words.terms("каяк разное", "всякое"))])
     assert [slot for slot, _ in words.search_stems(db, "каяк", 5)] == [11, 10]
 
 
 def test_scores_are_positive_and_fall(db: sqlite3.Connection) -> None:
     for slot in range(1, 6):  # a word that stands everywhere has an idf below zero
-        words.add(db, slot, "вода " * slot + "лес", "")
+        words.add(db, [(slot, words.terms("вода " * slot + "лес", ""))])
     scores = [score for _, score in words.search_stems(db, "вода", 10)]
     assert len(scores) == 5
     assert min(scores) > 0
@@ -88,7 +88,7 @@ def test_scores_are_positive_and_fall(db: sqlite3.Connection) -> None:
 
 def test_removed_words_are_not_found_and_leave_the_vocabulary(db: sqlite3.Connection) -> None:
     _fill(db)
-    words.remove(db, 3, *PASSAGES[3])
+    words.remove(db, 3, words.terms(*PASSAGES[3]))
     assert words.search_stems(db, "epoxy", 5) == []
     assert all(slot != 3 for slot, _ in words.search_grams(db, "epoxy rib kayak", 5))
     assert not db.execute("SELECT 1 FROM stems_terms WHERE term = 'epoxi'").fetchall()
@@ -97,9 +97,9 @@ def test_removed_words_are_not_found_and_leave_the_vocabulary(db: sqlite3.Connec
 
 def test_purge_takes_removed_words_out_of_the_file(tmp_path) -> None:
     base = ledger.Ledger(tmp_path / "l.db")
-    words.add(base.db, 1, "Zanzibarquux остаётся", "")
-    words.add(base.db, 2, "обычный текст", "")
-    words.remove(base.db, 1, "Zanzibarquux остаётся", "")
+    words.add(base.db, [(1, words.terms("Zanzibarquux остаётся", ""))])
+    words.add(base.db, [(2, words.terms("обычный текст", ""))])
+    words.remove(base.db, 1, words.terms("Zanzibarquux остаётся", ""))
     words.purge(base.db)
     base.db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     base.close()
@@ -126,7 +126,7 @@ def test_any_string_is_a_question(query: str) -> None:
 def test_a_very_long_question_is_answered_by_its_rarest_words(db: sqlite3.Connection) -> None:
     _fill(db)
     for slot in range(10, 40):
-        words.add(db, slot, " ".join(f"слово{n}" for n in range(60)), "")
+        words.add(db, [(slot, words.terms(" ".join(f"слово{n}" for n in range(60)), ""))])
     query = " ".join(f"слово{n}" for n in range(60)) + " epoxy"
     assert 3 in {slot for slot, _ in words.search_stems(db, query, 50)}
     assert words._rarest(db, "stems", text.stems(query), 1) == ["epoxi"]

@@ -6,12 +6,14 @@ vectors and nothing about terminals.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from vaultllm import reading, vault
+from vaultllm import reading, vault, workers
 from vaultllm.config import Workspace
 from vaultllm.errors import VaultError, VaultllmError
 from vaultllm.files import write_whole
@@ -20,7 +22,8 @@ from vaultllm.scene_yaml import to_yaml
 from vaultllm.schema import Problem, Progress, Report, silent
 from vaultllm.text import sha
 
-BATCH = 200  # notes per transaction
+BATCH = 500  # notes per transaction, at most
+BATCH_SECONDS = 2.0  # a transaction ends after so long: what a kill costs
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,54 +77,81 @@ def _read_changed(
     workspace: Workspace, ledger: Ledger, files: Sequence[vault.FileStat], known: dict[str, KnownNote], full: bool, progress: Report
 ) -> tuple[int, int, Change]:
     """Parse what changed, a batch a transaction. Returns how many were parsed, how many had not changed, and the change."""
-    settings = workspace.settings
-    parser = reading.version(settings)
-    todo = []
-    for file in files:
-        old = known.get(file.path)
-        same = old is not None and _stat(file) == (old.size, old.mtime_ns, old.ctime_ns, old.inode) and old.parser == parser
-        if full or not same:
-            todo.append((file, old))
-    parsed, unchanged, change = 0, len(files) - len(todo), Change()
-    for start in range(0, len(todo), BATCH):
-        with ledger.transaction():
-            for file, old in todo[start : start + BATCH]:
-                try:
-                    data = vault.read(workspace.vault, file.path, settings.scan.max_bytes)
-                except VaultllmError as error:  # what was known of it stays; the problem says why it is not newer
-                    _set_problems(ledger, file.path, (Problem(error.code, error.message),))
-                    continue
-                digest = hashlib.sha256(data).hexdigest()
-                if old is not None and not full and old.sha256 == digest and old.parser == parser:
-                    ledger.touch(old.id, *_stat(file))
-                    unchanged += 1
-                    continue
-                try:
-                    read = reading.read_note(file.path, data, settings)
-                except Exception as error:  # a bug of ours in one note must not keep all others out of the memory
-                    message = f"the note could not be read ({type(error).__name__}); please report this bug of ours; its last state is kept"
-                    _set_problems(ledger, file.path, (Problem("E-BUG", message),))
-                    continue
-                change += _store(workspace, ledger, file, digest, parser, read)
-                parsed += 1
-        progress(Progress("reading notes", min(1.0, (start + BATCH) / len(todo))))
-    return parsed, unchanged, change
+    parser = reading.version(workspace.settings)
+    todo = [file for file in files if full or not _is_same(file, known.get(file.path), parser)]
+    if not todo:
+        return 0, len(files), Change()
+    unread: list[vault.FileStat] = []  # same bytes, other stat
+    failed: dict[str, Problem] = {}
+
+    def tasks() -> Iterator[workers.Task[tuple[vault.FileStat, str]]]:
+        for file in todo:
+            old = known.get(file.path)
+            try:
+                data = vault.read(workspace.vault, file.path, workspace.settings.scan.max_bytes)
+            except VaultllmError as error:  # what was known of it stays; the problem says why it is not newer
+                failed[file.path] = Problem(error.code, error.message)
+                continue
+            digest = hashlib.sha256(data).hexdigest()
+            if old is not None and not full and old.sha256 == digest and old.parser == parser:
+                unread.append(file)
+            else:
+                yield workers.Task((file, digest), file.path, data)
+
+    parsed, change = 0, Change()
+    batch: list[tuple[NoteRow, reading.Reading | Problem]] = []
+    since = time.monotonic()
+    with contextlib.closing(workers.read_all(tasks(), workers.Context(workspace.settings), workers.count(len(todo)))) as results:
+        for task, result in results:
+            file, digest = task.key
+            batch.append((_row(file, digest, parser, result), result))
+            parsed += isinstance(result, reading.Reading)
+            if len(batch) >= BATCH or time.monotonic() - since > BATCH_SECONDS:
+                change += _store(workspace, ledger, batch)
+                batch.clear()
+                since = time.monotonic()
+                progress(Progress("reading notes", (parsed + len(unread) + len(failed)) / len(todo)))
+    change += _store(workspace, ledger, batch)
+    with ledger.transaction():
+        for file in unread:
+            ledger.touch(known[file.path].id, *_stat(file))
+        for path, problem in failed.items():
+            _set_problems(ledger, path, (problem,))
+    return parsed, len(files) - len(todo) + len(unread), change
+
+
+def _is_same(file: vault.FileStat, old: KnownNote | None, parser: str) -> bool:
+    return old is not None and _stat(file) == (old.size, old.mtime_ns, old.ctime_ns, old.inode) and old.parser == parser
+
+
+def _row(file: vault.FileStat, digest: str, parser: str, result: reading.Reading | Problem) -> NoteRow:
+    if isinstance(result, Problem):
+        return NoteRow(file.path, PurePosixPath(file.path).stem, *_stat(file), digest, parser, "", "")
+    return NoteRow(file.path, result.title, *_stat(file), digest, parser, result.reader, result.why, result.turns, result.turns_left)
 
 
 def _stat(file: vault.FileStat) -> tuple[int, int, int, int]:
     return file.size, file.mtime_ns, file.ctime_ns, file.inode
 
 
-def _store(workspace: Workspace, ledger: Ledger, file: vault.FileStat, digest: str, parser: str, read: reading.Reading) -> Change:
+def _store(workspace: Workspace, ledger: Ledger, batch: Sequence[tuple[NoteRow, reading.Reading | Problem]]) -> Change:
     """Scenes -> YAML and ledger."""
     # The YAML first: were it last, a kill between the two would leave a ledger that believes it was written.
-    if read.scenes:
-        _write_if_changed(scene_file(workspace, file.path), read.yaml)
-    else:
-        scene_file(workspace, file.path).unlink(missing_ok=True)
-    row = NoteRow(file.path, read.title, *_stat(file), digest, parser, read.reader, read.why, read.turns, read.turns_left)
-    change = ledger.put_note(row, read.scenes)
-    _set_problems(ledger, file.path, read.problems)
+    for row, result in batch:
+        if isinstance(result, Problem):
+            continue
+        if result.scenes:
+            _write_if_changed(scene_file(workspace, row.path), result.yaml)
+        else:
+            scene_file(workspace, row.path).unlink(missing_ok=True)
+    with ledger.transaction():
+        change = ledger.put_notes([(row, result.scenes) for row, result in batch if isinstance(result, reading.Reading)])
+        for row, result in batch:
+            if isinstance(result, Problem):
+                ledger.quarantine(row)
+                _set_problems(ledger, row.path, (result,))
+            else:
+                _set_problems(ledger, row.path, result.problems)
     return change
 
 

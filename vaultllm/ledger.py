@@ -7,6 +7,7 @@ after, never between. Knows nothing about Markdown, Chroma or models; `memory/wo
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sqlite3
 import time
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from vaultllm.errors import LockedError, VaultError, VaultllmError
 from vaultllm.memory import words
+from vaultllm.rows import PassageRow, SceneRow
 from vaultllm.schema import Passage, Problem, Run, Scene, from_dict, to_dict
 from vaultllm.text import fold, sha
 
@@ -74,6 +76,8 @@ MIGRATIONS: tuple[str, ...] = (
     ALTER TABLE notes ADD COLUMN turns INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE notes ADD COLUMN turns_left INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE problems ADD COLUMN count INTEGER NOT NULL DEFAULT 1;
+    ALTER TABLE scenes ADD COLUMN reason TEXT NOT NULL DEFAULT '';
+    ALTER TABLE scenes ADD COLUMN length INTEGER NOT NULL DEFAULT 0;
     """,
 )
 
@@ -160,6 +164,36 @@ class StoredPassage:
     """The record."""
 
 
+_WORDS = "words"  # in the meta table: how the words index was made
+
+_NOTE = (
+    "path", "name", "title", "size", "mtime_ns", "ctime_ns", "inode", "sha256", "parser", "reader", "why", "turns", "turns_left",
+)  # fmt: skip
+_PASSAGE = "ordinal, first, last, uid, role, text, context, sha"
+_SCENE = "id, sha, kind, language, trust, train, reason, length, at, record"
+
+
+def _marks(count: int) -> str:
+    return ", ".join("?" * count)
+
+
+class _New:
+    """Rows that wait to be inserted together, and the numbers they got."""
+
+    def __init__(self, notes: int, scenes: int, passages: int) -> None:
+        self.top = {"notes": notes, "scenes": scenes, "passages": passages}
+        self.notes: list[tuple[Any, ...]] = []
+        self.scenes: list[tuple[Any, ...]] = []
+        self.links: list[tuple[int, str]] = []
+        self.passages: list[tuple[Any, ...]] = []
+        self.terms: list[tuple[int, words.Terms]] = []
+
+    def number(self, table: str) -> int:
+        """The next free row of a table."""
+        self.top[table] += 1
+        return self.top[table]
+
+
 class Ledger:
     """An open ledger. Use as a context manager; one per thread."""
 
@@ -176,6 +210,7 @@ class Ledger:
                 self._to_wal()
                 self.db.execute("PRAGMA synchronous = NORMAL")
                 self._migrate()
+                self._check_words()
             except BaseException:
                 self.db.close()
                 raise
@@ -220,6 +255,15 @@ class Ledger:
                     self.db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
                     self.db.execute(f"PRAGMA user_version = {version}")
 
+    def _check_words(self) -> None:
+        """A words index made by another version of ours or of the stemmer is made anew: removing words needs the very same terms."""
+        if self.get(_WORDS) == words.version():
+            return
+        with self.transaction():
+            if self.get(_WORDS) != words.version():
+                words.rebuild(self.db)
+                self.set(_WORDS, words.version())
+
     def close(self) -> None:
         """Close the file."""
         self.db.close()
@@ -262,89 +306,93 @@ class Ledger:
             "UPDATE notes SET size = ?, mtime_ns = ?, ctime_ns = ?, inode = ? WHERE id = ?", (size, mtime_ns, ctime_ns, inode, note_id)
         )
 
-    def put_note(self, note: NoteRow, scenes: Sequence[tuple[Scene, Sequence[Passage]]]) -> Change:
-        """Store a note's scenes in place of the old ones, their words in the index, and what Chroma must hear in the outbox."""
+    def put_note(self, note: NoteRow, scenes: Sequence[SceneRow]) -> Change:
+        """`put_notes` for one."""
+        return self.put_notes([(note, scenes)])
+
+    def put_notes(self, notes: Iterable[tuple[NoteRow, Sequence[SceneRow]]]) -> Change:
+        """Store notes' scenes in place of the old ones, their words in the index, and what Chroma must hear in the outbox.
+
+        What is new is inserted table by table at the end: in a first ingest that is everything, and a statement a row is slow.
+        """
+        change = Change()
         with self.transaction():
+            new = _New(*(self._top(table, key) for table, key in (("notes", "id"), ("scenes", "slot"), ("passages", "slot"))))
+            for note, scenes in notes:
+                change += self._put_note(note, scenes, new)
+            self.db.executemany(f"INSERT INTO notes (id, {', '.join(_NOTE)}) VALUES ({_marks(14)})", new.notes)
+            self.db.executemany(f"INSERT INTO scenes (slot, note, ordinal, {_SCENE}) VALUES ({_marks(13)})", new.scenes)
+            self.db.executemany("INSERT INTO links (scene, target) VALUES (?, ?)", new.links)
+            self.db.executemany(f"INSERT INTO passages (slot, scene, {_PASSAGE}) VALUES ({_marks(10)})", new.passages)
+            words.add(self.db, new.terms)
+            self.db.executemany("INSERT OR IGNORE INTO outbox (passage) VALUES (?)", [(slot,) for slot, _ in new.terms])
+        return change
+
+    def _top(self, table: str, key: str) -> int:
+        (top,) = self.db.execute(f"SELECT coalesce(max({key}), 0) FROM {table}").fetchone()
+        return int(top)
+
+    def _put_note(self, note: NoteRow, scenes: Sequence[SceneRow], new: _New) -> Change:
+        row = (note.path, note_key(note.path), *dataclasses.astuple(note)[1:])
+        known = self.db.execute("SELECT id FROM notes WHERE path = ?", (note.path,)).fetchone()
+        old: dict[str, tuple[int, str]] = {}
+        if known is None:
+            number = new.number("notes")
+            new.notes.append((number, *row))
+        else:
+            (number,) = known
+            self.db.execute(f"UPDATE notes SET {', '.join(f'{name} = ?' for name in _NOTE)} WHERE id = ?", (*row, number))
             old = {
-                row_id: (slot, row_sha)
-                for slot, row_id, row_sha in self.db.execute(
-                    "SELECT s.slot, s.id, s.sha FROM scenes s JOIN notes n ON n.id = s.note WHERE n.path = ?", (note.path,)
-                )
+                identity: (slot, said)
+                for slot, identity, said in self.db.execute("SELECT slot, id, sha FROM scenes WHERE note = ?", (number,))
             }
-            self.db.execute(
-                "INSERT INTO notes (path, name, title, size, mtime_ns, ctime_ns, inode, sha256, parser, reader, why, turns, turns_left)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (path) DO UPDATE SET name = excluded.name,"
-                " title = excluded.title, size = excluded.size, mtime_ns = excluded.mtime_ns, ctime_ns = excluded.ctime_ns,"
-                " inode = excluded.inode, sha256 = excluded.sha256, parser = excluded.parser, reader = excluded.reader,"
-                " why = excluded.why, turns = excluded.turns, turns_left = excluded.turns_left",
-                (
-                    note.path, note_key(note.path), note.title, note.size, note.mtime_ns, note.ctime_ns, note.inode,
-                    note.sha256, note.parser, note.reader, note.why, note.turns, note.turns_left,
-                ),
-            )  # fmt: skip
-            (note_id,) = self.db.execute("SELECT id FROM notes WHERE path = ?", (note.path,)).fetchone()
-            added = changed = 0
-            for ordinal, (scene, passages) in enumerate(scenes):
-                known = old.pop(scene.id, None)
-                if known is None:
-                    added += 1
-                elif known[1] != scene.sha:
-                    changed += 1
-                slot = self._put_scene(None if known is None else known[0], note_id, ordinal, scene)
-                self._put_passages(slot, passages)
-            for slot, _ in old.values():
-                self._bury("scene = ?", slot)
-                self.db.execute("DELETE FROM scenes WHERE slot = ?", (slot,))
+        added = changed = 0
+        for ordinal, scene in enumerate(scenes):
+            slot, said = old.pop(scene.id, (0, ""))
+            values = (number, ordinal, *scene[:10])
+            if not slot:
+                added += 1
+                slot = new.number("scenes")
+                new.scenes.append((slot, *values))
+            else:
+                changed += said != scene.sha
+                self.db.execute(f"UPDATE scenes SET (note, ordinal, {_SCENE}) = ({_marks(12)}) WHERE slot = ?", (*values, slot))
+                self.db.execute("DELETE FROM links WHERE scene = ?", (slot,))
+            new.links += [(slot, note_key(target)) for target in scene.links]
+            self._put_passages(slot, scene.passages, new, known is not None)
+        for slot, _ in old.values():
+            self._bury("scene = ?", slot)
+            self.db.execute("DELETE FROM scenes WHERE slot = ?", (slot,))
         return Change(added, changed, len(old))
 
-    def _put_scene(self, slot: int | None, note_id: int, ordinal: int, scene: Scene) -> int:
-        record = json.dumps(to_dict(scene), ensure_ascii=False, separators=(",", ":"))
-        values = (note_id, ordinal, scene.id, scene.sha, scene.kind, scene.language, scene.trust, int(scene.train), scene.at, record)
-        if slot is None:
-            cursor = self.db.execute(
-                "INSERT INTO scenes (note, ordinal, id, sha, kind, language, trust, train, at, record) VALUES (?,?,?,?,?,?,?,?,?,?)",
-                values,
-            )
-            slot = int(cursor.lastrowid or 0)
-        else:
-            self.db.execute(
-                "UPDATE scenes SET note=?, ordinal=?, id=?, sha=?, kind=?, language=?, trust=?, train=?, at=?, record=? WHERE slot=?",
-                (*values, slot),
-            )
-            self.db.execute("DELETE FROM links WHERE scene = ?", (slot,))
-        self.db.executemany("INSERT INTO links (scene, target) VALUES (?, ?)", [(slot, note_key(target)) for target in scene.links])
-        return slot
-
-    def _put_passages(self, scene_slot: int, passages: Sequence[Passage]) -> None:
+    def _put_passages(self, scene_slot: int, passages: Sequence[PassageRow], new: _New, is_known: bool) -> None:
         """Update in place, so that a passage keeps its slot, its vector and its place in Chroma while its words stay."""
-        old = {
-            ordinal: (slot, row_sha)
-            for ordinal, slot, row_sha in self.db.execute("SELECT ordinal, slot, sha FROM passages WHERE scene = ?", (scene_slot,))
-        }
+        old: dict[int, tuple[int, str]] = {}
+        if is_known:
+            query = "SELECT ordinal, slot, sha FROM passages WHERE scene = ?"
+            old = {ordinal: (slot, said) for ordinal, slot, said in self.db.execute(query, (scene_slot,))}
         for passage in passages:
-            digest = sha(passage.text, passage.context)
-            where = (*passage.lines, passage.uid, passage.role)
-            slot, known_digest = old.pop(passage.ordinal, (None, ""))
-            if slot is not None and known_digest == digest:
-                self.db.execute("UPDATE passages SET first=?, last=?, uid=?, role=? WHERE slot=?", (*where, slot))
+            slot, said = old.pop(passage.ordinal, (0, ""))
+            if not slot:
+                slot = new.number("passages")
+                new.passages.append((slot, scene_slot, *passage[:8]))
+                new.terms.append((slot, passage.terms))
                 continue
-            content = (passage.text, passage.context, digest)
-            if slot is None:
-                cursor = self.db.execute(
-                    "INSERT INTO passages (scene, ordinal, first, last, uid, role, text, context, sha) VALUES (?,?,?,?,?,?,?,?,?)",
-                    (scene_slot, passage.ordinal, *where, *content),
-                )
-                slot = int(cursor.lastrowid or 0)
-            else:
+            if said != passage.sha:
                 self._bury("slot = ?", slot)
-                self.db.execute(
-                    "UPDATE passages SET first=?, last=?, uid=?, role=?, text=?, context=?, sha=? WHERE slot=?", (*where, *content, slot)
-                )
-            words.add(self.db, slot, passage.text, passage.context)
-            self.db.execute("INSERT OR IGNORE INTO outbox (passage) VALUES (?)", (slot,))
+                new.terms.append((slot, passage.terms))
+            self.db.execute(f"UPDATE passages SET ({_PASSAGE}) = ({_marks(8)}) WHERE slot = ?", (*passage[:8], slot))
         for slot, _ in old.values():
             self._bury("slot = ?", slot)
             self.db.execute("DELETE FROM passages WHERE slot = ?", (slot,))
+
+    def quarantine(self, note: NoteRow) -> None:
+        """A note that could not be read: it is not tried again until its bytes or our code change; its scenes stay as they were."""
+        values = (note.path, note_key(note.path), *dataclasses.astuple(note)[1:])
+        kept = ", ".join(f"{name} = excluded.{name}" for name in ("size", "mtime_ns", "ctime_ns", "inode", "sha256", "parser"))
+        self.db.execute(
+            f"INSERT INTO notes ({', '.join(_NOTE)}) VALUES ({_marks(len(_NOTE))}) ON CONFLICT (path) DO UPDATE SET {kept}", values
+        )
 
     def remove_note(self, path: str) -> int:
         """Take a note, its scenes, words and vectors out; returns how many scenes went."""
@@ -364,7 +412,7 @@ class Ledger:
         # A contentless FTS table forgets a row only when it is told again what the row held.
         rows = self.db.execute(f"SELECT slot, text, context FROM passages WHERE {where}", (value,)).fetchall()
         for slot, text, context in rows:
-            words.remove(self.db, slot, text, context)
+            words.remove(self.db, slot, words.terms(text, context))
             self.db.execute("DELETE FROM vectors WHERE passage = ?", (slot,))
             self.db.execute("INSERT OR IGNORE INTO outbox (passage) VALUES (?)", (slot,))
 

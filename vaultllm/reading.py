@@ -6,12 +6,16 @@ Pure but for one look into the folder of exports that mend damaged notes. Runs i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vaultllm import chats, markdown, scene_yaml, scenes
+from vaultllm import chats, imports, markdown, rows, scene_yaml, scenes
 from vaultllm.config import Settings
-from vaultllm.schema import Note, Passage, Problem, Scene
+from vaultllm.imports import Talk
+from vaultllm.keywords import Statistics
+from vaultllm.rows import SceneRow
+from vaultllm.schema import Note, Problem
 from vaultllm.text import sha
 
 
@@ -25,8 +29,8 @@ class Reading:
     """The chat reader that took it; empty for an ordinary note."""
     why: str
     """Why that reader did."""
-    scenes: tuple[tuple[Scene, tuple[Passage, ...]], ...]
-    """Its scenes, each with what is recalled of it."""
+    scenes: tuple[SceneRow, ...]
+    """Its scenes, each with what is recalled of it, as the ledger stores them."""
     yaml: str
     """The scenes as a document."""
     problems: tuple[Problem, ...]
@@ -35,6 +39,8 @@ class Reading:
     """Messages that its talks hold."""
     turns_left: int
     """Those of them that are in no scene, each counted by a problem."""
+    talks: tuple[Talk, ...] = ()
+    """Its talks that can stand elsewhere too (in a note, in an export), and the stored talk that mended each."""
 
 
 def version(settings: Settings) -> str:
@@ -50,15 +56,41 @@ def parse(path: str, data: bytes, settings: Settings) -> Note:
     return markdown.parse(path, data)
 
 
-def read_note(path: str, data: bytes, settings: Settings, exports: Path | None = None) -> Reading:
-    """Bytes -> note -> turns -> scenes and passages. `exports` is the folder of imported talks that mend damaged ones."""
+def read_note(path: str, data: bytes, settings: Settings, exports: Path | None = None, statistics: Statistics | None = None) -> Reading:
+    """Bytes -> note -> turns -> scenes and passages.
+
+    `exports` is the folder of imported talks that mend damaged ones, `statistics` the vault's document frequencies.
+    """
     note = parse(path, data, settings)
-    reader, why, conversations = chats.read(note, settings.scan, settings.timezone)
-    cut, noticed = scenes.cut(note, reader, conversations, templates=settings.scan.templates)
+    if imports.is_stored(path):
+        (note, conversations), reader, why = imports.as_note(note), imports.READER, "vaultllm import"
+    else:
+        reader, why, conversations = chats.read(note, settings.scan, settings.timezone)
+    conversations, talks = imports.joined(exports, reader, conversations)
+    cut, noticed = scenes.cut(note, reader, conversations, settings)
     if path.lower().endswith(".json") and not reader:
         message = "no chats of a known format are in it (is it whole?); export it again, or rename the file"
         noticed = (*noticed, Problem("W-EXPORT", message))
-    parts = tuple((scene, scenes.passages(scene)) for scene in cut)
-    left = sum(problem.count for problem in noticed if problem.code in chats.LEFT_OUT)
-    turns = left + sum(len(conversation.turns) for conversation in conversations)
-    return Reading(note.title, reader, why, parts, scene_yaml.to_yaml(path, cut), (*note.problems, *noticed), turns, left)
+    stored = tuple(rows.row(scene, scenes.passages(scene)) for scene in cut)
+    told = [problem for conversation in conversations for problem in conversation.problems]
+    turns = sum(len(conversation.turns) for conversation in conversations)
+    turns += sum(problem.count for problem in told if problem.code in chats.LEFT_OUT)
+    left = sum(problem.count for problem in noticed if problem.code in chats.LEFT_OUT) if conversations else 0
+    return Reading(note.title, reader, why, stored, scene_yaml.to_yaml(path, cut), (*note.problems, *noticed), turns, left, talks)
+
+
+def as_copy(read: Reading, holders: Mapping[str, Collection[str]]) -> Reading:
+    """A stored talk that notes of the vault hold (path -> UIDs): no scenes of its own, every message of it accounted for."""
+    there = {uid for uids in holders.values() for uid in uids}
+    held = sum(uid in there for talk in read.talks for uid in talk.uids)
+    lacking = read.turns - read.turns_left - held
+    note = min(holders)
+    problems = [problem for problem in read.problems if problem.code in chats.LEFT_OUT]
+    if held:
+        problems.append(Problem("W-COPY", f"this talk is read from the note {note}; the imported copy only mends it", count=held))
+    if lacking:
+        message = (
+            f"the note {note} lacks {lacking} messages of this talk; delete it and all are read from here, or update it by its importer"
+        )
+        problems.append(Problem("W-MISSING", message, count=lacking))
+    return replace(read, scenes=(), yaml="", problems=tuple(problems), turns_left=read.turns)

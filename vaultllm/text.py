@@ -5,11 +5,13 @@ Pure functions of strings and bytes. Knows nothing about Markdown or scenes.
 
 from __future__ import annotations
 
+import codecs
 import functools
 import hashlib
 import re
 import unicodedata
 from collections import Counter
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import snowballstemmer
@@ -41,6 +43,30 @@ _STEMMED = {"ru": "russian", "en": "english"}
 _SENTENCE_END = re.compile(r"(?:(?<=[.!?…।])|(?<=[.!?…।][\"'»”)\]]))\s+|\n\s*\n|\n(?=\s*(?:[-*+]|\d+[.)])\s)")
 
 
+_MARKS = (  # UTF-32 before UTF-16: its little-endian BOM begins with theirs
+    (b"\xef\xbb\xbf", "utf-8-sig"),
+    (b"\xff\xfe\0\0", "utf-32-le"),
+    (b"\0\0\xfe\xff", "utf-32-be"),
+    (b"\xff\xfe", "utf-16-le"),
+    (b"\xfe\xff", "utf-16-be"),
+)
+_KINDS = (
+    (b"\x89PNG", "a PNG picture"),
+    (b"\xff\xd8\xff", "a JPEG picture"),
+    (b"GIF8", "a GIF picture"),
+    (b"RIFF", "a RIFF file (WebP, WAV)"),
+    (b"%PDF-", "a PDF"),
+    (b"PK\x03\x04", "a ZIP archive (also .docx, .xlsx, .epub)"),
+    (b"\x1f\x8b", "a gzip archive"),
+    (b"SQLite format 3\0", "an SQLite database"),
+)
+_SAMPLE = 64 * 1024
+_CONTROLS = bytes(byte for byte in range(0x20) if byte not in b"\t\n\v\f\r\x1b") + b"\x7f"
+_HIGH = re.compile(rb"[\x80-\xff]+")
+_CYRILLIC = {"cp1251": "Windows-1251", "koi8-r": "KOI8-R", "cp866": "CP866 (DOS)", "mac-cyrillic": "Mac Cyrillic"}
+_COMMON = frozenset("оеаинтсрвлкмдпуя")
+
+
 class Decoded(NamedTuple):
     """A file's text and how it was read."""
 
@@ -52,39 +78,145 @@ class Decoded(NamedTuple):
     """Why it is unreadable, or what is odd about it."""
 
 
-def decode(data: bytes) -> Decoded:
-    """Bytes of a note as text: UTF-8 with or without BOM, UTF-16 by BOM; anything else is a problem, never a guess."""
-    if data.startswith(b"\xef\xbb\xbf"):
-        encoding, body = "utf-8-sig", data[3:]
-    elif data.startswith(b"\xff\xfe"):
-        encoding, body = "utf-16-le", data[2:]
-    elif data.startswith(b"\xfe\xff"):
-        encoding, body = "utf-16-be", data[2:]
-    else:
-        encoding, body = "utf-8", data
+def decode(data: bytes, fallback: str = "") -> Decoded:
+    """Bytes of a note as text: UTF-8 with or without BOM, UTF-16 and UTF-32 by BOM. Never raises, never guesses.
+
+    `fallback` (the setting `scan.encoding`, a name Python knows) is tried only for what is none of these, nor damaged
+    UTF-8, nor binary; without it such files are a problem that names the place and what they look like.
+    """
+    encoding, mark = next(((name, len(mark)) for mark, name in _MARKS if data.startswith(mark)), ("utf-8", 0))
     try:
-        text = body.decode("utf-8" if encoding == "utf-8-sig" else encoding)
+        text = str(data[mark:], encoding.removesuffix("-sig"))
     except UnicodeDecodeError as error:
-        line = body[: error.start].count(b"\n") + 1
-        guess = _guess(body)
-        message = f"byte {error.start} is not {encoding}{guess}; save the note as UTF-8"
-        return Decoded("", "", (Problem("E-ENC", message, line),))
-    problems: list[Problem] = []
+        return _undecodable(data, mark, encoding, error, fallback)
     if "\0" in text:
-        line = text[: text.index("\0")].count("\n") + 1
+        if not mark and (wide := _wide(data)):
+            return _wide_text(data, wide, fallback)
         if text.count("\0") > max(8, len(text) // 100):
-            return Decoded("", "", (Problem("E-BINARY", "the file is binary, not text; move it out of the notes", line),))
-        problems.append(Problem("W-NUL", "NUL bytes (a write was cut off?); they are left out", line))
+            return _binary(data)
+    return _text(text, encoding)
+
+
+def _text(text: str, encoding: str) -> Decoded:
+    """What was decoded, with newlines as `\\n`, without BOMs (a second one comes from joined files) and NUL bytes."""
+    problems: tuple[Problem, ...] = ()
+    text = text.lstrip("\ufeff")
+    if "\r" in text:
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        problems = (Problem("W-NUL", "NUL bytes (a write was cut off?); they are left out", line, text.count("\0")),)
         text = text.replace("\0", "")
-    text = text.replace("\r\n", "\n").replace("\r", "\n")
-    return Decoded(text, encoding, tuple(problems))
+    return Decoded(text, encoding, problems)
 
 
-def _guess(data: bytes) -> str:
-    """A hint for the message only: text in cp1251 has mostly high bytes that are Russian letters there."""
-    high = sum(byte >= 0x80 for byte in data[:65536])
-    letters = sum(byte >= 0xC0 for byte in data[:65536])
-    return " (it looks like Windows-1251)" if high and letters / high > 0.9 else ""
+def _undecodable(data: bytes, mark: int, encoding: str, error: UnicodeDecodeError, fallback: str) -> Decoded:
+    """What to say of bytes that are not in their encoding; their text when the user has named another that fits."""
+    place, where = mark + error.start, error.object[: error.start].decode(encoding.removesuffix("-sig"), "ignore")
+    line = where.count("\n") + where.replace("\r\n", "").count("\r") + 1
+    if not mark:
+        if wide := _wide(data):
+            return _wide_text(data, wide, fallback)
+        if _kind(data) or len(data[:_SAMPLE].translate(None, _CONTROLS)) < 0.95 * len(data[:_SAMPLE]):
+            return _binary(data)
+        shown = data.decode("utf-8", "replace")
+        bad = shown.count("\ufffd")
+        damaged = len(shown) - len(shown.encode("ascii", "ignore")) > 2 * bad
+        if not damaged and fallback and not fallback.lower().startswith(("utf-16", "utf-32", "utf_16", "utf_32")):
+            try:
+                return _text(data.decode(fallback), codecs.lookup(fallback).name)
+            except (UnicodeDecodeError, LookupError):
+                message = f"it is neither UTF-8 nor {fallback} (scan.encoding), first at byte {place}; save the note as UTF-8"
+                return Decoded("", "", (Problem("E-ENC", message, line),))
+        if not damaged:
+            name, codec = _guess(data)
+            looks = f"; it looks like {name}, and guesses are not learnt from" if name else ""
+            way = f', or set scan.encoding = "{codec}" in .vaultllm/config.toml' if codec else ""
+            return Decoded("", "", (Problem("E-ENC", f"byte {place} is not UTF-8{looks}: save the note as UTF-8{way}", line),))
+    why = _damage(error)
+    message = (
+        f"byte {place} is not {encoding.removesuffix('-sig').upper()} ({why}), all before it is: mend that place or save the note again"
+    )
+    return Decoded("", "", (Problem("E-ENC", message, line),))
+
+
+def _damage(error: UnicodeDecodeError) -> str:
+    """What stands where a file stops being in its encoding."""
+    here = error.object[error.start : error.start + 3]
+    if "end of data" in error.reason or "truncated" in error.reason:
+        return "the last character is cut off"
+    if "surrogate" in error.reason or (len(here) > 1 and here[0] == 0xED and 0xA0 <= here[1] <= 0xBF):
+        return "half of a surrogate pair, often of an emoji"
+    if here[:1] in (b"\xc0", b"\xc1") or (len(here) > 1 and (here[0], here[1] < 0xA0) == (0xE0, True) and here[1] >= 0x80):
+        return "an overlong form"
+    return "a damaged character"
+
+
+def _binary(data: bytes) -> Decoded:
+    kind = _kind(data) or "binary"
+    at = data.find(b"\0")
+    line = data.count(b"\n", 0, at) + 1 if at >= 0 else 1
+    return Decoded(
+        "", "", (Problem("E-BINARY", f"the file is {kind}, not text; give it its own suffix or move it out of the notes", line),)
+    )
+
+
+def _kind(data: bytes) -> str:
+    return next((kind for start, kind in _KINDS if data.startswith(start)), "")
+
+
+def _wide(data: bytes) -> str:
+    """`utf-16-le` or `-be` when the bytes are UTF-16 without a BOM: zeros on one side only, and text when read so."""
+    sample = data[: _SAMPLE & ~1]
+    low, high = sample[0::2].count(0), sample[1::2].count(0)
+    if bool(low) == bool(high):
+        return ""
+    encoding = "utf-16-le" if high else "utf-16-be"
+    text = sample[: len(sample) & ~1].decode(encoding, "replace")
+    odd = sum(char == "\ufffd" or (not char.isprintable() and char not in "\n\r\t\f\xa0\u200d\u200c\ufeff") for char in text)
+    return encoding if len(text) > 3 and odd <= len(text) // 100 and sum(map(str.isalpha, text)) > len(text) // 3 else ""
+
+
+def _wide_text(data: bytes, encoding: str, fallback: str) -> Decoded:
+    """UTF-16 without a BOM: a problem, unless it is what the user has named."""
+    if fallback and fallback.lower().replace("_", "-") in ("utf-16", encoding):
+        try:
+            return _text(data.decode(encoding), encoding)
+        except UnicodeDecodeError as error:
+            return _undecodable(data, 1, encoding, error, "")
+    message = (
+        f"byte {data.index(0)} is NUL: it looks like {encoding.upper()} without a byte order mark;"
+        f' save the note as UTF-8, or set scan.encoding = "{encoding}" in .vaultllm/config.toml'
+    )
+    return Decoded("", "", (Problem("E-ENC", message, 1),))
+
+
+def _guess(data: bytes) -> tuple[str, str]:
+    """The name of an 8-bit encoding and Python's name of it, for the message only; empty when nothing fits.
+
+    Cyrillic letters stand side by side, accented Latin ones between ASCII letters; among the Cyrillic encodings that
+    one is right in which most letters are the frequent ones of Russian, in lower case.
+    """
+    sample = data[:_SAMPLE]
+    high = _HIGH.findall(sample)
+    count = sum(map(len, high))
+    if count == 0:
+        return "", ""
+    if sum(len(run) for run in high if len(run) > 1) < 0.5 * count:
+        codec = "cp1252" if any(0x80 <= byte < 0xA0 for run in high for byte in run) else "latin-1"
+        try:
+            sample.decode(codec)
+        except UnicodeDecodeError:
+            return "", ""
+        return ("Windows-1252" if codec == "cp1252" else "Latin-1 (ISO 8859-1)"), codec
+    joined = b" ".join(high)
+    scores = {}
+    for codec, name in _CYRILLIC.items():
+        text = joined.decode(codec, "replace")
+        common = sum(1.0 if char in _COMMON else 0.5 if char.lower() in _COMMON else 0.0 for char in text)
+        scores[sum(-1.0 for char in text if char != " " and not "\u0400" <= char <= "\u045f") + common] = (name, codec)
+    best = max(scores)
+    return scores[best] if best >= 0.35 * count else ("", "")
 
 
 def nfc(text: str) -> str:
@@ -112,9 +244,21 @@ def _stemmer(algorithm: str) -> object:
     return snowballstemmer.stemmer(algorithm)
 
 
-@functools.lru_cache(maxsize=200_000)
-def stem(word: str) -> str:
-    """The Snowball stem of a folded word, by its own script: Cyrillic as Russian, Latin as English, others as they are."""
+class ByWord(dict[str, str]):
+    """What is worked out once for each word; a look-up costs a dict's, and what grows too large is begun anew."""
+
+    def __init__(self, work: Callable[[str], str], most: int = 200_000) -> None:
+        super().__init__()
+        self.work, self.most = work, most
+
+    def __missing__(self, word: str) -> str:
+        if len(self) >= self.most:
+            self.clear()
+        found = self[word] = self.work(word)
+        return found
+
+
+def _stem(word: str) -> str:
     for language, algorithm in _STEMMED.items():
         if _LETTERS[language].match(word):
             stemmed: str = _stemmer(algorithm).stemWord(word)  # type: ignore[attr-defined]
@@ -122,9 +266,22 @@ def stem(word: str) -> str:
     return word
 
 
+_STEMS = ByWord(_stem)
+
+
+def stem(word: str) -> str:
+    """The Snowball stem of a folded word, by its own script: Cyrillic as Russian, Latin as English, others as they are."""
+    return _STEMS[word]
+
+
 def stems(text: str) -> list[str]:
     """The stems of a text's words, in order."""
-    return [stem(word) for word in words(text)]
+    return stems_of(words(text))
+
+
+def stems_of(words: Iterable[str]) -> list[str]:
+    """The stems of folded words, in order."""
+    return list(map(_STEMS.__getitem__, words))
 
 
 @functools.lru_cache(maxsize=100_000)

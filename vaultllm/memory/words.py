@@ -10,28 +10,80 @@ Knows nothing about what a slot means.
 
 from __future__ import annotations
 
+import functools
 import sqlite3
-from typing import Literal
+from collections.abc import Iterable
+from typing import Literal, NamedTuple
 
 from vaultllm import text as texts
 
 Table = Literal["stems", "grams"]
+
+_SAMPLE = """Заметки о нейросетях, ёжиках и прочитанных книгах, которыми пользовались; говорящий возвращался, сильнейший, хождение,
+мудрость, вода, водами. Running generously, national relational conditional happiness, studies skies dying; naïve cafés.
+আমার বইগুলো পড়েছিলাম ক্ষমতা 2025-06-15 x_y #тег don't""".replace("\n", " ")
 
 CONTEXT_WEIGHT = 0.5  # a word in the title counts half of one in the text: it stands in all passages of a scene
 MOST_TERMS = {"stems": 32, "grams": 64}  # a longer query is cut to its rarest terms: time grows with the postings read
 _TINY = 1e-9
 
 
-def add(db: sqlite3.Connection, slot: int, text: str, context: str) -> None:
-    """Index a passage's text and context under its slot, which must be free."""
-    db.execute("INSERT INTO stems (rowid, text, context) VALUES (?, ?, ?)", (slot, _stems(text), _stems(context)))
-    db.execute("INSERT INTO grams (rowid, text, context) VALUES (?, ?, ?)", (slot, _grams(text), _grams(context)))
+class Terms(NamedTuple):
+    """A passage as the index holds it; made where there is time for it (a worker), added where the database is."""
+
+    stems: str
+    """Stems of its text, in order, joined by spaces."""
+    stems_context: str
+    """Stems of its context."""
+    grams: str
+    """Character 4-grams of its text."""
+    grams_context: str
+    """Character 4-grams of its context."""
 
 
-def remove(db: sqlite3.Connection, slot: int, text: str, context: str) -> None:
-    """Take a passage out; text and context must be those that it was added with, else the index is damaged."""
-    db.execute("INSERT INTO stems (stems, rowid, text, context) VALUES ('delete', ?, ?, ?)", (slot, _stems(text), _stems(context)))
-    db.execute("INSERT INTO grams (grams, rowid, text, context) VALUES ('delete', ?, ?, ?)", (slot, _grams(text), _grams(context)))
+_GRAMS = texts.ByWord(lambda word: " ".join(texts.word_grams(word)), most=100_000)
+
+
+def terms(text: str, context: str) -> Terms:
+    """What the index holds of a passage."""
+    stems, grams = _joined(text)
+    stems_context, grams_context = _joined(context)
+    return Terms(stems, stems_context, grams, grams_context)
+
+
+def _joined(text: str) -> tuple[str, str]:
+    found = texts.words(text)
+    return " ".join(texts.stems_of(found)), " ".join(map(_GRAMS.__getitem__, found))
+
+
+@functools.cache
+def version() -> str:
+    """Fingerprint of how texts become terms, by what becomes of a sample: with another one the index must be rebuilt."""
+    return texts.sha(*terms(_SAMPLE, ""))
+
+
+def add(db: sqlite3.Connection, rows: Iterable[tuple[int, Terms]]) -> None:
+    """Index passages under their slots, which must be free."""
+    rows = list(rows)
+    db.executemany(
+        "INSERT INTO stems (rowid, text, context) VALUES (?, ?, ?)", [(slot, said.stems, said.stems_context) for slot, said in rows]
+    )
+    db.executemany(
+        "INSERT INTO grams (rowid, text, context) VALUES (?, ?, ?)", [(slot, said.grams, said.grams_context) for slot, said in rows]
+    )
+
+
+def remove(db: sqlite3.Connection, slot: int, said: Terms) -> None:
+    """Take a passage out; its terms must be those that it was added with, else the index is damaged."""
+    db.execute("INSERT INTO stems (stems, rowid, text, context) VALUES ('delete', ?, ?, ?)", (slot, said.stems, said.stems_context))
+    db.execute("INSERT INTO grams (grams, rowid, text, context) VALUES ('delete', ?, ?, ?)", (slot, said.grams, said.grams_context))
+
+
+def rebuild(db: sqlite3.Connection) -> None:
+    """Write both indexes anew from the passages."""
+    db.execute("INSERT INTO stems (stems) VALUES ('delete-all')")
+    db.execute("INSERT INTO grams (grams) VALUES ('delete-all')")
+    add(db, ((slot, terms(text, context)) for slot, text, context in db.execute("SELECT slot, text, context FROM passages").fetchall()))
 
 
 def purge(db: sqlite3.Connection) -> None:
@@ -48,14 +100,6 @@ def search_stems(db: sqlite3.Connection, query: str, k: int) -> list[tuple[int, 
 def search_grams(db: sqlite3.Connection, query: str, k: int) -> list[tuple[int, float]]:
     """The best k (slot, BM25 > 0) by character 4-grams of words, best first; any string is a query."""
     return _search(db, "grams", texts.grams(query), k)
-
-
-def _stems(text: str) -> str:
-    return " ".join(texts.stems(text))
-
-
-def _grams(text: str) -> str:
-    return " ".join(texts.grams(text))
 
 
 def _search(db: sqlite3.Connection, table: Table, terms: list[str], k: int) -> list[tuple[int, float]]:

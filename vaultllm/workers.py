@@ -1,0 +1,321 @@
+"""Notes are read in child processes: on all cores, and so that a note that crashes, hangs or eats memory costs only itself.
+
+A child gets bytes and gives back `Reading`s, one by one; when it dies, the note it was at is to blame, and another child
+goes on with the rest. Limits: CPU seconds and memory by rlimit where the system has it, and a longer time by the clock
+everywhere. Results come in the order of the notes, whatever child was faster. Knows nothing about vaults and ledgers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import queue
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, Generic, TypeVar
+
+from vaultllm import reading
+from vaultllm.config import Settings
+from vaultllm.keywords import Statistics
+from vaultllm.schema import Problem
+
+COMMAND: tuple[str, ...] = (sys.executable, "-c", "from vaultllm.workers import serve; serve()")
+CHUNK_NOTES = 32  # what a child is given at once: its answers come one by one
+CHUNK_BYTES = 256 * 1024
+_MOST = 8  # children; more would wait for the one process that writes
+_READY = "ready"
+_LENGTH = struct.Struct("!I")
+_PATIENCE = 3.0  # a child gets so many times its CPU limit by the clock: the machine may be busy
+
+Key = TypeVar("Key")
+
+
+@dataclass(frozen=True, slots=True)
+class Task(Generic[Key]):
+    """A note to be read."""
+
+    key: Key
+    """Given back with the result."""
+    path: str
+    """Vault-relative."""
+    data: bytes
+    """Its bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What every note is read with."""
+
+    settings: Settings
+    """The vault's."""
+    exports: Path | None = None
+    """Folder of imported talks."""
+    statistics: Statistics | None = None
+    """The vault's document frequencies."""
+
+
+def count(notes: int) -> int:
+    """How many children are worth starting for so many notes."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores, _MOST, -(-notes // CHUNK_NOTES)))
+
+
+def read_all(
+    tasks: Iterable[Task[Key]], context: Context, children: int
+) -> Generator[tuple[Task[Key], reading.Reading | Problem], None, None]:
+    """Each task with what was read, or with why it could not be (E-BUG, E-CRASH, E-TIME, E-MEM); in the order of the tasks.
+
+    Tasks are taken as they are needed, at most a few chunks ahead.
+    """
+    pool = [_Worker(context) for _ in range(children)]
+    answers: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
+    work: queue.SimpleQueue[list[tuple[int, str, bytes]] | None] = queue.SimpleQueue()
+    threads = [threading.Thread(target=worker.run, args=(work, answers), daemon=True) for worker in pool]
+    for thread in threads:
+        thread.start()
+    waiting: deque[Task[Key]] = deque()  # given out or answered, not yet handed on
+    answered: dict[int, Any] = {}
+    numbered = enumerate(tasks)
+    handed = given = 0  # tasks handed on; tasks given out
+    ended = False
+    try:
+        while True:
+            while not ended and given - handed < 2 * CHUNK_NOTES * (children + 1):
+                chunk = _chunk(numbered, waiting)
+                ended = not chunk
+                given += len(chunk)
+                if chunk:
+                    work.put(chunk)
+            if not waiting:
+                return
+            while handed not in answered:
+                with contextlib.suppress(queue.Empty):
+                    number, answer = answers.get(timeout=0.2)
+                    if isinstance(answer, BaseException):
+                        raise answer
+                    answered[number] = answer
+                for worker in pool:
+                    worker.check()
+            handed += 1
+            yield waiting.popleft(), answered.pop(handed - 1)
+    finally:
+        for _ in pool:
+            work.put(None)
+        for worker in pool:
+            worker.stop()
+        for thread in threads:
+            thread.join()
+
+
+def _chunk(numbered: Iterator[tuple[int, Task[Key]]], waiting: deque[Task[Key]]) -> list[tuple[int, str, bytes]]:
+    chunk: list[tuple[int, str, bytes]] = []
+    size = 0
+    while len(chunk) < CHUNK_NOTES and size < CHUNK_BYTES:
+        number, task = next(numbered, (-1, None))
+        if task is None:
+            break
+        waiting.append(task)
+        chunk.append((number, task.path, task.data))
+        size += len(task.data)
+    return chunk
+
+
+@dataclass
+class _Worker:
+    """One child and the thread that feeds it."""
+
+    context: Context
+    process: subprocess.Popen[bytes] | None = None
+    deadline: float = field(default=float("inf"))
+    is_late: bool = False
+    is_stopped: bool = False
+
+    def run(self, work: queue.SimpleQueue[Any], answers: queue.SimpleQueue[tuple[int, Any]]) -> None:
+        """The thread: chunks in, answers out, until None."""
+        try:
+            while chunk := work.get():
+                while chunk and not self.is_stopped:
+                    chunk = self._serve(chunk, answers)
+        except BaseException as error:  # whoever waits for the answers must hear of it
+            answers.put((-1, error))
+        finally:
+            self.stop()  # a child that was just being started when everything was stopped
+
+    def _serve(self, chunk: Sequence[tuple[int, str, bytes]], answers: queue.SimpleQueue[tuple[int, Any]]) -> Sequence[Any]:
+        """Give a chunk to the child; returns what of it is still to be done, when the child died over one note."""
+        if self.process is None:
+            self._start()
+        process, to_child, from_child = self._pipes()
+        self.is_late = False
+        self._rewind()
+        with contextlib.suppress(OSError):  # it may die while we still write: what it answered before counts
+            _send(to_child, [(path, data) for _, path, data in chunk])
+        for done, (number, _, _) in enumerate(chunk):
+            answer = _receive(from_child)
+            if answer is None:
+                self.deadline = float("inf")
+                if self.is_stopped:
+                    return ()
+                answers.put((number, self._blame(process)))
+                self.process = None
+                return chunk[done + 1 :]
+            self._rewind()
+            answers.put((number, answer))
+            if _is_spent(answer):
+                self.deadline = float("inf")
+                self.process = None
+                _close(process)
+                process.wait()
+                return chunk[done + 1 :]
+        self.deadline = float("inf")
+        return ()
+
+    def _start(self) -> None:
+        root = str(Path(__file__).resolve().parents[1])
+        path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+        self.process = subprocess.Popen(
+            COMMAND,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,  # a note's words could stand in what Python says of a crash
+            env=os.environ | {"PYTHONPATH": path, "PYTHONUTF8": "1"},
+        )
+        process, to_child, from_child = self._pipes()
+        with contextlib.suppress(OSError):
+            _send(to_child, self.context)
+        if _receive(from_child) != _READY and not self.is_stopped:
+            raise RuntimeError(f"the process that reads notes does not start (exit {process.wait()})")
+
+    def _pipes(self) -> tuple[subprocess.Popen[bytes], IO[bytes], IO[bytes]]:
+        """The child, what it reads from, what it writes to."""
+        process = self.process
+        if process is None or process.stdin is None or process.stdout is None:
+            raise RuntimeError("no child was started")
+        return process, process.stdin, process.stdout
+
+    def _rewind(self) -> None:
+        self.deadline = time.monotonic() + _PATIENCE * self.context.settings.scan.max_seconds
+
+    def _blame(self, process: subprocess.Popen[bytes]) -> Problem:
+        """Why the child died over a note."""
+        _close(process)
+        code = process.wait()
+        late = self.is_late or code == -getattr(signal, "SIGXCPU", 0)
+        if late:
+            seconds = self.context.settings.scan.max_seconds
+            return Problem("E-TIME", f"reading it took longer than scan.max_seconds = {seconds:g}; split the note or raise the limit")
+        how = f"signal {-code}" if code < 0 else f"exit {code}"
+        return Problem("E-CRASH", f"reading it ended the process that read it ({how}); it is tried again when it changes; please report it")
+
+    def check(self) -> None:
+        """Kill the child when it is late."""
+        if time.monotonic() > self.deadline and self.process is not None:
+            self.is_late = True
+            self.process.kill()
+
+    def stop(self) -> None:
+        """End the child, whatever it does."""
+        self.is_stopped = True
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            _close(self.process)
+
+
+def _close(process: subprocess.Popen[bytes]) -> None:
+    for pipe in (process.stdin, process.stdout):
+        with contextlib.suppress(OSError):
+            if pipe is not None:
+                pipe.close()
+
+
+def _send(pipe: IO[bytes], value: object) -> None:
+    data = pickle.dumps(value, protocol=5)
+    pipe.write(_LENGTH.pack(len(data)))
+    pipe.write(data)
+    pipe.flush()
+
+
+def _receive(pipe: IO[bytes]) -> Any:
+    """The next value; None when the other side is gone (it never sends None)."""
+    try:
+        head = pipe.read(_LENGTH.size)
+        if len(head) < _LENGTH.size:
+            return None
+        (length,) = _LENGTH.unpack(head)
+        data = pipe.read(length)
+        return pickle.loads(data) if len(data) == length else None
+    except (OSError, ValueError):  # closed under our hands
+        return None
+
+
+# -- the child
+
+
+def serve() -> None:
+    """The child's life: the context, then chunks until the pipe closes; an answer for each note."""
+    import gc
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; our parent ends us
+    source, sink = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whatever prints must not fall into the answers
+    context = _receive(source)
+    if context is None:
+        return
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 50)  # tokens come and go by the thousand, hardly any in cycles
+    _send(sink, _READY)
+    _limit_memory(context.settings.scan.max_memory_mb)
+    while (chunk := _receive(source)) is not None:
+        for path, data in chunk:
+            _limit_time(context.settings.scan.max_seconds)
+            answer = _read(path, data, context)
+            _send(sink, answer)
+            if _is_spent(answer):
+                return
+
+
+def _is_spent(answer: object) -> bool:
+    """Whether the child ends with this answer: after a MemoryError what is left of it is not worth much."""
+    return isinstance(answer, Problem) and answer.code == "E-MEM"
+
+
+def _read(path: str, data: bytes, context: Context) -> reading.Reading | Problem:
+    try:
+        return reading.read_note(path, data, context.settings, context.exports, context.statistics)
+    except MemoryError:
+        most = context.settings.scan.max_memory_mb
+        return Problem("E-MEM", f"reading it takes more than scan.max_memory_mb = {most}; split the note or raise the limit")
+    except Exception as error:
+        frame = error.__traceback__
+        while frame is not None and frame.tb_next is not None:
+            frame = frame.tb_next
+        where = f"{Path(frame.tb_frame.f_code.co_filename).name}:{frame.tb_lineno}" if frame is not None else "?"
+        return Problem("E-BUG", f"the note could not be read ({type(error).__name__} at {where}); please report this bug of ours")
+
+
+def _limit_memory(most_mb: int) -> None:
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource
+
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+        limit = pages * resource.getpagesize() + most_mb * 2**20
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _limit_time(seconds: float) -> None:
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource
+
+        _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+        resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time() + seconds) + 1, hard))
