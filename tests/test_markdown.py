@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vaultllm import markdown
+from vaultllm import blocks, markdown
 from vaultllm.schema import Link, Note
 
 PIECES = (
@@ -434,16 +434,18 @@ def test_deep_nesting_keeps_the_text():
     assert time.perf_counter() - started < 2  # 7 s when the inside of quotes is parsed
     assert [block.lines for block in lazy.blocks] == [(1, 6_001)]
     deep = parse("".join("  " * depth + "- x\n" for depth in range(300)))
-    assert "W-DEPTH" in [problem.code for problem in deep.problems]
+    assert [(block.kind, block.lines) for block in deep.blocks] == [("list", (1, 300))]
     assert_covered(deep)
+    looked_at = parse("".join("  " * depth + "- x\n" for depth in range(300)) + "lazy\n")
+    assert "W-DEPTH" in [problem.code for problem in looked_at.problems]
+    assert_covered(looked_at)
 
 
 def test_a_failure_of_the_block_rules_costs_the_structure_only(monkeypatch):
-    class Broken:
-        def parse(self, text: str) -> None:
-            raise RecursionError
+    def broken(lines: list[str]) -> None:
+        raise RecursionError
 
-    monkeypatch.setattr(markdown, "_rules", Broken)
+    monkeypatch.setattr(blocks, "split", broken)
     note = parse("# a\n\nb [[c]]\n")
     assert [problem.code for problem in note.problems] == ["W-DEPTH"]
     assert [(block.kind, block.lines) for block in note.blocks] == [("paragraph", (1, 3))]

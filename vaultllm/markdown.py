@@ -1,8 +1,8 @@
 """Obsidian-flavoured Markdown: text -> Note (blocks with their lines, links, tags, properties).
 
-Blocks come from markdown-it-py's block rules; code, comments, links and tags from scanners over the raw text, because
-inline tokens carry no positions. Every scanner is linear. Pure: knows nothing about files, chats or scenes, and does
-not resolve links.
+Blocks come from `blocks.py`; code, comments, links and tags from scanners over the raw text, because the inline tokens of
+Markdown parsers carry no positions. Every scanner is linear, and runs only where its marks are. Pure: knows nothing
+about files, chats or scenes, and does not resolve links.
 """
 
 from __future__ import annotations
@@ -17,30 +17,14 @@ from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
-from markdown_it import MarkdownIt
-from markdown_it.rules_block import StateBlock, blockquote
-from markdown_it.token import Token
-
+from vaultllm import blocks as structure
+from vaultllm.blocks import Piece
 from vaultllm.properties import FrontMatter, front_matter
-from vaultllm.schema import Block, BlockKind, Link, Note, Problem
+from vaultllm.schema import Block, Link, Note, Problem
 from vaultllm.text import decode, fold
 
 __all__ = ["FrontMatter", "front_matter", "link_heading", "mask", "parse", "plain_note", "visible"]
 
-MAX_NESTING = 200
-
-_KINDS: dict[str, BlockKind] = {
-    "heading_open": "heading",
-    "paragraph_open": "paragraph",
-    "bullet_list_open": "list",
-    "ordered_list_open": "list",
-    "table_open": "table",
-    "fence": "code",
-    "code_block": "code",
-    "blockquote_open": "quote",
-    "html_block": "html",
-    "hr": "rule",
-}
 _CALLOUT = re.compile(r"[ \t]*>[ \t]*\[!([^\]]+)\]([+-]?)[ \t]*(.*)")
 _FOOTNOTE = re.compile(r" {0,3}\[\^[^\]\s]+\]:")
 _BLOCK_ID = re.compile(r"(?:^|[ \t]+)\^([A-Za-z0-9-]+)[ \t]*$")
@@ -49,6 +33,7 @@ _LONE_ID = re.compile(r"[ \t]*\^([A-Za-z0-9-]+)[ \t]*")
 _SHOWN_ID = re.compile(r"(?:^|[ \t]++)\^[A-Za-z0-9-]+[ \t]*+$(?=\Z|\n(?:[ \t>]*+(?:$|[-*+][ \t]|\d{1,9}[.)][ \t]|#{1,6}[ \t])|>))", re.M)
 _FENCE = re.compile(r"[ \t>]*(?:(?:[-*+]|\d{1,9}[.)])[ \t]+)*(`{3,}|~{3,})")
 
+_HOT_MARKS = ("`", "%%", "<!--", "$$", "~~~")
 _HOT = re.compile(r"`+|~~~+|%%|<!--|\$\$")
 _LEAD = re.compile(r"[ \t>]*(?:(?:[-*+]|\d{1,9}[.)])[ \t]+)*")
 _BREAK = re.compile(r"\n(?=[ \t>]*(?:$|[-*+][ \t]|\d{1,9}[.)][ \t]|#{1,6}[ \t]|\||```|~~~))", re.M)
@@ -74,6 +59,8 @@ _ESCAPED = re.compile(r"\\([!-/:-@\[-`{-~])")
 
 _ATX = re.compile(r"^[ \t]*#{1,6}(?:[ \t]+|$)|(?:^|[ \t]+)#+[ \t]*$")
 _EMPHASIS = re.compile(r"(\*{1,3}|==|~~|`)(?=[^\s*=~`])([^\n]{1,200}?)(?<=[^\s*=~`])\1")
+_BARE_HEADING = re.compile(r"#{1,6} [^#]*+")
+_MARKS = re.compile(r"[*=~`]")
 _UNLINKABLE = re.compile(r"%%|[#|^\[\]:*`=~\\\n]")
 _FOREIGN = re.compile(r"[^\x00-\x7f]{2,}")
 _CP1252 = {ord(bytes([byte]).decode("cp1252", "ignore") or chr(byte)): byte for byte in range(0x80, 0xA0)}
@@ -83,24 +70,26 @@ def parse(path: str, data: bytes) -> Note:
     """A Markdown file as a Note. Never raises: what is wrong is among its problems, and no text is dropped."""
     text, encoding, problems = decode(data)
     front = front_matter(text)
+    first = front.body_line
     lines = text.split("\n")
-    body = "\n".join(lines[front.body_line - 1 :])
+    rows = lines[first - 1 :]
+    body = text if first == 1 else "\n".join(rows)
     spans = _spans(body)
-    blocks, found = _blocks(body, front.body_line, spans)
+    blocks, found = _blocks(body, rows, first, spans)
     problems += (*front.problems, *found, *_mojibake(text))
 
     # Indented code is known only to the block rules; for links and tags it is code like any other.
-    hidden = _fill(body, [span[:2] for span in spans], " ").split("\n")
+    hidden = _fill(body, [span[:2] for span in spans], " ").split("\n") if spans else rows.copy()
     for block in blocks:
         if block.kind == "code":
-            for number in range(block.lines[0] - front.body_line, block.lines[1] - front.body_line + 1):
+            for number in range(block.lines[0] - first, block.lines[1] - first + 1):
                 hidden[number] = ""
-    links, tags = _links_and_tags(hidden, body.split("\n"), front.body_line)
-    above = [link for number, line in enumerate(lines[: front.body_line - 1], 1) for link in _wikilinks(line, number)]
+    links, tags = _links_and_tags(hidden, rows, first)
+    above = [link for number, line in enumerate(lines[: first - 1], 1) for link in _wikilinks(line, number)]
     distinct = _distinct([*_property_tags(front.properties), *tags])
     title = _title(front.properties, blocks, path)
     sha256 = hashlib.sha256(data).hexdigest()
-    return Note(path, title, text, front.body_line, front.properties, blocks, (*above, *links), distinct, sha256, encoding, problems)
+    return Note(path, title, text, first, front.properties, blocks, (*above, *links), distinct, sha256, encoding, problems)
 
 
 def plain_note(path: str, data: bytes) -> Note:
@@ -156,7 +145,7 @@ class _Ahead:
 def _spans(text: str) -> list[_Span]:
     """Code, comments and display math, in order and disjoint; whichever opens first wins, what never closes is text."""
     found: list[_Span] = []
-    if not _HOT.search(text):
+    if not any(mark in text for mark in _HOT_MARKS):
         return found
     closers = {mark: _Ahead(pattern, text) for mark, pattern in _CLOSERS.items()}
     paragraph, blank, newline = _Ahead(_BREAK, text), _Ahead(_BLANK, text), _Ahead(_NEWLINE, text)
@@ -243,62 +232,6 @@ def _fill(text: str, spans: Iterable[tuple[int, int]], char: str) -> str:
     return "".join((*parts, text[last:])) if parts else text
 
 
-def _table(state: StateBlock, start: int, end: int, silent: bool) -> bool:
-    """Block rule: a GFM table as one token. The library's own rule makes six tokens a cell, half a gigabyte for a large table."""
-    if start + 2 > end or any(state.sCount[line] < state.blkIndent or state.is_code_block(line) for line in (start, start + 1)):
-        return False
-    delimiter = state.src[state.bMarks[start + 1] + state.tShift[start + 1] : state.eMarks[start + 1]].strip()
-    if len(delimiter) < 2 or not set(delimiter) <= set("|-: \t") or (delimiter[0] == "-" and delimiter[1] in " \t"):
-        return False
-    columns = delimiter.removeprefix("|").removesuffix("|").split("|")
-    if not all(re.fullmatch(r"[ \t]*:?-+:?[ \t]*", column) for column in columns):
-        return False
-    header = state.src[state.bMarks[start] + state.tShift[start] : state.eMarks[start]].strip()
-    if "|" not in header:
-        return False
-    cells = (
-        len(re.findall(r"(?<!\\)\|", header)) + 1 - header.startswith("|") - (len(header) > 1 and bool(re.search(r"(?<!\\)\|$", header)))
-    )
-    if cells != len(columns):
-        return False
-    if silent:
-        return True
-    kept, state.parentType = state.parentType, "table"
-    stops = state.md.block.ruler.getRules("blockquote")
-    line = start + 2
-    while line < end and state.sCount[line] >= state.blkIndent and not state.isEmpty(line) and not state.is_code_block(line):
-        if any(rule(state, line, end, True) for rule in stops):
-            break
-        line += 1
-    state.push("table_open", "table", 1).map = [start, line]
-    state.push("table_close", "table", -1)
-    state.parentType = kept
-    state.line = line
-    return True
-
-
-def _quote(state: StateBlock, start: int, end: int, silent: bool) -> bool:
-    """Block rule: a quote as one token. Its lines are known before its inside is parsed, and the inside is not needed."""
-    level, count = state.level, len(state.tokens)
-    state.level += MAX_NESTING
-    found = blockquote(state, start, end, silent)
-    state.level = level
-    for token in state.tokens[count:]:
-        token.level = level
-    return found
-
-
-@functools.cache
-def _rules() -> MarkdownIt:
-    """Block rules only: CommonMark and tables. Link definitions stay paragraphs, so that their text is in a block."""
-    rules = (
-        MarkdownIt("commonmark", {"html": True, "maxNesting": MAX_NESTING}).enable("table").disable(["inline", "text_join", "reference"])
-    )
-    rules.block.ruler.at("table", _table, {"alt": ["paragraph", "reference"]})
-    rules.block.ruler.at("blockquote", _quote, {"alt": ["paragraph", "reference", "blockquote", "list"]})
-    return rules
-
-
 def _structure(body: str, spans: list[_Span]) -> str:
     """The body as the block rules should see it: `%%` comments and display math must not look like headings or lists."""
     parts: list[str] = []
@@ -315,45 +248,64 @@ def _structure(body: str, spans: list[_Span]) -> str:
     return "".join((*parts, body[last:]))
 
 
-def _blocks(body: str, first: int, spans: list[_Span]) -> tuple[tuple[Block, ...], list[Problem]]:
+class _Body(NamedTuple):
+    """The text below the front matter, in the forms that finding its blocks needs."""
+
+    first: int
+    """The file's number of its first line."""
+    lines: list[str]
+    """As they stand."""
+    shown: list[str]
+    """With comments blanked; the same list as `lines` when there are none."""
+    footnotes: bool
+    """Whether a footnote may be defined in it."""
+    math: bool
+    """Whether display math may be in it."""
+
+
+def _blocks(text: str, lines: list[str], first: int, spans: list[_Span]) -> tuple[tuple[Block, ...], list[Problem]]:
     """The blocks of a body whose first line is `first`, covering each of its non-blank lines once."""
-    lines = body.split("\n")
-    shown = _fill(body, [span[:2] for span in spans if span.kind == "comment"], " ").split("\n")
+    comments = [span[:2] for span in spans if span.kind == "comment"]
+    shown = _fill(text, comments, " ").split("\n") if comments else lines
+    body = _Body(first, lines, shown, "[^" in text, "$$" in text)
+    masked = _structure(text, spans).split("\n") if comments or body.math else lines
     problems: list[Problem] = []
     try:
-        tokens = _rules().parse(_structure(body, spans))
+        pieces, too_deep = structure.split(masked)
     except Exception as error:  # a bug or RecursionError in the block rules must cost this note its structure only
         code = "W-DEPTH" if isinstance(error, RecursionError) else "W-PARSE"
-        problems.append(
-            Problem(code, f"the structure could not be read ({type(error).__name__}); the text is kept as one paragraph", first)
-        )
-        tokens = [Token("paragraph_open", "p", 1, map=[0, len(lines)])]
-    if any(token.level >= MAX_NESTING - 1 for token in tokens):
-        problems.append(Problem("W-DEPTH", f"lists or quotes nested deeper than {MAX_NESTING}; what is inside them is kept as text", first))
-
-    pieces: list[tuple[BlockKind, int, int, Token | None]] = []
-    at = 0
-    for token in tokens:
-        if token.level == 0 and token.map and token.nesting >= 0 and token.type in _KINDS:
-            start, end = max(token.map[0], at), token.map[1]
-            pieces += _loose(at, start, lines, shown)
-            pieces += _refined(_KINDS[token.type], start, end, lines, shown, token)
-            at = max(at, end)
-    pieces += _loose(at, len(lines), lines, shown)
-
+        message = f"the structure could not be read ({type(error).__name__}); the text is kept as one paragraph"
+        problems.append(Problem(code, message, first))
+        pieces, too_deep = [Piece("paragraph", 0, len(lines))], False
+    if too_deep:
+        message = f"lists or quotes nested deeper than {structure.MAX_NESTING}; what is inside them is kept as text"
+        problems.append(Problem("W-DEPTH", message, first))
     blocks: list[Block] = []
-    for kind, start, end, piece in pieces:
-        text = "\n".join(lines[start:end])
-        lone = _LONE_ID.fullmatch(text)
-        if blocks and lone and kind == "paragraph" and blocks[-1].kind in ("list", "quote", "callout", "table", "code", "math", "html"):
+    for piece in _covering(pieces, body, masked is not lines):
+        kind, start, end, *_ = piece
+        text = lines[start] if end - start == 1 else "\n".join(lines[start:end])
+        lone = _LONE_ID.fullmatch(text) if kind == "paragraph" and "^" in text else None
+        if blocks and lone and blocks[-1].kind in ("list", "quote", "callout", "table", "code", "math", "html"):
             blocks[-1] = _extended(blocks[-1], lines, end, first, lone[1])
-        elif blocks and kind == "code" and blocks[-1].kind == "footnote" and piece is not None and piece.type == "code_block":
+        elif blocks and kind == "code" and blocks[-1].kind == "footnote" and not piece.markup:
             blocks[-1] = _extended(blocks[-1], lines, end, first, "")
         else:
-            blocks.append(_block(kind, start, end, first, text, shown, piece))
-            if kind == "code" and piece is not None and piece.type == "fence" and not _closed(lines[start:end], piece.markup):
+            blocks.append(_block(piece, text, body))
+            if piece.markup and kind == "code" and not _closed(lines[start:end], piece.markup):
                 problems.append(Problem("W-FENCE", f"the code that begins here has no closing {piece.markup}; close it", first + start))
     return tuple(blocks), problems
+
+
+def _covering(pieces: Iterable[Piece], body: _Body, masked: bool) -> Iterator[Piece]:
+    """The blocks, refined; and what the block rules did not see (comments) between them."""
+    at = 0
+    for piece in pieces:
+        if masked:
+            yield from _loose(at, piece.start, body)
+        yield from _refined(piece, body)
+        at = piece.end
+    if masked:
+        yield from _loose(at, len(body.lines), body)
 
 
 def _closed(lines: list[str], markup: str) -> bool:
@@ -361,57 +313,57 @@ def _closed(lines: list[str], markup: str) -> bool:
     return len(lines) > 1 and len(last) >= len(markup) and not last.strip(markup[0])
 
 
-def _loose(start: int, end: int, lines: list[str], shown: list[str]) -> Iterator[tuple[BlockKind, int, int, Token | None]]:
+def _loose(start: int, end: int, body: _Body) -> Iterator[Piece]:
     """What no block rule took, as paragraphs (or comments): the stretches of non-blank lines."""
     begin = start
     for number in range(start, end + 1):
-        if number == end or not lines[number].strip():
-            yield from _refined("paragraph", begin, number, lines, shown, None)
+        if number == end or not body.lines[number].strip():
+            yield from _refined(Piece("paragraph", begin, number), body)
             begin = number + 1
 
 
-def _refined(
-    kind: BlockKind, start: int, end: int, lines: list[str], shown: list[str], token: Token | None
-) -> Iterator[tuple[BlockKind, int, int, Token | None]]:
+def _refined(piece: Piece, body: _Body) -> Iterator[Piece]:
     """What Obsidian makes of a CommonMark block; without blank lines at its ends; a paragraph of footnotes is cut."""
+    kind, start, end, *_ = piece
+    lines = body.lines
     while start < end and not lines[start].strip():
         start += 1
     while start < end and not lines[end - 1].strip():
         end -= 1
     if start >= end:
         return
-    if kind != "code" and not any(line.strip() for line in shown[start:end]):
-        yield "comment", start, end, None
+    if kind != "code" and body.shown is not lines and not any(line.strip() for line in body.shown[start:end]):
+        yield Piece("comment", start, end)
     elif kind == "quote" and _CALLOUT.match(lines[start]):
-        yield "callout", start, end, None
-    elif kind == "paragraph":
+        yield Piece("callout", start, end)
+    elif kind == "paragraph" and (body.footnotes or body.math):
         cuts = [start, *(number for number in range(start + 1, end) if _FOOTNOTE.match(lines[number])), end]
         for begin, stop in pairwise(cuts):
-            whole = lines[begin].strip() + lines[stop - 1].strip() if stop - begin > 1 else lines[begin].strip()
-            math = (
-                whole.startswith("$$")
-                and whole.endswith("$$")
-                and len(whole) > 3
-                and "$$" not in "\n".join(lines[begin:stop]).strip()[2:-2]
-            )
-            yield "footnote" if _FOOTNOTE.match(lines[begin]) else "math" if math else "paragraph", begin, stop, None
+            footnote = _FOOTNOTE.match(lines[begin])
+            yield Piece("footnote" if footnote else "math" if body.math and _is_math(lines[begin:stop]) else "paragraph", begin, stop)
     else:
-        yield kind, start, end, token
+        yield piece._replace(start=start, end=end)
 
 
-def _block(kind: BlockKind, start: int, end: int, first: int, text: str, shown: list[str], token: Token | None) -> Block:
-    level = 0
+def _is_math(lines: list[str]) -> bool:
+    """Whether a paragraph is nothing but one `$$…$$`."""
+    whole = "\n".join(lines).strip()
+    return whole.startswith("$$") and whole.endswith("$$") and len(whole) > 3 and "$$" not in whole[2:-2]
+
+
+def _block(piece: Piece, text: str, body: _Body) -> Block:
+    kind, start, end, level, markup, info = piece
     title = block_id = ""
-    if kind not in ("code", "comment", "math", "rule") and (found := _BLOCK_ID.search(shown[end - 1])):
+    last = body.shown[end - 1]
+    if "^" in last and kind not in ("code", "comment", "math", "rule") and (found := _BLOCK_ID.search(last)):
         block_id = found[1]
-    if kind == "heading" and token is not None:
-        level = int(token.tag[1])
-        title = _heading_title(shown[start:end] if token.markup[:1] == "#" else shown[start : end - 1])
+    if kind == "heading":
+        title = _heading_title(body.shown[start:end] if markup[:1] == "#" else body.shown[start : end - 1])
     elif kind == "callout" and (callout := _CALLOUT.match(text)):
         title = callout[3].strip()
-    elif kind == "code" and token is not None:
-        title = (token.info.split() or [""])[0]
-    return Block(kind, (first + start, first + end - 1), text, level, title, block_id)
+    elif kind == "code":
+        title = (info.split() or [""])[0]
+    return Block(kind, (body.first + start, body.first + end - 1), text, level, title, block_id)
 
 
 def _extended(block: Block, lines: list[str], end: int, first: int, block_id: str) -> Block:
@@ -421,8 +373,11 @@ def _extended(block: Block, lines: list[str], end: int, first: int, block_id: st
 
 
 def _heading_title(lines: list[str]) -> str:
-    text = _BLOCK_ID.sub("", _ATX.sub("", " ".join(line.strip() for line in lines)).rstrip())
-    return _EMPHASIS.sub(r"\2", _EMPHASIS.sub(r"\2", " ".join(text.split())))
+    text = _ATX.sub("", " ".join(line.strip() for line in lines))
+    if "^" in text:
+        text = _BLOCK_ID.sub("", text.rstrip())
+    text = " ".join(text.split())
+    return _EMPHASIS.sub(r"\2", _EMPHASIS.sub(r"\2", text)) if _MARKS.search(text) else text
 
 
 def _title(properties: dict[str, Any], blocks: Iterable[Block], path: str) -> str:
@@ -438,7 +393,7 @@ def _links_and_tags(hidden: list[str], lines: list[str], first: int) -> tuple[li
     links: list[Link] = []
     tags: list[str] = []
     for number, (line, raw) in enumerate(zip(hidden, lines, strict=True), first):
-        if "[" in line or "#" in line:
+        if "[" in line or ("#" in line and not _BARE_HEADING.fullmatch(line)):
             _scan(line, raw, number, links, tags)
     return links, tags
 
@@ -518,7 +473,9 @@ def _mojibake(text: str) -> Iterator[Problem]:
         return
     runs = list(islice(_FOREIGN.finditer(text), 30))
     for codec in ("latin-1", "mac-roman", "cp866", "cp1251", "koi8-r"):
-        if len(runs) >= 5 and sum(_was_utf8(run[0], codec) for run in runs) > 0.6 * len(runs):
+        misses = (run for run in runs if not _was_utf8(run[0], codec))
+        most = -(-len(runs) * 2 // 5)
+        if len(runs) >= 5 and sum(1 for _ in islice(misses, most)) < most:
             message = f"the letters look like UTF-8 that was read as {codec} and saved again; restore the note from its source"
             yield Problem("W-MOJIBAKE", message, text.count("\n", 0, runs[0].start()) + 1)
             return
