@@ -23,7 +23,7 @@ from vaultllm.properties import FrontMatter, front_matter
 from vaultllm.schema import Block, Link, Note, Problem
 from vaultllm.text import decode, fold
 
-__all__ = ["FrontMatter", "front_matter", "link_heading", "mask", "parse", "plain_note", "visible"]
+__all__ = ["FrontMatter", "front_matter", "inlines", "link_heading", "mask", "parse", "plain_note", "stretches", "visible"]
 
 _CALLOUT = re.compile(r"[ \t]*>[ \t]*\[!([^\]]+)\]([+-]?)[ \t]*(.*)")
 _FOOTNOTE = re.compile(r" {0,3}\[\^[^\]\s]+\]:")
@@ -74,12 +74,12 @@ def parse(path: str, data: bytes) -> Note:
     lines = text.split("\n")
     rows = lines[first - 1 :]
     body = text if first == 1 else "\n".join(rows)
-    spans = _spans(body)
+    spans = stretches(body)
     blocks, found = _blocks(body, rows, first, spans)
     problems += (*front.problems, *found, *_mojibake(text))
 
     # Indented code is known only to the block rules; for links and tags it is code like any other.
-    hidden = _fill(body, [span[:2] for span in spans], " ").split("\n") if spans else rows.copy()
+    hidden = filled(body, [span[:2] for span in spans], " ").split("\n") if spans else rows.copy()
     for block in blocks:
         if block.kind == "code":
             for number in range(block.lines[0] - first, block.lines[1] - first + 1):
@@ -100,17 +100,17 @@ def plain_note(path: str, data: bytes) -> Note:
 
 def visible(text: str) -> str:
     """What a reader sees: without `%%comments%%`, `<!-- -->` and block ids; code untouched, as many lines as before."""
-    spans = _spans(text)
+    spans = stretches(text)
     comments = [span[:2] for span in spans if span.kind == "comment"]
     # Comments become blanks, so that an id before one is still at its line's end; code becomes letters, so that none is.
-    probe = _fill(_fill(text, comments, " "), [span[:2] for span in spans if span.kind != "comment"], "x")
+    probe = filled(filled(text, comments, " "), [span[:2] for span in spans if span.kind != "comment"], "x")
     ids = [match.span() for match in _SHOWN_ID.finditer(probe)] if "^" in probe else []
-    return _fill(text, sorted(comments + ids), "")
+    return filled(text, sorted(comments + ids), "")
 
 
 def mask(text: str) -> str:
     """The text with code (fences, inline) and comments blanked: same length, same lines."""
-    return _fill(text, [span[:2] for span in _spans(text) if span.kind != "math"], " ")
+    return filled(text, [span[:2] for span in stretches(text) if span.kind != "math"], " ")
 
 
 def link_heading(title: str) -> str:
@@ -118,7 +118,7 @@ def link_heading(title: str) -> str:
     return " ".join(_UNLINKABLE.sub(" ", title).split())
 
 
-class _Span(NamedTuple):
+class Span(NamedTuple):
     """A stretch of text that is not prose."""
 
     start: int
@@ -142,9 +142,9 @@ class _Ahead:
         return self.at
 
 
-def _spans(text: str) -> list[_Span]:
+def stretches(text: str) -> list[Span]:
     """Code, comments and display math, in order and disjoint; whichever opens first wins, what never closes is text."""
-    found: list[_Span] = []
+    found: list[Span] = []
     if not any(mark in text for mark in _HOT_MARKS):
         return found
     closers = {mark: _Ahead(pattern, text) for mark, pattern in _CLOSERS.items()}
@@ -181,7 +181,7 @@ def _spans(text: str) -> list[_Span]:
             limit = (len(text) if alone else blank(start)) if kind == "comment" else (blank(start) if alone else newline(start))
             end = close + (3 if mark == "<!--" else 2) if close < limit else -1
         if end >= 0:
-            found.append(_Span(start, end, kind))
+            found.append(Span(start, end, kind))
         pos = max(end, match.end())
     return found
 
@@ -222,7 +222,7 @@ def _fence_close(char: str, length: int, quotes: int, listed: bool) -> re.Patter
     return re.compile(pattern, re.M)
 
 
-def _fill(text: str, spans: Iterable[tuple[int, int]], char: str) -> str:
+def filled(text: str, spans: Iterable[tuple[int, int]], char: str) -> str:
     """The text with spans (in order, may touch) overwritten by a character; newlines stay."""
     parts: list[str] = []
     last = 0
@@ -232,7 +232,7 @@ def _fill(text: str, spans: Iterable[tuple[int, int]], char: str) -> str:
     return "".join((*parts, text[last:])) if parts else text
 
 
-def _structure(body: str, spans: list[_Span]) -> str:
+def for_blocks(body: str, spans: list[Span]) -> str:
     """The body as the block rules should see it: `%%` comments and display math must not look like headings or lists."""
     parts: list[str] = []
     last = 0
@@ -263,12 +263,12 @@ class _Body(NamedTuple):
     """Whether display math may be in it."""
 
 
-def _blocks(text: str, lines: list[str], first: int, spans: list[_Span]) -> tuple[tuple[Block, ...], list[Problem]]:
+def _blocks(text: str, lines: list[str], first: int, spans: list[Span]) -> tuple[tuple[Block, ...], list[Problem]]:
     """The blocks of a body whose first line is `first`, covering each of its non-blank lines once."""
     comments = [span[:2] for span in spans if span.kind == "comment"]
-    shown = _fill(text, comments, " ").split("\n") if comments else lines
+    shown = filled(text, comments, " ").split("\n") if comments else lines
     body = _Body(first, lines, shown, "[^" in text, "$$" in text)
-    masked = _structure(text, spans).split("\n") if comments or body.math else lines
+    masked = for_blocks(text, spans).split("\n") if comments or body.math else lines
     problems: list[Problem] = []
     try:
         pieces, too_deep = structure.split(masked)
@@ -394,24 +394,45 @@ def _links_and_tags(hidden: list[str], lines: list[str], first: int) -> tuple[li
     tags: list[str] = []
     for number, (line, raw) in enumerate(zip(hidden, lines, strict=True), first):
         if "[" in line or ("#" in line and not _BARE_HEADING.fullmatch(line)):
-            _scan(line, raw, number, links, tags)
+            for one in inlines(line, raw, number):
+                if isinstance(one.what, Link):
+                    links.append(one.what)
+                else:
+                    tags.append(one.what)
     return links, tags
 
 
-def _scan(line: str, raw: str, number: int, links: list[Link], tags: list[str]) -> None:
+class Inline(NamedTuple):
+    """A link or a tag in a line."""
+
+    start: int
+    """Its first character, the `!` of an embed included."""
+    end: int
+    """After its last character."""
+    what: Link | str
+    """The link, or the tag without its `#`."""
+
+
+def inlines(line: str, raw: str, number: int) -> Iterator[Inline]:
+    """Links within the vault and tags of line `number`; `raw` is it as written, `line` with what is no prose blanked."""
     for match in _INLINES.finditer(line):
-        start = match.start()
+        start, end = match.span()
         embed = start > 0 and line[start - 1] == "!" and line[start - 2 : start - 1] != "\\"
         if match["tag"]:
             tag = match["tag"].rstrip("/")
             if _is_tag(tag):
-                tags.append(tag)
+                yield Inline(start, start + 1 + len(tag), tag)
         elif match["wiki"] is not None and len(raw) == len(line):
-            links += _wikilink(raw[match.start("wiki") : match.end("wiki")], embed, number)
+            for link in _wikilink(raw[match.start("wiki") : match.end("wiki")], embed, number):
+                yield Inline(start - embed, end, link)
         elif match["text"] is not None:
-            links += _inline_link(match, embed, number)
+            for link in _inline_link(match, embed, number):
+                yield Inline(start - embed, end, link)
             if "![" in match["text"]:  # an image that is itself a link
-                _scan(match["text"], match["text"], number, links, [])
+                shift = match.start("text")
+                for one in inlines(match["text"], match["text"], number):
+                    if isinstance(one.what, Link):
+                        yield Inline(one.start + shift, one.end + shift, one.what)
 
 
 def _wikilinks(line: str, number: int) -> Iterator[Link]:
