@@ -8,14 +8,15 @@ Readers return what they met as problems of a conversation and raise nothing. Kn
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from vaultllm.chats import chatgpt, chatgpt_md, claude, copilot, nexus, plain
+from vaultllm.chats import chatgpt_md, copilot, exports, nexus, plain
 from vaultllm.config import ScanSettings
 from vaultllm.schema import Conversation, Note
 
-LEFT_OUT = frozenset({"W-EMPTY", "W-HIDDEN", "W-TOOL", "W-SERVICE", "W-PRIVATE"})
+LEFT_OUT = frozenset({"E-MESSAGE", "W-EMPTY", "W-HIDDEN", "W-TOOL", "W-SERVICE", "W-PRIVATE", "W-COPY", "W-MISSING"})
 """Codes of problems that stand for messages left out of a talk, `count` of them: nothing goes without a count and a reason."""
 
 
@@ -36,8 +37,7 @@ READERS: tuple[Reader, ...] = (
     Reader("nexus-artifact", nexus.artifact_why, nexus.read_none),
     Reader("nexus-report", nexus.report_why, nexus.read_none),
     Reader("nexus", nexus.detect, nexus.read),
-    Reader("chatgpt", chatgpt.detect, chatgpt.read),
-    Reader("claude", claude.detect, claude.read),
+    *(Reader(name, functools.partial(exports.detect, name), exports.read) for name in exports.NAMES),
     Reader("copilot", copilot.detect, copilot.read),
     Reader("chatgpt-md", chatgpt_md.detect, chatgpt_md.read),
     Reader("plain", plain.detect, plain.read),

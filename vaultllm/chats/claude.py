@@ -1,66 +1,84 @@
-"""Claude's data export: `conversations.json` with `chat_messages`, in the order of the talk. Times are UTC.
+"""Claude's data export: `conversations.json` with `chat_messages`. Times are UTC.
 
-What the assistant thought, its tool calls and their results are left out. Knows nothing about other programs' exports.
+Messages stand in the order of the talk; where they name their parents, the talk is the branch of the last one. Left out and counted:
+what the assistant thought, its tool calls and their results. A long paste, which the program turns into a nameless attachment, is
+what the person said; a named file is a file. Knows nothing about other programs' exports.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
-from vaultllm.chats.exports import is_export, no_conversation, read_export, with_turns
 from vaultllm.chats.times import from_iso
+from vaultllm.chats.turns import Node, arrange, conversation, listed, make_turn, mapping, name, no_conversation, raw_time, text
 from vaultllm.config import ScanSettings
-from vaultllm.schema import Conversation, Lines, Note, Problem, Role, Turn
+from vaultllm.schema import Conversation, Lines, Problem, Role, Turn
 
 _ROLES: dict[object, Role] = {"human": "user", "user": "user", "assistant": "assistant"}
+_PASTED = ("", "paste.txt", "pasted-text.txt")
+_PLACEHOLDER = "```\nThis block is not supported on your current device yet.\n```"
 
 
-def detect(note: Note, settings: ScanSettings) -> str:
-    """Why the file is a Claude export; empty when it is none."""
-    return "a Claude export (chat_messages)" if is_export(note, "chat_messages") else ""
+def takes(value: dict[str, Any]) -> bool:
+    """Whether the object is a conversation of Claude."""
+    return "chat_messages" in value
 
 
-def read(note: Note, settings: ScanSettings, timezone: str) -> list[Conversation]:
-    """The conversations of the export; each turn's lines are those of its conversation."""
-    return read_export(note, "chat_messages", _conversation)
-
-
-def _conversation(data: dict[str, Any], lines: Lines) -> Conversation:
-    messages = data["chat_messages"]
+def read(data: dict[str, Any], lines: Lines, settings: ScanSettings, timezone: str) -> Conversation:
+    """The conversation: the talk with its variants, all on the lines of the whole."""
+    messages = data.get("chat_messages")
     if not isinstance(messages, list):
         return no_conversation(lines, Problem("E-SHAPE", "'chat_messages' is not a list; the conversation is left out", lines[0]))
-    turns = [turn for message in messages if isinstance(message, dict) and (turn := _turn(message, lines))]
-    return with_turns(str(data.get("uuid") or ""), str(data.get("name") or ""), "claude", from_iso(data.get("created_at")), lines, turns)
+    left: Counter[str] = Counter()
+    nodes: dict[str, Node] = {}
+    last = ""
+    for number, message in enumerate(messages):
+        message = message if isinstance(message, dict) else {}
+        key = name(message.get("uuid"))
+        key = key if key and key not in nodes else f"{key}#{number}"
+        parent = message.get("parent_message_uuid")
+        # Without a parent it follows the message before it; with an unknown one (the export's nil UUID) it is a root.
+        nodes[key] = Node(parent if isinstance(parent, str) and parent else last, _turn(message, lines, left), number)
+        last = key
+    current = data.get("current_leaf_message_uuid")
+    current = current if isinstance(current, str) and current in nodes else last
+    created = from_iso(data.get("created_at"))
+    return conversation(data.get("uuid"), data.get("name"), "claude", created, lines, arrange(nodes, current), left)
 
 
-def _turn(message: dict[str, Any], lines: Lines) -> Turn | None:
+def _turn(message: dict[str, Any], lines: Lines, left: Counter[str]) -> Turn | None:
     sender = message.get("sender")
     role = _ROLES.get(sender) if isinstance(sender, str) else None
     if role is None:
+        left["E-MESSAGE"] += 1
         return None
+    said, others = _text(message)
+    files = [mapping(file) for file in (*listed(message.get("attachments")), *listed(message.get("files")))]
+    pasted = [text(file.get("extracted_content")) for file in files if name(file.get("file_name")) in _PASTED]
+    said = "\n\n".join(filter(None, [said, *pasted]))
+    if not said:
+        kinds = set(others)
+        left["W-EMPTY" if not kinds else "W-HIDDEN" if kinds <= {"thinking", "redacted_thinking"} else "W-TOOL"] += 1
+        return None
+    left["W-BLOCKS"] += len(others)
+    left["W-ATTACHMENT"] += sum(bool(text(file.get("extracted_content"))) for file in files) - sum(map(bool, pasted))
     created = message.get("created_at")
-    return Turn(
-        role=role,
-        text=_text(message),
-        lines=lines,
+    return make_turn(
+        role,
+        said,
+        lines,
         at=from_iso(created),
-        at_raw=str(created or ""),
-        uid=str(message.get("uuid") or ""),
-        attachments=tuple(dict.fromkeys(_names(message.get("attachments")) + _names(message.get("files")))),
+        at_raw=raw_time(created),
+        uid=name(message.get("uuid")),
+        attachments=tuple(dict.fromkeys(filter(None, (name(file.get("file_name")) for file in files)))),
     )
 
 
-def _text(message: dict[str, Any]) -> str:
-    """The text blocks; `text` (which also holds placeholders for tools) only when there are none."""
-    blocks = message.get("content")
-    blocks = [block for block in blocks if isinstance(block, dict)] if isinstance(blocks, list) else []
-    said = [block.get("text") for block in blocks if block.get("type") == "text"]
-    texts = [text for text in said if isinstance(text, str) and text.strip()]
-    whole = message.get("text")
-    if not texts and isinstance(whole, str):
-        texts = [whole]
-    return "\n\n".join(text.strip("\n").rstrip() for text in texts).strip("\n").rstrip()
-
-
-def _names(files: object) -> list[str]:
-    return [str(file["file_name"]) for file in files if isinstance(file, dict) and file.get("file_name")] if isinstance(files, list) else []
+def _text(message: dict[str, Any]) -> tuple[str, list[str]]:
+    """The text blocks, or, when there are none, `text` without its placeholders for tools; and the kinds of the other blocks."""
+    blocks = [mapping(block) for block in listed(message.get("content"))]
+    texts = [text(block.get("text")) for block in blocks if block.get("type") == "text"]
+    others = [name(block.get("type")) for block in blocks if block.get("type") != "text"]
+    said = "\n\n".join(filter(str.strip, texts))
+    return said or text(text(message.get("text")).replace(_PLACEHOLDER, "")), others

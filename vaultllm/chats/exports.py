@@ -1,123 +1,148 @@
-"""What the readers of chat exports (`conversations.json`) share: the elements of a large JSON array, one by one, with their lines.
+"""Chat exports of any size: a `.json` or `.jsonl` file, a `.zip` of such files, a folder of them.
 
-One broken element costs only itself where the next one can be found. Knows nothing about any program's fields.
+One line per format in `FORMATS`; an object is recognised by its keys. `detect` and `read` serve the chat readers (a file in the
+vault, parsed once however many formats ask), `stream` the import of what is too large for a note. Archives are read without being
+unpacked: no path in them is ever used. Knows nothing about the fields of a message.
 """
 
 from __future__ import annotations
 
-import bisect
-import json
-import re
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
 
-from vaultllm.schema import Conversation, Lines, Note, Problem, Turn
-from vaultllm.text import encodable
+from vaultllm.chats import chatgpt, claude
+from vaultllm.chats.json_items import CHUNK, Item, decoded, items, json_lines
+from vaultllm.chats.turns import no_conversation
+from vaultllm.config import ScanSettings
+from vaultllm.schema import Conversation, Lines, Note, Problem
 
-_NEXT = re.compile(r"[\[,}]\s*(?=\{\s*\")")
-_SPACE = re.compile(r"[ \t\n\r]*")
-_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
-_DECODER = json.JSONDecoder(strict=False)  # raw control characters in strings are met in real exports
-_ATTEMPTS = 2000  # places tried after an error, so that a hostile file ends too
+MAX_RATIO = 200
+"""An archive's file that unpacks to more than so many times its size is refused: JSON shrinks 5 to 30 times."""
+MAX_UNPACKED = 64 * 2**30
+"""Bytes that an archive may unpack to."""
+MAX_FILES = 100_000
+"""Files of an archive or folder that are looked at."""
 
-Reading = Callable[[dict[str, Any], Lines], Conversation]
-
-
-def is_export(note: Note, key: str) -> bool:
-    """Whether a `.json` file has an object or an array at its top and the key anywhere (a quoted one inside a string is escaped)."""
-    return note.path.lower().endswith(".json") and note.text[:64].lstrip()[:1] in ("[", "{") and f'"{key}"' in note.text
-
-
-def read_export(note: Note, key: str, read: Reading) -> list[Conversation]:
-    """The conversations of an export: objects that have `key`, through `read`; what is broken is a conversation without turns."""
-    found: list[Conversation] = []
-    for value, lines, problem in _elements(note.text, key):
-        if problem is not None:
-            found.append(no_conversation(lines, problem))
-        elif isinstance(value, dict) and key in value:
-            found.append(read(value, lines))
-        else:
-            message = f"this element is not a conversation (it has no '{key}'); it is left out"
-            found.append(no_conversation(lines, Problem("E-SHAPE", message, lines[0])))
-    return found
+_SUFFIXES = (".json", ".jsonl", ".ndjson")
 
 
-def no_conversation(lines: Lines, problem: Problem) -> Conversation:
-    """A conversation that could not be read: it carries its problem."""
-    return Conversation("", "", "", "", (), lines, problems=(problem,))
+@dataclass(frozen=True, slots=True)
+class Format:
+    """A format whose unit is one object per conversation."""
+
+    name: str
+    """Its name as a reader."""
+    title: str
+    """How it is shown."""
+    takes: Callable[[dict[str, Any]], bool]
+    """Whether an object is a conversation of it."""
+    read: Callable[[dict[str, Any], Lines, ScanSettings, str], Conversation]
+    """Object, its lines, settings, time zone -> its conversation."""
+    marks: tuple[str, ...] = ()
+    """Keys that all stand in a file that is broken before its first whole conversation."""
 
 
-def with_turns(id: str, title: str, provider: str, created: str, lines: Lines, turns: Sequence[Turn]) -> Conversation:
-    """A conversation of the turns that have a text; the others (an image only) are counted in a problem."""
-    kept = tuple(turn for turn in turns if turn.text)
-    empty = len(turns) - len(kept)
-    problems = (Problem("W-EMPTY", f"{empty} messages have no text (files or images only); they are left out", lines[0]),) if empty else ()
-    return Conversation(id, title, provider, created, kept, lines, problems=problems)
+FORMATS: tuple[Format, ...] = (
+    Format("chatgpt", "a ChatGPT export (mapping)", chatgpt.takes, chatgpt.read, ('"mapping"', '"author"')),
+    Format("claude", "a Claude export (chat_messages)", claude.takes, claude.read, ('"chat_messages"',)),
+)
 
 
-def _elements(text: str, key: str) -> Iterator[tuple[Any, Lines, Problem | None]]:
-    """Each element of the top-level array (or the one object) with its lines, or what is wrong there."""
-    newlines = [match.start() for match in re.finditer("\n", text)]
-
-    def lines(start: int, end: int) -> Lines:
-        return bisect.bisect_left(newlines, start) + 1, bisect.bisect_left(newlines, max(start, end - 1)) + 1
-
-    halves = _SURROGATE.search(text) is not None
-    place = _skip(text, 0)
-    in_array = text[place : place + 1] == "["
-    place = _skip(text, place + 1) if in_array else place
-    while place < len(text) and not (in_array and text[place] == "]"):
-        start = place
-        try:
-            value, end = _DECODER.raw_decode(text, place)
-            yield (_encodable(value) if halves else value), lines(place, end), None
-            place = _skip(text, end)
-            if not in_array or text[place : place + 1] == "]":
-                return
-            if text[place : place + 1] != ",":
-                raise json.JSONDecodeError("expecting ',' or ']'", text, end - 1)
-            place = _skip(text, place + 1)
-            if place == len(text):
-                raise json.JSONDecodeError("the file ends here", text, place)
-        except (ValueError, RecursionError) as error:
-            broken = error.pos if isinstance(error, json.JSONDecodeError) else start
-            what = error.msg if isinstance(error, json.JSONDecodeError) else type(error).__name__
-            onward = _resume(text, max(broken, start), key)
-            row = bisect.bisect_left(newlines, broken)
-            column = broken - (newlines[row - 1] if row else -1)
-            message = f"the JSON is broken at {row + 1}:{column} ({what}); the conversation there is left out, export it again"
-            yield None, lines(start, onward), Problem("E-JSON", message, row + 1)
-            place = onward
+NAMES: tuple[str, ...] = tuple(one.name for one in FORMATS)
+"""Names of the readers, in the order in which they are asked."""
 
 
-def _encodable(value: Any) -> Any:
-    """A decoded value whose strings have no lone surrogates: an export that cut an emoji in half spells them as escapes."""
-    if isinstance(value, str):
-        return encodable(value)
-    if isinstance(value, list):
-        return [_encodable(item) for item in value]
-    if isinstance(value, dict):
-        return {encodable(key): _encodable(item) for key, item in value.items()}
-    return value
+def detect(name: str, note: Note, settings: ScanSettings) -> str:
+    """Why the file is an export of the format with this name; empty when it is none."""
+    if not note.path.lower().endswith(_SUFFIXES) or note.text[:64].lstrip()[:1] not in ("[", "{"):
+        return ""
+    found = _found(note.text, note.path.lower().endswith(".json"))
+    return next((one.title for one in FORMATS if one.name == name == found), "")
 
 
-def _skip(text: str, place: int) -> int:
-    match = _SPACE.match(text, place)
-    return match.end() if match else place
+def read(note: Note, settings: ScanSettings, timezone: str) -> list[Conversation]:
+    """The conversations of an export; what is broken is a conversation without turns that carries the problem."""
+    parsed = _parsed(note.text, note.path.lower().endswith(".json"))
+    return [conversation for _, conversation in _talks(iter(parsed), settings, timezone)]
 
 
-def _resume(text: str, place: int, key: str) -> int:
-    """Where the next object with the key begins after an error; the end of the text when none does."""
-    for _ in range(_ATTEMPTS):
-        found = _NEXT.search(text, place)
-        if found is None:
-            break
-        try:
-            value, end = _DECODER.raw_decode(text, found.end())
-        except (ValueError, RecursionError):
-            place = found.end() + 1
+@functools.lru_cache(maxsize=1)
+def _parsed(text: str, whole: bool) -> tuple[Item, ...]:
+    chunks = iter((text,))
+    return tuple(items(chunks, _is_conversation) if whole else json_lines(chunks))
+
+
+@functools.lru_cache(maxsize=1)
+def _found(text: str, whole: bool) -> str:
+    """Name of the format of the first conversation that is recognised, or of the one whose keys a broken file has."""
+    parsed = _parsed(text, whole)
+    for name, _ in _talks(iter(parsed), ScanSettings(), ""):
+        if name:
+            return name
+    if any(item.problem for item in parsed):
+        return next((one.name for one in FORMATS if one.marks and all(mark in text for mark in one.marks)), "")
+    return ""
+
+
+def _is_conversation(value: Any) -> bool:
+    return isinstance(value, dict) and _format(value) is not None
+
+
+def _format(value: dict[str, Any]) -> Format | None:
+    return next((one for one in FORMATS if one.takes(value)), None)
+
+
+def _talks(values: Iterator[Item], settings: ScanSettings, timezone: str) -> Iterator[tuple[str, Conversation]]:
+    """The conversations among the values of one file with the names of their formats; problems have no name."""
+    top: dict[str, Any] = {}
+    found = False
+    strange: list[Lines] = []
+    for item in values:
+        if item.problem is not None:
+            top = top if item.path else {}
+            yield "", no_conversation(item.lines, item.problem)
             continue
-        if isinstance(value, dict) and key in value:
-            return found.end()
-        place = end
-    return len(text)
+        value = item.value
+        if item.end:
+            if item.path:
+                continue
+            value, top = top, {}
+        elif len(item.path) == 1 and item.path != ("*",):
+            top[item.path[0]] = value
+            continue
+        elif len(item.path) == 2:
+            top.setdefault(item.path[0], []).append(value)
+            continue
+        one = _format(value) if isinstance(value, dict) else None
+        if one is not None:
+            found = True
+            yield one.name, one.read(value, item.lines, settings, timezone)
+        else:
+            strange.append(item.lines)
+    if strange and found:
+        message = f"{len(strange)} elements are no conversations; they are left out"
+        yield "", no_conversation(strange[0], Problem("E-SHAPE", message, strange[0][0], len(strange)))
+
+
+def stream(path: Path, settings: ScanSettings, timezone: str) -> Iterator[Conversation | Problem]:
+    """The conversations of an export of any size, as they are read, and what went wrong on the way."""
+    with path.open("rb") as file:
+        yield from _file(file, path.name, settings, timezone)
+
+
+def _file(file: IO[bytes], name: str, settings: ScanSettings, timezone: str) -> Iterator[Conversation | Problem]:
+    bad: list[int] = []
+    chunks = decoded(iter(lambda: file.read(CHUNK), b""), bad)
+    parsed = items(chunks, _is_conversation) if name.lower().endswith(".json") else json_lines(chunks)
+    found = False
+    for format_name, conversation in _talks(parsed, settings, timezone):
+        found = found or bool(format_name)
+        if format_name:
+            yield conversation
+        else:
+            yield from (Problem(one.code, f"{name}: {one.message}", one.line, one.count) for one in conversation.problems)
+    if not found:
+        yield Problem("W-EXPORT", f"{name}: no chats of a known format are in it; it is left out")
