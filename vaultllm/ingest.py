@@ -9,11 +9,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from vaultllm import reading, vault, workers
+from vaultllm import imports, reading, vault, workers
 from vaultllm.config import Workspace
 from vaultllm.errors import VaultError, VaultllmError
 from vaultllm.files import write_whole
@@ -47,22 +47,66 @@ def ingest(workspace: Workspace, ledger: Ledger, *, full: bool = False, confirm:
 
     Raises VaultError (E-VANISHED) when many notes are gone and `confirm` is not set.
     """
-    scan = vault.scan(workspace.vault, workspace.settings.scan, workspace.settings.answers.folder)
+    root = imports.root_of(workspace.state)
+    scan, stored = vault.scan(workspace.vault, workspace.settings.scan, workspace.settings.answers.folder), imports.scan(root)
     known = ledger.known()
-    gone = _gone(known, scan)
-    if not confirm and len(gone) > 20 and len(gone) > len(known) / 5:
-        raise VaultError(
-            f"{len(gone)} of {len(known)} known notes have vanished; nothing was removed. "
-            "If the vault is complete, run: vaultllm ingest --confirm",
-            path=str(workspace.vault),
-            code="E-VANISHED",
-        )
-    parsed, unchanged, change = _read_changed(workspace, ledger, scan.files, known, full, progress)
-    for path in gone:
+    notes, talks = (
+        _gone([path for path in known if imports.is_stored(path) == of], which) for of, which in ((False, scan), (True, stored))
+    )
+    if not confirm:
+        _refuse_vanished(notes, sum(not imports.is_stored(path) for path in known), workspace.vault)
+        _refuse_vanished(talks, sum(imports.is_stored(path) for path in known), root)
+    # First the notes, which imported talks mend; then these, which make scenes only of what no note holds.
+    stale = imports.stale_notes(root, ledger.talks(imports.MENDED), _digests(root, stored.files, known))
+    parsed, unchanged, change = _read_changed(workspace, ledger, scan.files, known, full, stale, progress)
+    for path in (*notes, *talks):
         scene_file(workspace, path).unlink(missing_ok=True)
         change += Change(removed=ledger.remove_note(path))
-    _keep_problems(ledger, scan)
-    return Ingested(len(scan.files), parsed, unchanged, len(gone), change)
+    stale = {path: now for path, name, joined in ledger.talks(imports.READER) if (now := _held(ledger, name)[0]) != joined}
+    parsed_too, unchanged_too, change_too = _read_changed(workspace, ledger, stored.files, known, full, stale, progress)
+    _keep_problems(ledger, vault.Scan(scan.files + stored.files, scan.skipped + stored.skipped))
+    seen = len(scan.files) + len(stored.files)
+    return Ingested(seen, parsed + parsed_too, unchanged + unchanged_too, len(notes) + len(talks), change + change_too)
+
+
+def _refuse_vanished(gone: Sequence[str], known: int, where: Path) -> None:
+    """Raises VaultError (E-VANISHED) when so many are gone that the folder is likelier to be incomplete than cleared out."""
+    if len(gone) > 20 and len(gone) > known / 5:
+        what = "notes" if where.name != "imports" else "imported talks"
+        raise VaultError(
+            f"{len(gone)} of {known} known {what} have vanished; nothing was removed. "
+            "If the folder is complete, run: vaultllm ingest --confirm",
+            path=str(where),
+            code="E-VANISHED",
+        )
+
+
+def _digests(root: Path, files: Sequence[vault.FileStat], known: dict[str, KnownNote]) -> dict[str, str]:
+    """Path of each stored talk -> fingerprint of its bytes, read only when it is new or touched."""
+    found: dict[str, str] = {}
+    for file in files:
+        old = known.get(file.path)
+        if old is not None and _is_same(file, old, old.parser):
+            found[file.path] = old.sha256
+        else:
+            with contextlib.suppress(VaultllmError):
+                found[file.path] = imports.fingerprint(imports.read(root, file.path))
+    return found
+
+
+def _held(ledger: Ledger, name: str) -> tuple[str, dict[str, frozenset[str]]]:
+    """The notes of the vault that hold a stored talk (only one with an id can be held), and their fingerprint."""
+    holders = {} if name.startswith(imports.BY_UID) else ledger.holders(name)
+    return imports.holders_now(holders), holders
+
+
+def _settled(ledger: Ledger, path: str, result: reading.Reading | Problem) -> reading.Reading | Problem:
+    """A stored talk that notes of the vault hold is a copy: it makes no scenes."""
+    if isinstance(result, Problem) or not imports.is_stored(path) or not result.talks:
+        return result
+    now, holders = _held(ledger, result.talks[0].conversation)
+    result = replace(result, talks=tuple(talk._replace(joined=now) for talk in result.talks))
+    return reading.as_copy(result, holders) if holders else result
 
 
 def _gone(known: Iterable[str], scan: vault.Scan) -> list[str]:
@@ -74,11 +118,15 @@ def _gone(known: Iterable[str], scan: vault.Scan) -> list[str]:
 
 
 def _read_changed(
-    workspace: Workspace, ledger: Ledger, files: Sequence[vault.FileStat], known: dict[str, KnownNote], full: bool, progress: Report
-) -> tuple[int, int, Change]:
-    """Parse what changed, a batch a transaction. Returns how many were parsed, how many had not changed, and the change."""
+    workspace: Workspace, ledger: Ledger, files: Sequence[vault.FileStat], known: dict[str, KnownNote], full: bool,
+    stale: Mapping[str, str], progress: Report,
+) -> tuple[int, int, Change]:  # fmt: skip
+    """Parse what changed, a batch a transaction. Returns how many were parsed, how many had not changed, and the change.
+
+    `stale`: path -> fingerprint of the other copies of its talk, for those that changed while its own bytes did not.
+    """
     parser = reading.version(workspace.settings)
-    todo = [file for file in files if full or not _is_same(file, known.get(file.path), parser)]
+    todo = [file for file in files if full or file.path in stale or not _is_same(file, known.get(file.path), parser)]
     if not todo:
         return 0, len(files), Change()
     unread: list[vault.FileStat] = []  # same bytes, other stat
@@ -88,12 +136,15 @@ def _read_changed(
         for file in todo:
             old = known.get(file.path)
             try:
-                data = vault.read(workspace.vault, file.path, workspace.settings.scan.max_bytes)
+                if imports.is_stored(file.path):
+                    data = imports.read(imports.root_of(workspace.state), file.path)
+                else:
+                    data = vault.read(workspace.vault, file.path, workspace.settings.scan.max_bytes)
             except VaultllmError as error:  # what was known of it stays; the problem says why it is not newer
                 failed[file.path] = Problem(error.code, error.message)
                 continue
             digest = hashlib.sha256(data).hexdigest()
-            if old is not None and not full and old.sha256 == digest and old.parser == parser:
+            if old is not None and not full and file.path not in stale and old.sha256 == digest and old.parser == parser:
                 unread.append(file)
             else:
                 yield workers.Task((file, digest), file.path, data)
@@ -101,17 +152,19 @@ def _read_changed(
     parsed, change = 0, Change()
     batch: list[tuple[NoteRow, reading.Reading | Problem]] = []
     since = time.monotonic()
-    with contextlib.closing(workers.read_all(tasks(), workers.Context(workspace.settings), workers.count(len(todo)))) as results:
+    context = workers.Context(workspace.settings, imports.root_of(workspace.state))
+    with contextlib.closing(workers.read_all(tasks(), context, workers.count(len(todo)))) as results:
         for task, result in results:
             file, digest = task.key
+            result = _settled(ledger, task.path, result)
             batch.append((_row(file, digest, parser, result), result))
             parsed += isinstance(result, reading.Reading)
             if len(batch) >= BATCH or time.monotonic() - since > BATCH_SECONDS:
-                change += _store(workspace, ledger, batch)
+                change += _store(workspace, ledger, batch, stale)
                 batch.clear()
                 since = time.monotonic()
                 progress(Progress("reading notes", (parsed + len(unread) + len(failed)) / len(todo)))
-    change += _store(workspace, ledger, batch)
+    change += _store(workspace, ledger, batch, stale)
     with ledger.transaction():
         for file in unread:
             ledger.touch(known[file.path].id, *_stat(file))
@@ -134,7 +187,9 @@ def _stat(file: vault.FileStat) -> tuple[int, int, int, int]:
     return file.size, file.mtime_ns, file.ctime_ns, file.inode
 
 
-def _store(workspace: Workspace, ledger: Ledger, batch: Sequence[tuple[NoteRow, reading.Reading | Problem]]) -> Change:
+def _store(
+    workspace: Workspace, ledger: Ledger, batch: Sequence[tuple[NoteRow, reading.Reading | Problem]], stale: Mapping[str, str]
+) -> Change:
     """Scenes -> YAML and ledger."""
     # The YAML first: were it last, a kill between the two would leave a ledger that believes it was written.
     for row, result in batch:
@@ -150,8 +205,11 @@ def _store(workspace: Workspace, ledger: Ledger, batch: Sequence[tuple[NoteRow, 
             if isinstance(result, Problem):
                 ledger.quarantine(row)
                 _set_problems(ledger, row.path, (result,))
+                if row.path in stale:
+                    ledger.rejoin(row.path, stale[row.path])
             else:
                 _set_problems(ledger, row.path, result.problems)
+                ledger.set_talks(row.path, result.talks)
     return change
 
 

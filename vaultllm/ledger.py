@@ -17,7 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vaultllm import imports
 from vaultllm.errors import LockedError, VaultError, VaultllmError
+from vaultllm.imports import Talk
 from vaultllm.memory import words
 from vaultllm.rows import PassageRow, SceneRow
 from vaultllm.schema import Passage, Problem, Run, Scene, from_dict, to_dict
@@ -78,6 +80,13 @@ MIGRATIONS: tuple[str, ...] = (
     ALTER TABLE problems ADD COLUMN count INTEGER NOT NULL DEFAULT 1;
     ALTER TABLE scenes ADD COLUMN reason TEXT NOT NULL DEFAULT '';
     ALTER TABLE scenes ADD COLUMN length INTEGER NOT NULL DEFAULT 0;
+    """,
+    # Which talk stands in which note, and with what it was joined: so that a note is read again when its imported copy changes.
+    """
+    CREATE TABLE talks (path TEXT NOT NULL, conversation TEXT NOT NULL, joined TEXT NOT NULL, uids TEXT NOT NULL);
+    CREATE INDEX talks_path ON talks(path);
+    CREATE INDEX talks_conversation ON talks(conversation);
+    UPDATE notes SET parser = '';
     """,
 )
 
@@ -399,6 +408,7 @@ class Ledger:
         with self.transaction():
             row = self.db.execute("SELECT id FROM notes WHERE path = ?", (path,)).fetchone()
             self.set_problems(path, ())
+            self.set_talks(path, ())
             if row is None:
                 return 0
             slots = [slot for (slot,) in self.db.execute("SELECT slot FROM scenes WHERE note = ?", row)]
@@ -434,6 +444,32 @@ class Ledger:
         """What is wrong with one file."""
         rows = self.db.execute("SELECT code, message, line, count FROM problems WHERE path = ?", (path,))
         return [Problem(*row) for row in rows]
+
+    # -- talks that stand in several places
+
+    def set_talks(self, path: str, talks: Iterable[Talk]) -> None:
+        """Replace what is known of the talks of one note."""
+        with self.transaction():
+            self.db.execute("DELETE FROM talks WHERE path = ?", (path,))
+            rows = [(path, talk.conversation, talk.joined, json.dumps(talk.uids, ensure_ascii=False)) for talk in talks]
+            self.db.executemany("INSERT INTO talks (path, conversation, joined, uids) VALUES (?, ?, ?, ?)", rows)
+
+    def rejoin(self, path: str, joined: str) -> None:
+        """A note could not be read with the other copies as they are now: it is not tried again until they change."""
+        self.db.execute("UPDATE talks SET joined = ? WHERE path = ?", (joined, path))
+
+    def talks(self, reader: str) -> list[tuple[str, str, str]]:
+        """(path, name of the talk, fingerprint of what it was joined with) of this reader's notes."""
+        query = "SELECT t.path, t.conversation, t.joined FROM talks t JOIN notes n ON n.path = t.path WHERE n.reader = ? ORDER BY t.path"
+        return self.db.execute(query, (reader,)).fetchall()
+
+    def holders(self, conversation: str) -> dict[str, frozenset[str]]:
+        """The notes of the vault that hold this conversation, and the UIDs of its messages in each."""
+        query = "SELECT t.path, t.uids FROM talks t JOIN notes n ON n.path = t.path WHERE t.conversation = ? AND n.reader != ?"
+        found: dict[str, frozenset[str]] = {}
+        for path, uids in self.db.execute(query, (conversation, imports.READER)):
+            found[path] = found.get(path, frozenset()) | frozenset(json.loads(uids))
+        return found
 
     def kinds(self) -> dict[str, int]:
         """How many scenes there are of each kind."""
