@@ -8,6 +8,7 @@ everywhere. Results come in the order of the notes, whatever child was faster. K
 from __future__ import annotations
 
 import contextlib
+import marshal
 import os
 import pickle
 import queue
@@ -19,13 +20,15 @@ import threading
 import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import IO, Any, Generic, TypeVar
 
 from vaultllm import reading
 from vaultllm.config import Settings
 from vaultllm.keywords import Statistics
+from vaultllm.memory.words import Terms
+from vaultllm.rows import PassageRow, SceneRow
 from vaultllm.schema import Problem
 
 COMMAND: tuple[str, ...] = (sys.executable, "-c", "from vaultllm.workers import serve; serve()")
@@ -33,6 +36,7 @@ CHUNK_NOTES = 32  # what a child is given at once: its answers come one by one
 CHUNK_BYTES = 256 * 1024
 _MOST = 8  # children; more would wait for the one process that writes
 _READY = "ready"
+_READING = tuple(item.name for item in fields(reading.Reading))
 _LENGTH = struct.Struct("!I")
 _PATIENCE = 3.0  # a child gets so many times its CPU limit by the clock: the machine may be busy
 
@@ -169,6 +173,7 @@ class _Worker:
                 self.process = None
                 return chunk[done + 1 :]
             self._rewind()
+            answer = _unpacked(answer)
             answers.put((number, answer))
             if _is_spent(answer):
                 self.deadline = float("inf")
@@ -191,7 +196,7 @@ class _Worker:
         )
         process, to_child, from_child = self._pipes()
         with contextlib.suppress(OSError):
-            _send(to_child, self.context)
+            _send(to_child, pickle.dumps(self.context))
         if _receive(from_child) != _READY and not self.is_stopped:
             raise RuntimeError(f"the process that reads notes does not start (exit {process.wait()})")
 
@@ -238,8 +243,36 @@ def _close(process: subprocess.Popen[bytes]) -> None:
                 pipe.close()
 
 
-def _send(pipe: IO[bytes], value: object) -> None:
-    data = pickle.dumps(value, protocol=5)
+# Between the processes travel plain tuples and strings, by marshal: what comes back from a process that read hostile
+# text can then be data only (a pickle could name any class), and it costs a tenth.
+
+
+def _packed(answer: reading.Reading | Problem) -> tuple[Any, ...]:
+    if isinstance(answer, Problem):
+        return (_problem(answer),)
+    scenes = tuple((*scene[:-1], tuple((*passage[:-1], tuple(passage.terms)) for passage in scene.passages)) for scene in answer.scenes)
+    plain = {"scenes": scenes, "problems": tuple(map(_problem, answer.problems))}
+    return tuple(plain[name] if name in plain else getattr(answer, name) for name in _READING)
+
+
+def _problem(problem: Problem) -> tuple[str, str, int, int]:
+    return problem.code, problem.message, problem.line, problem.count
+
+
+def _unpacked(answer: Sequence[Any]) -> reading.Reading | Problem:
+    if len(answer) == 1:
+        return Problem(*answer[0])
+    found = dict(zip(_READING, answer, strict=True))
+    found["problems"] = tuple(Problem(*problem) for problem in found["problems"])
+    found["scenes"] = tuple(
+        SceneRow._make((*scene[:-1], tuple(PassageRow._make((*passage[:-1], Terms(*passage[-1]))) for passage in scene[-1])))
+        for scene in found["scenes"]
+    )
+    return reading.Reading(**found)
+
+
+def _send(pipe: IO[bytes], value: Any) -> None:
+    data = marshal.dumps(value)
     pipe.write(_LENGTH.pack(len(data)))
     pipe.write(data)
     pipe.flush()
@@ -253,8 +286,8 @@ def _receive(pipe: IO[bytes]) -> Any:
             return None
         (length,) = _LENGTH.unpack(head)
         data = pipe.read(length)
-        return pickle.loads(data) if len(data) == length else None
-    except (OSError, ValueError):  # closed under our hands
+        return marshal.loads(data) if len(data) == length else None
+    except (OSError, ValueError, EOFError, TypeError):  # closed under our hands
         return None
 
 
@@ -268,9 +301,10 @@ def serve() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; our parent ends us
     source, sink = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever prints must not fall into the answers
-    context = _receive(source)
-    if context is None:
+    said = _receive(source)
+    if said is None:
         return
+    context: Context = pickle.loads(said)
     gc.freeze()
     gc.set_threshold(100_000, 50, 50)  # tokens come and go by the thousand, hardly any in cycles
     _send(sink, _READY)
@@ -279,7 +313,7 @@ def serve() -> None:
         for path, data in chunk:
             _limit_time(context.settings.scan.max_seconds)
             answer = _read(path, data, context)
-            _send(sink, answer)
+            _send(sink, _packed(answer))
             if _is_spent(answer):
                 return
 
