@@ -12,6 +12,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable
+from itertools import pairwise
 from typing import NamedTuple
 
 import snowballstemmer
@@ -63,8 +64,8 @@ _KINDS = (
 _SAMPLE = 64 * 1024
 _CONTROLS = bytes(byte for byte in range(0x20) if byte not in b"\t\n\v\f\r\x1b") + b"\x7f"
 _HIGH = re.compile(rb"[\x80-\xff]+")
-_CYRILLIC = {"cp1251": "Windows-1251", "koi8-r": "KOI8-R", "cp866": "CP866 (DOS)", "mac-cyrillic": "Mac Cyrillic"}
-_COMMON = frozenset("оеаинтсрвлкмдпуя")
+_CYRILLIC = {"cp1251": "Windows-1251", "koi8-r": "KOI8-R", "cp866": "CP866 (DOS)"}
+_COMMON = frozenset("оеаинтсрвл")
 
 
 class Decoded(NamedTuple):
@@ -122,15 +123,15 @@ def _undecodable(data: bytes, mark: int, encoding: str, error: UnicodeDecodeErro
         shown = data.decode("utf-8", "replace")
         bad = shown.count("\ufffd")
         damaged = len(shown) - len(shown.encode("ascii", "ignore")) > 2 * bad
-        if not damaged and fallback and not fallback.lower().startswith(("utf-16", "utf-32", "utf_16", "utf_32")):
+        if not damaged and fallback and not fallback.lower().startswith("utf"):
             try:
                 return _text(data.decode(fallback), codecs.lookup(fallback).name)
-            except (UnicodeDecodeError, LookupError):
+            except (ValueError, LookupError):  # among them UnicodeError
                 message = f"it is neither UTF-8 nor {fallback} (scan.encoding), first at byte {place}; save the note as UTF-8"
                 return Decoded("", "", (Problem("E-ENC", message, line),))
         if not damaged:
             name, codec = _guess(data)
-            looks = f"; it looks like {name}, and guesses are not learnt from" if name else ""
+            looks = f"; it looks like {name}" if name else ""
             way = f', or set scan.encoding = "{codec}" in .vaultllm/config.toml' if codec else ""
             return Decoded("", "", (Problem("E-ENC", f"byte {place} is not UTF-8{looks}: save the note as UTF-8{way}", line),))
     why = _damage(error)
@@ -202,26 +203,32 @@ def _guess(data: bytes) -> tuple[str, str]:
     count = sum(map(len, high))
     if count == 0:
         return "", ""
-    if sum(len(run) for run in high if len(run) > 1) < 0.5 * count:
+    if sum(len(run) for run in high if len(run) > 2) < 0.5 * count:
         codec = "cp1252" if any(0x80 <= byte < 0xA0 for run in high for byte in run) else "latin-1"
         try:
             sample.decode(codec)
         except UnicodeDecodeError:
             return "", ""
         return ("Windows-1252" if codec == "cp1252" else "Latin-1 (ISO 8859-1)"), codec
-    joined = b" ".join(high)
-    scores = {}
-    for codec, name in _CYRILLIC.items():
-        text = joined.decode(codec, "replace")
-        common = sum(1.0 if char in _COMMON else 0.5 if char.lower() in _COMMON else 0.0 for char in text)
-        scores[sum(-1.0 for char in text if char != " " and not "\u0400" <= char <= "\u045f") + common] = (name, codec)
-    best = max(scores)
-    return scores[best] if best >= 0.35 * count else ("", "")
+    words = b" ".join(high)
+    best = max(_CYRILLIC, key=lambda codec: _russian(words.decode(codec, "replace")))  # the first of equals
+    return (_CYRILLIC[best], best) if _russian(words.decode(best, "replace")) >= 0.35 * count else ("", "")
+
+
+def _russian(words: str) -> float:
+    """How much words look like Russian: frequent letters count for it; what is no letter, and capitals after small ones, against it."""
+    common = sum(1.0 if char in _COMMON else 0.8 if char.lower() in _COMMON else 0.0 for char in words)
+    strange = sum(not "А" <= char <= "я" for char in words) - words.count(" ")
+    return common - strange - sum(left.islower() and right.isupper() for left, right in pairwise(words))
+
+
+# Every character of these ranges is its own NFC and composes with none of them, so most texts need no look at each.
+_COMPOSABLE = re.compile("[^\x00-\u02ff\u0400-\u0482\u048a-\u052f\u2010-\u2027\u2030-\u205e\u2190-\u22ff\u2500-\u27ff]")
 
 
 def nfc(text: str) -> str:
     """Unicode NFC: how names and words are compared."""
-    return unicodedata.normalize("NFC", text)
+    return unicodedata.normalize("NFC", text) if _COMPOSABLE.search(text) else text
 
 
 def encodable(text: str) -> str:
