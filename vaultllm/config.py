@@ -6,6 +6,7 @@ nearest right name. Knows nothing about what the settings do.
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 import tomllib
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import platformdirs
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from vaultllm.errors import ConfigError, VaultError, nearest
 
@@ -25,6 +26,19 @@ CONFIG = Path(".vaultllm") / "config.toml"
 # other programs too. Here because this module is imported before the command line changes it.
 UMASK = os.umask(0o022)
 os.umask(UMASK)
+
+
+# Kinds of secrets and personal data (`redact.py` finds them). Where two overlap the earlier one names the mark.
+SECRET_KINDS: tuple[str, ...] = tuple(
+    """private-key anthropic openrouter openai github gitlab slack slack-webhook aws-key aws-secret google gcp azure azure-sas stripe
+    telegram-bot discord discord-webhook twilio sendgrid mailgun mailchimp npm pypi huggingface digitalocean heroku yandex vk groq xai
+    perplexity replicate notion linear shopify docker figma airtable grafana databricks vault supabase postman age jwt wallet basic-auth
+    bearer url-password card iban snils passport inn aadhaar pan nid ssn email phone password pin secret token login""".split()
+)
+
+
+# Offered when another name is wrong; any text encoding that Python knows is accepted.
+_ENCODINGS = ("cp1251", "koi8-r", "cp866", "mac-cyrillic", "cp1252", "latin-1", "cp1250", "utf-16-le", "utf-16-be")
 
 
 class _Section(BaseModel):
@@ -48,6 +62,20 @@ class ScanSettings(_Section):
     """Who you are in exported chats between people (Telegram): names or ids as the export writes them; nobody is guessed."""
     encoding: str = ""
     """Encoding of notes that are neither UTF-8 nor UTF-16 with a BOM (`cp1251`); empty: they are reported and left out."""
+
+    @field_validator("encoding")
+    @classmethod
+    def _text_encoding(cls, name: str) -> str:
+        probe = b"\\u0041 +AGE-=41 a..b"  # mail's encodings and those of source code and host names read something else in it
+        try:
+            wide = name and codecs.lookup(name).name.startswith(("utf-16", "utf-32"))
+            fits = not name or wide or probe.decode(name) == probe.decode("ascii")
+        except (LookupError, UnicodeError, ValueError):
+            fits = False
+        if not fits:
+            raise ValueError(f"there is no text encoding '{name}'.{nearest(name, _ENCODINGS)}")
+        return name
+
     private: tuple[str, ...] = ()
     """Folders whose notes are private, as if each said `private: true`: neither learnt nor recalled."""
     max_seconds: float = Field(20.0, gt=0.0)
@@ -74,6 +102,24 @@ class RedactSettings(_Section):
     """Kinds that are let through (`email`, `phone`, …); all kinds: vaultllm status --json."""
     allow: tuple[str, ...] = ()
     """Regular expressions for what is no secret though it looks like one."""
+
+    @field_validator("off")
+    @classmethod
+    def _known(cls, kinds: tuple[str, ...]) -> tuple[str, ...]:
+        for kind in kinds:
+            if kind not in SECRET_KINDS:
+                raise ValueError(f"there is no kind '{kind}'.{nearest(kind, SECRET_KINDS)}")
+        return kinds
+
+    @field_validator("allow")
+    @classmethod
+    def _compiles(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
+        for pattern in patterns:
+            try:
+                re.compile(pattern)
+            except (re.error, RecursionError, OverflowError) as error:
+                raise ValueError(f"{pattern!r} is no regular expression: {error}") from error
+        return patterns
 
 
 class AnswerSettings(_Section):
@@ -300,7 +346,7 @@ def load_settings(path: Path) -> Settings:
                 section = section.model_fields[key].annotation
             message = f"there is no setting '{'.'.join(keys)}'.{nearest(keys[-1], section.model_fields)}"
         else:
-            message = f"{'.'.join(keys)}: {first['msg']}"
+            message = f"{'.'.join(keys)}: {first['msg'].removeprefix('Value error, ')}"
         raise ConfigError(message, path=str(path), line=line) from error
 
 
