@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from markdown_it import MarkdownIt
 from markdown_it.rules_block import StateBlock, blockquote
+from markdown_it.token import Token
 
 from vaultllm.schema import BlockKind
 
@@ -195,6 +196,11 @@ def _list(lines: list[str], at: int, first: re.Match[str]) -> Piece | None:
         end = number + 1
         blank = False
     return Piece("list", at, end)
+
+
+def tokens(lines: list[str]) -> list[Token]:
+    """markdown-it's tokens of all blocks of a text, the inner ones too. What is nested deeper than MAX_NESTING is left out."""
+    return _rules().parse("\n".join(lines))
 
 
 # -- markdown-it's rules, for the rest
