@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -36,6 +39,105 @@ def test_a_binary_file_is_no_text_and_a_stray_nul_costs_only_itself() -> None:
     assert text.decode(b"\x89PNG".replace(b"\x89", b"P") + b"\0" * 50).problems[0].code == "E-BINARY"
     found = text.decode(b"one\ntwo\0\n")
     assert (found.text, found.problems[0].code, found.problems[0].line) == ("one\ntwo\n", "W-NUL", 2)
+
+
+RUSSIAN = "Привет, это обычная заметка о саде.\nВчера мы посадили яблоню, а потом пили чай.\nЁжик и мышь дружат.\n"
+
+
+@pytest.mark.parametrize("codec", ["cp1251", "koi8-r", "cp866"])
+@pytest.mark.parametrize("change", [str, str.upper, lambda said: said[:6]])
+def test_the_encoding_of_russian_is_named_with_both_ways_out(codec: str, change: Callable[[str], str]) -> None:
+    said = change(RUSSIAN)
+    problem = text.decode(said.encode(codec)).problems[0]
+    assert (problem.code, problem.line) == ("E-ENC", 1)
+    assert f'scan.encoding = "{codec}"' in problem.message
+    assert "save the note as UTF-8" in problem.message
+    assert text.decode(said.encode(codec), codec) == (said, codec, ())
+
+
+@pytest.mark.parametrize(
+    ("said", "codec"),
+    [("Été à la plage, où l'on dit: déjà vu", "latin-1"), ("Müller läuft\n", "latin-1"), ("He said: “café”", "cp1252")],
+)
+def test_accents_between_plain_letters_are_western(said: str, codec: str) -> None:
+    assert f'"{codec}"' in text.decode(said.encode(codec)).problems[0].message
+    assert text.decode(said.encode(codec), codec).text == said
+
+
+def test_greek_in_8_bits_is_reported_without_a_guess() -> None:
+    problem = text.decode("Καλημέρα κόσμε".encode("cp1253")).problems[0]
+    assert problem.code == "E-ENC"
+    assert "looks like" not in problem.message
+
+
+@pytest.mark.parametrize("codec", ["utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("said", [RUSSIAN, "আমি বাংলায় লিখি।\n", "漢字と仮名\n本\n", "Just words\nin two lines\n"])
+def test_utf16_without_a_mark_is_named_and_read_only_when_set(said: str, codec: str) -> None:
+    found = text.decode(said.encode(codec))
+    assert (found.text, found.problems[0].code) == ("", "E-ENC")
+    assert codec.upper() in found.problems[0].message
+    assert f"byte {said.encode(codec).index(0)} " in found.problems[0].message
+    assert text.decode(said.encode(codec), "cp1251").text == ""
+    assert text.decode(said.encode(codec), codec) == (said, codec, ())
+
+
+def test_the_set_encoding_is_for_what_is_no_utf_only() -> None:
+    assert text.decode("да".encode(), "cp1251")[:2] == ("да", "utf-8")
+    assert text.decode("да".encode("utf-16"), "cp1251")[:2] == ("да", "utf-16-le")
+    assert text.decode("да".encode("utf-16")[:-1], "cp1251").problems[0].code == "E-ENC"
+    assert text.decode(b"\x89PNG\r\n\x1a\n" + bytes(range(256)), "cp1251").problems[0].code == "E-BINARY"
+    assert text.decode(b"\x98" * 9, "cp1251").problems[0].code == "E-ENC"  # no letter there in Windows-1251
+    assert text.decode("да".encode("cp1251"), "no-such-encoding").problems[0].code == "E-ENC"
+
+
+@pytest.mark.parametrize(
+    ("damage", "why"),
+    [(b"\xed\xa0\xbd", "surrogate"), (b"\xc0\xaf", "overlong"), (b"\xe0\x80\xaf", "overlong"), (b"\xff", "damaged")],
+)
+def test_damaged_utf8_is_no_other_encoding(damage: bytes, why: str) -> None:
+    data = "первая\nкот и ".encode() + damage + " ещё кот\n".encode()
+    for fallback in ("", "cp1251"):
+        found = text.decode(data, fallback)
+        assert (found.text, found.problems[0].code, found.problems[0].line) == ("", "E-ENC", 2)
+        assert why in found.problems[0].message
+        assert f"byte {data.index(damage)} " in found.problems[0].message
+    assert "cut off" in text.decode("кот и пёс".encode()[:-1]).problems[0].message
+
+
+@pytest.mark.parametrize("start", [b"\x89PNG\r\n\x1a\n\0\0", b"\xff\xd8\xff\xe0\0", b"PK\x03\x04\0\0", b"%PDF-1.7\n\xe2\xe3\xcf\xd3\n\0"])
+def test_pictures_and_archives_are_named(start: bytes) -> None:
+    problem = text.decode(start + bytes(range(256)) * 4).problems[0]
+    assert problem.code == "E-BINARY"
+    assert "the file is a " in problem.message
+
+
+def test_line_ends_of_three_kinds_end_lines_and_unicode_ones_do_not() -> None:
+    assert text.decode("a\rb\r\nc\nd\u2028e\x85f".encode()).text == "a\nb\nc\nd\u2028e\x85f"
+    assert text.decode("\ufeff\ufeff---\na: 1".encode()) == ("---\na: 1", "utf-8-sig", ())
+    assert text.decode("ёж".encode("utf-32"))[:2] == ("ёж", "utf-32-le")
+
+
+@given(st.binary(max_size=300), st.sampled_from(["", "cp1251", "utf-16-le", "utf-16", "shift_jis", "idna", "hex", "no-such"]))
+def test_no_bytes_and_no_setting_make_decoding_raise(data: bytes, fallback: str) -> None:
+    found = text.decode(data, fallback)
+    assert bool(found.encoding) != any(problem.code.startswith("E-") for problem in found.problems)
+    assert "\r" not in found.text
+    assert "\0" not in found.text
+
+
+@pytest.mark.parametrize(
+    "unit", [b"\xff\xfe\x00", b"a\0", b"\0", b"\xd0", b"\xd0\xbf\xff", b"\xef\xbb\xbf", b"\r\n\r", "яблоко ".encode("cp1251")]
+)
+def test_decoding_takes_time_by_length_only(unit: bytes) -> None:
+    def seconds(repeats: int) -> float:
+        data, best = unit * repeats, 9.0
+        for _ in range(3):
+            started = time.process_time()
+            text.decode(data)
+            best = min(best, time.process_time() - started)
+        return best
+
+    assert seconds(800_000 // len(unit)) / 4 < 2.6 * max(seconds(200_000 // len(unit)), 0.004)
 
 
 def test_bengali_vowel_signs_stay_with_their_letters() -> None:

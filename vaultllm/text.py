@@ -63,6 +63,7 @@ _KINDS = (
 )
 _SAMPLE = 64 * 1024
 _CONTROLS = bytes(byte for byte in range(0x20) if byte not in b"\t\n\v\f\r\x1b") + b"\x7f"
+_LINE_END = re.compile(r"\r\n?|\n")
 _HIGH = re.compile(rb"[\x80-\xff]+")
 _CYRILLIC = {"cp1251": "Windows-1251", "koi8-r": "KOI8-R", "cp866": "CP866 (DOS)"}
 _COMMON = frozenset("оеаинтсрвл")
@@ -113,32 +114,38 @@ def _text(text: str, encoding: str) -> Decoded:
 
 def _undecodable(data: bytes, mark: int, encoding: str, error: UnicodeDecodeError, fallback: str) -> Decoded:
     """What to say of bytes that are not in their encoding; their text when the user has named another that fits."""
-    place, where = mark + error.start, error.object[: error.start].decode(encoding.removesuffix("-sig"), "ignore")
-    line = where.count("\n") + where.replace("\r\n", "").count("\r") + 1
-    if not mark:
-        if wide := _wide(data):
-            return _wide_text(data, wide, fallback)
-        if _kind(data) or len(data[:_SAMPLE].translate(None, _CONTROLS)) < 0.95 * len(data[:_SAMPLE]):
-            return _binary(data)
-        shown = data.decode("utf-8", "replace")
-        bad = shown.count("\ufffd")
-        damaged = len(shown) - len(shown.encode("ascii", "ignore")) > 2 * bad
-        if not damaged and fallback and not fallback.lower().startswith("utf"):
-            try:
-                return _text(data.decode(fallback), codecs.lookup(fallback).name)
-            except (ValueError, LookupError):  # among them UnicodeError
-                message = f"it is neither UTF-8 nor {fallback} (scan.encoding), first at byte {place}; save the note as UTF-8"
-                return Decoded("", "", (Problem("E-ENC", message, line),))
-        if not damaged:
-            name, codec = _guess(data)
-            looks = f"; it looks like {name}" if name else ""
-            way = f', or set scan.encoding = "{codec}" in .vaultllm/config.toml' if codec else ""
-            return Decoded("", "", (Problem("E-ENC", f"byte {place} is not UTF-8{looks}: save the note as UTF-8{way}", line),))
-    why = _damage(error)
-    message = (
-        f"byte {place} is not {encoding.removesuffix('-sig').upper()} ({why}), all before it is: mend that place or save the note again"
-    )
-    return Decoded("", "", (Problem("E-ENC", message, line),))
+    if mark:
+        return _damaged(mark, encoding, error)
+    if wide := _wide(data):
+        return _wide_text(data, wide, fallback)
+    if _kind(data) or len(data[:_SAMPLE].translate(None, _CONTROLS)) < 0.95 * len(data[:_SAMPLE]):
+        return _binary(data)
+    shown = data.decode("utf-8", "replace")
+    if len(shown) - len(shown.encode("ascii", "ignore")) > 2 * shown.count("\ufffd"):  # most of it is UTF-8 all the same
+        return _damaged(mark, encoding, error)
+    line = _line(error, encoding)
+    if fallback and not fallback.lower().startswith("utf"):
+        try:
+            return _text(data.decode(fallback), codecs.lookup(fallback).name)
+        except (ValueError, LookupError):  # among them UnicodeError
+            message = f"byte {error.start} is not UTF-8, and the note is not {fallback} (scan.encoding) either; save it as UTF-8"
+            return Decoded("", "", (Problem("E-ENC", message, line),))
+    name, codec = _guess(data)
+    looks = f"; it looks like {name}" if name else ""
+    way = f', or set scan.encoding = "{codec}" in .vaultllm/config.toml' if codec else ""
+    return Decoded("", "", (Problem("E-ENC", f"byte {error.start} is not UTF-8{looks}: save the note as UTF-8{way}", line),))
+
+
+def _damaged(mark: int, encoding: str, error: UnicodeDecodeError) -> Decoded:
+    """A file that is in its encoding but for some place; it is left out, because what stood there cannot be known."""
+    name = encoding.removesuffix("-sig").upper()
+    message = f"byte {mark + error.start} is not {name} ({_damage(error)}), all before it is; mend that place or save the note again"
+    return Decoded("", "", (Problem("E-ENC", message, _line(error, encoding)),))
+
+
+def _line(error: UnicodeDecodeError, encoding: str) -> int:
+    before = error.object[: error.start].decode(encoding.removesuffix("-sig"), "ignore")
+    return len(_LINE_END.findall(before)) + 1
 
 
 def _damage(error: UnicodeDecodeError) -> str:
@@ -184,7 +191,7 @@ def _wide_text(data: bytes, encoding: str, fallback: str) -> Decoded:
         try:
             return _text(data.decode(encoding), encoding)
         except UnicodeDecodeError as error:
-            return _undecodable(data, 1, encoding, error, "")
+            return _damaged(0, encoding, error)
     message = (
         f"byte {data.index(0)} is NUL: it looks like {encoding.upper()} without a byte order mark;"
         f' save the note as UTF-8, or set scan.encoding = "{encoding}" in .vaultllm/config.toml'
