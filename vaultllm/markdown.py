@@ -66,9 +66,12 @@ _FOREIGN = re.compile(r"[^\x00-\x7f]{2,}")
 _CP1252 = {ord(bytes([byte]).decode("cp1252", "ignore") or chr(byte)): byte for byte in range(0x80, 0xA0)}
 
 
-def parse(path: str, data: bytes) -> Note:
-    """A Markdown file as a Note. Never raises: what is wrong is among its problems, and no text is dropped."""
-    text, encoding, problems = decode(data)
+def parse(path: str, data: bytes, fallback: str = "") -> Note:
+    """A Markdown file as a Note. Never raises: what is wrong is among its problems, and no text is dropped.
+
+    `fallback` is the encoding of files that are no UTF (`text.decode`).
+    """
+    text, encoding, problems = decode(data, fallback)
     front = front_matter(text)
     first = front.body_line
     lines = text.split("\n")
@@ -92,9 +95,9 @@ def parse(path: str, data: bytes) -> Note:
     return Note(path, title, text, first, front.properties, blocks, (*above, *links), distinct, sha256, encoding, problems)
 
 
-def plain_note(path: str, data: bytes) -> Note:
+def plain_note(path: str, data: bytes, fallback: str = "") -> Note:
     """A file that is not Markdown (a `.json` export) as a Note: its decoded text, no blocks, titled by its file name."""
-    text, encoding, problems = decode(data)
+    text, encoding, problems = decode(data, fallback)
     return Note(path, PurePosixPath(path).stem, text, 1, {}, (), (), (), hashlib.sha256(data).hexdigest(), encoding, problems)
 
 

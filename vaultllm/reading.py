@@ -52,8 +52,8 @@ def version(settings: Settings) -> str:
 def parse(path: str, data: bytes, settings: Settings) -> Note:
     """The file as a Note, by its kind."""
     if path.lower().endswith(".json"):
-        return markdown.plain_note(path, data)
-    return markdown.parse(path, data)
+        return markdown.plain_note(path, data, settings.scan.encoding)
+    return markdown.parse(path, data, settings.scan.encoding)
 
 
 def read_note(path: str, data: bytes, settings: Settings, exports: Path | None = None, statistics: Statistics | None = None) -> Reading:
