@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vaultllm import chats, markdown, scene_yaml, scenes
-from vaultllm.config import ScanSettings
+from vaultllm import chats, keywords, markdown, scene_yaml, scenes
+from vaultllm.config import RedactSettings, ScanSettings, SceneSettings, Settings
 from vaultllm.schema import Problem, Scene, Source, Turn
 
-SETTINGS = ScanSettings()
+SETTINGS = Settings(vault_id="test")
+APART = Settings(vault_id="test", scenes=SceneSettings(min_chars=0))
 
 NOTE = """---
 tags: [дача]
@@ -67,20 +68,24 @@ CHAT = """>[!nexus_user] **User** - 16.06.2025 at 21:34
 """
 
 
-def cut(path: str, body: str) -> tuple[Scene, ...]:
+def cut(path: str, body: str, settings: Settings = APART) -> tuple[Scene, ...]:
+    return cut_with_problems(path, body, settings)[0]
+
+
+def cut_with_problems(path: str, body: str, settings: Settings = APART) -> tuple[tuple[Scene, ...], tuple[Problem, ...]]:
     note = markdown.parse(path, body.encode())
-    reader, _, talks = chats.read(note, SETTINGS, "")
-    return scenes.cut(note, reader, talks, templates=SETTINGS.templates)[0]
+    reader, _, talks = chats.read(note, settings.scan, "")
+    return scenes.cut(note, reader, talks, settings)
 
 
 def ids(found: tuple[Scene, ...]) -> list[str]:
     return [scene.id for scene in found]
 
 
-def assert_covered_once(path: str, data: bytes) -> None:
+def assert_covered_once(path: str, data: bytes, settings: Settings = SETTINGS) -> None:
     note = markdown.parse(path, data)
-    reader, _, talks = chats.read(note, SETTINGS, "")
-    found, _ = scenes.cut(note, reader, talks)
+    reader, _, talks = chats.read(note, settings.scan, "")
+    found, _ = scenes.cut(note, reader, talks, settings)
     rows = note.text.split("\n")
     for number in range(1, len(rows) + 1):
         owners = sum(scene.source.lines[0] <= number <= scene.source.lines[1] for scene in found)
@@ -141,8 +146,8 @@ def test_the_owners_words_between_two_messages_are_not_lost() -> None:
 
 def test_a_uid_that_stands_twice_gives_two_ids_and_a_problem() -> None:
     note = markdown.parse("c.md", CHAT.replace("UID: u2", "UID: u1").encode())
-    reader, _, talks = chats.read(note, SETTINGS, "")
-    found, problems = scenes.cut(note, reader, talks)
+    reader, _, talks = chats.read(note, SETTINGS.scan, "")
+    found, problems = scenes.cut(note, reader, talks, APART)
     assert len({scene.id for scene in found}) == 2
     assert "W-TWICE" in {problem.code for problem in problems}
 
@@ -150,12 +155,11 @@ def test_a_uid_that_stands_twice_gives_two_ids_and_a_problem() -> None:
 @pytest.mark.parametrize(
     ("path", "body", "trust", "reason"),
     [
-        ("a.md", "---\nvaultllm: answer\n---\ntext here", "generated", "written by vaultllm"),
-        ("a.md", "---\nsource: https://example.org\n---\ntext here", "clipped", "clipped from the web"),
-        ("a.md", "---\nprivate: true\n---\ntext here", "own", "private: true"),
-        ("Шаблоны/День.md", "text here", "own", "a template"),
-        ("a (Conflicted copy phone 202501011200).md", "text here", "own", "a copy of another note"),
-        ("a.md", "text here", "own", ""),
+        ("a.md", "---\nvaultllm: answer\n---\ntext of the owner stands here", "generated", "written by vaultllm"),
+        ("a.md", "---\nsource: https://example.org\n---\ntext of the owner stands here", "clipped", "clipped from the web"),
+        ("Шаблоны/День.md", "text of the owner stands here", "own", "a template"),
+        ("a (Conflicted copy phone 202501011200).md", "text of the owner stands here", "own", "a copy of another note"),
+        ("a.md", "text of the owner stands here", "own", ""),
     ],
 )
 def test_what_may_not_be_trained_on_says_why(path: str, body: str, trust: str, reason: str) -> None:
@@ -168,7 +172,7 @@ def test_a_long_section_is_cut_at_its_blocks_and_a_bare_heading_goes_with_what_f
     found = cut("n.md", body)
     assert found[0].source.lines[0] == 1
     assert len(found) > 4
-    assert all(len(scene.turns[0].text) < 2 * scenes.SCENE_CHARS for scene in found)
+    assert all(len(scene.turns[0].text) < 2 * APART.scenes.max_chars for scene in found)
 
 
 def test_a_note_of_comments_or_rules_says_nothing() -> None:
@@ -197,7 +201,7 @@ def test_one_endless_line_becomes_many_passages() -> None:
 
 
 def test_keywords_join_the_forms_of_a_word_and_leave_common_ones_out() -> None:
-    field = scenes.keywords("Токенизация это важно. О токенизации говорят, что токенизацию любят.")
+    field = keywords.digest("Токенизация это важно. О токенизации говорят, что токенизацию любят.").field
     assert field[0] == "токенизация"
     assert "это" not in field
 
@@ -244,7 +248,7 @@ def test_the_yaml_says_exactly_what_the_scenes_say(found: list[Scene]) -> None:
     ],
 )  # fmt: skip
 def test_texts_that_yaml_libraries_stumble_over_come_back(said: str) -> None:
-    (scene,) = cut("n.md", "text here")
+    (scene,) = cut("n.md", "text of the owner stands here")
     scene = dataclasses.replace(scene, turns=(dataclasses.replace(scene.turns[0], text=said),), title=said)
     assert scene_yaml.from_yaml(scene_yaml.to_yaml("n.md", [scene]))[1] == (scene,)
 
@@ -290,6 +294,6 @@ def test_any_text_is_covered_once(body: str) -> None:
 
 def test_problems_of_the_reader_are_kept() -> None:
     note = markdown.parse("c.md", CHAT.replace("> Кусок слова.", "> [No content found]").encode())
-    reader, _, talks = chats.read(note, SETTINGS, "")
-    _, problems = scenes.cut(note, reader, talks)
+    reader, _, talks = chats.read(note, SETTINGS.scan, "")
+    _, problems = scenes.cut(note, reader, talks, APART)
     assert any(isinstance(problem, Problem) and problem.code == "W-EMPTY" for problem in problems)

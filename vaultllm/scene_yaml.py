@@ -7,13 +7,15 @@ Pure: knows nothing about files.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 from vaultllm import text
-from vaultllm.schema import Scene, from_dict, to_dict
+from vaultllm.schema import Scene, Turn, from_dict
 
 VERSION = 1  # of the YAML's schema
 
@@ -23,47 +25,61 @@ _MEANT = frozenset({"null", "true", "false", "yes", "no", "on", "off", "y", "n",
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ufeff\ud800-\udfff\ufffe\uffff]")
 
 
+_FIELDS = tuple(field.name for field in fields(Scene) if field.name not in ("turns", "source"))
+_TURN = tuple(field.name for field in fields(Turn) if field.name != "text")
+_EMPTY = ("", (), 0, None)  # False is among them: 0 == False
+
+
 def to_yaml(path: str, scenes: Sequence[Scene]) -> str:
     """The scenes of one note as YAML: empty fields left out."""
     out = [f"schema: {VERSION}", f"note: {scalar(path)}", "scenes:" if scenes else "scenes: []"]
     for scene in scenes:
-        record = to_dict(scene)
-        turns = record.pop("turns")
-        source = record.pop("source")
-        source.pop("path")
-        first = True
-        for key, value in record.items():
-            if value in ("", []) or (key == "train" and value):
+        lead = "- "
+        for key in _FIELDS:
+            value = getattr(scene, key)
+            if key == "train":
+                if value:
+                    continue
+            elif value in _EMPTY:
                 continue
-            out.append(f"{'- ' if first else '  '}{key}: {flow(value)}")
-            first = False
-        out.append(f"  source: {flow({key: value for key, value in source.items() if value != ''})}")
-        out.append("  turns:")
-        for turn in turns:
-            said = turn.pop("text")
-            head = {key: value for key, value in turn.items() if value not in ("", [], 0)}
-            for index, (key, value) in enumerate(head.items()):
-                out.append(f"  {'- ' if index == 0 else '  '}{key}: {flow(value)}")
-            out.append(f"    text: {literal(said, 6)}")
+            out.append(f"{lead}{key}: {flow(value)}")
+            lead = "  "
+        source = scene.source
+        where = f"lines: [{source.lines[0]}, {source.lines[1]}]"
+        for key, name in (("uid", source.uid), ("block", source.block), ("heading", source.heading)):
+            if name:
+                where += f", {key}: {scalar(name, flow=True)}"
+        out.append(f"  source: {{{where}}}\n  turns:")
+        for turn in scene.turns:
+            lead = "  - "
+            for key in _TURN:
+                value = getattr(turn, key)
+                if value not in _EMPTY:
+                    out.append(f"{lead}{key}: {flow(value)}")
+                    lead = "    "
+            out.append(f"    text: {literal(turn.text, 6)}")
     return "\n".join(out) + "\n"
 
 
 def flow(value: Any) -> str:
     """A value on one line."""
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{key}: {flow(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(flow(item) for item in value) + "]"
     if isinstance(value, str):
         return scalar(value, flow=True)
-    return json.dumps(value)
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join([flow(item) for item in value]) + "]"
+    if isinstance(value, dict):
+        return "{" + ", ".join([f"{key}: {flow(item)}" for key, item in value.items()]) + "}"
+    return str(value) if type(value) is int else json.dumps(value)
 
 
+@functools.lru_cache(maxsize=20_000)  # roles, names, titles, tags and keywords come again and again
 def scalar(value: str, flow: bool = False) -> str:
     """A string: plain where that is safe, else JSON's double quotes, which YAML reads alike."""
-    plain = _PLAIN.fullmatch(value) and value.lower() not in _MEANT and value == value.strip() and not (flow and "," in value)
-    if plain and not _UNPRINTABLE.search(value):
+    printable = value.isprintable()
+    if printable and _PLAIN.fullmatch(value) and value.lower() not in _MEANT and value[-1] != " " and not (flow and "," in value):
         return value
+    if printable and '"' not in value and "\\" not in value:
+        return f'"{value}"'
     return _UNPRINTABLE.sub(_escape, json.dumps(value, ensure_ascii=False))
 
 
@@ -78,8 +94,10 @@ def literal(value: str, indent: int, parent: int = 4) -> str:
     """
     if "\n" not in value and len(value) < 100:
         return scalar(value)
-    if _UNPRINTABLE.search(value) or not value.strip("\n ") or "\n\t" in "\n" + value:
-        return scalar(value)
+    if not value.replace("\n", "").isprintable() and _UNPRINTABLE.search(value):
+        return scalar.__wrapped__(value)
+    if value.isspace() or value[0] == "\t" or "\n\t" in value:
+        return scalar.__wrapped__(value)
     body = value.rstrip("\n")
     ends = len(value) - len(body)
     chomp = "-" if ends == 0 else "" if ends == 1 else "+"

@@ -1,0 +1,241 @@
+"""What a text is about: its keywords (the field of a scene), the sentence that stands for it (its anchor), its language.
+
+A keyword is a word that is frequent here and rare in the vault: term frequency x inverse document frequency (Sparck
+Jones 1972) over stems, with the vault's own document frequencies where they are known. Every word is folded, stemmed
+and looked up once; the three answers share that work. Pure: knows nothing about scenes, files or Markdown's blocks.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from heapq import nsmallest
+from itertools import chain
+from math import log
+from typing import Any, NamedTuple
+
+from vaultllm import text
+
+SAMPLE = 20_000  # characters of a text that are looked at: a field of six words needs no more
+MOST_STEMS = 20_000  # of the vault's document frequencies: some 400 KB, and rarer stems are as good as unknown
+_EVERYWHERE = 0.25  # a stem of more notes than this share tells none of them from the others
+_ENOUGH_NOTES = 20  # fewer say nothing about what stands everywhere
+
+# Words that say little about what a text is about; only for keywords, never for search.
+_COMMON = frozenset(
+    """это эта эти этот этой этом этого этим этих как так что чтобы для или при про под над без если уже есть еще был была было были
+    быть будет будут меня мне мной мою мое моя мой мои тебя тебе твой его ему она оно они ему ней нее них ним ними нас нам вас вам ваш
+    вот все всех всем весь всю вся всего раз два три один одна одно одни того тоже там тут где когда тогда потом затем теперь сейчас
+    только лишь даже именно просто очень можно нужно надо может могут могу хочу хотя чем кто кого чего чему какой какая какие какое каких
+    который которая которые которое которых которой свой свою свои свое себя себе сам сама само сами самый такой такая такие такое
+    более менее лучше также после перед между через около почему потому поэтому здесь сразу пока снова опять каждый каждая каждое каждые
+    другой другая другие другое нет или либо ведь разве ли же бы не ни
+    the and for with that this these those from have has had were was been being are they them their then than when what where which while
+    who whom whose why how will would should could can may might must shall there here about into over under after before between through
+    your you yours our ours his her hers him she its not but also only very just more most some such any all each every both few many much
+    other another one two own same too does did doing done yes let get got use used using via per etc
+    এবং একটি একটা এটি এটা এই সেই তার তাঁর তাদের আমার আমাদের আমি আমরা তুমি আপনি আপনার সে তারা কিন্তু জন্য থেকে করে করা করতে করি করেন হয় হয়ে হতে
+    হলে হবে আছে ছিল যদি তবে আর বা না কি কী যে যা যখন তখন সব খুব এক দিয়ে নিয়ে মধ্যে সঙ্গে সাথে কোনো কোন কিছু এখন পরে আগে মতো শুধু আরও যায়
+    http https www com org html""".split()
+)
+_LETTER = re.compile(r"[^\W\d_]")
+_DIGITS = re.compile(r"\d")
+_URL = re.compile(r"(?:https?://|www\.)[^\s<>)\]]+")
+_FENCE = re.compile(r"[ \t>]*(?:`{3}|~{3})")
+_LEAD = re.compile(r"^(?:[#>\-*+\s]|\d{1,9}[.)]\s|\[[ xX]\]\s)+")
+_WIKI = re.compile(r"!?\[\[([^\[\]|\n]{1,500})(?:\|([^\[\]\n]{0,500}))?\]\]")
+_INLINE = re.compile(r"!?\[([^\[\]\n]{0,500})\]\([^()\n]{0,500}\)")
+_MARKS = re.compile(r"[*`]+|==|~~|__")
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """In how many notes of the vault a stem stands."""
+
+    notes: int
+    """Notes that were counted."""
+    df: Mapping[str, int]
+    """Stem -> notes that hold it; only those of two notes or more, at most `MOST_STEMS`."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON types."""
+        return {"notes": self.notes, "df": dict(self.df)}
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> Statistics:
+        """The inverse of `to_dict`. Raises KeyError, TypeError or ValueError when it is something else."""
+        return Statistics(int(data["notes"]), {str(stem): int(count) for stem, count in dict(data["df"]).items()})
+
+
+class Digest(NamedTuple):
+    """What a text is about."""
+
+    field: tuple[str, ...]
+    """Its keywords, the best first, each in the form it takes most often."""
+    anchor: str
+    """The sentence that stands for it, without marks; empty when there is no word."""
+    language: str
+    """ISO 639-1 code of the script of most letters of its words; `und` when there are fewer than three."""
+    words: int
+    """How many words were looked at."""
+
+
+_Known = tuple[str, str, bool]  # of a folded word: its stem, its language, whether it may be a keyword
+
+
+def statistics(texts: Iterable[str]) -> Statistics:
+    """Document frequencies of a sample of the vault's notes (their source texts). The order of the texts does not matter."""
+    counts: Counter[str] = Counter()
+    notes = 0
+    for said in texts:
+        notes += 1
+        counts.update(content(said))
+    frequent = sorted(((count, stem) for stem, count in counts.items() if count >= 2), key=lambda one: (-one[0], one[1]))
+    return Statistics(notes, {stem: count for count, stem in frequent[:MOST_STEMS]})
+
+
+def content(said: str) -> frozenset[str]:
+    """The distinct stems of a text that could be keywords."""
+    return frozenset([known[0] for word in set(text.words(_prose(said[:SAMPLE]))) if (known := _known(word))[2]])
+
+
+def weight(stem: str, statistics: Statistics | None) -> float:
+    """The inverse document frequency of a stem, 0 for one that stands everywhere; 1 when nothing is known of the vault."""
+    if statistics is None:
+        return 1.0
+    count = statistics.df.get(stem, 1)
+    return log((statistics.notes + 2) / (count + 1)) if count <= _limit(statistics) else 0.0
+
+
+def digest(said: str, statistics: Statistics | None = None, most: int = 6) -> Digest:
+    """Keywords, anchor and language of a text in one pass. Code in fences counts only when there is little else."""
+    sentences = text.sentences(_prose(said[:SAMPLE]))
+    said_words = [text.words(sentence) for sentence in sentences]
+    counts = Counter(chain.from_iterable(said_words))
+    forms, language = _sorted(counts, shortest=4 if statistics is None else 3)
+    weights = _weights(forms, counts, statistics, most)
+    field = {word: stem for stem in weights for word in forms[stem]}
+    return Digest(_shown(weights, forms, counts), _anchor(sentences, said_words, weights, field), language, counts.total())
+
+
+def keywords(words: Sequence[str], statistics: Statistics | None = None, most: int = 6) -> tuple[str, ...]:
+    """The keywords of folded words (`text.words`), the best first: tf x idf with the vault's df; without it, longer words win."""
+    counts = Counter(words)
+    forms, _ = _sorted(counts, shortest=4 if statistics is None else 3)
+    return _shown(_weights(forms, counts, statistics, most), forms, counts)
+
+
+def anchor(said: str, statistics: Statistics | None = None) -> str:
+    """The sentence of a text that holds most of the weight of its keywords for its length; the first of equals."""
+    return digest(said, statistics).anchor
+
+
+def _sorted(counts: Mapping[str, int], shortest: int) -> tuple[dict[str, list[str]], str]:
+    """Stem -> its forms, of the words that may be keywords; and the language of them all.
+
+    `shortest`: short words are mostly function words; only the vault's own counts know which are not.
+    """
+    forms: dict[str, list[str]] = {}
+    letters: dict[str, int] = {}
+    for word, count in counts.items():
+        stem, code, worth = _known(word)
+        if worth and len(word) >= shortest:
+            if stem in forms:
+                forms[stem].append(word)
+            else:
+                forms[stem] = [word]
+        letters[code] = letters.get(code, 0) + count * len(word)
+    letters.pop("und", None)
+    if "ja" in letters:  # Japanese mixes its syllables with Han characters; Chinese has only these
+        letters["ja"] += letters.pop("zh", 0)
+    code = max(letters, key=lambda one: letters[one], default="und")
+    return forms, code if letters.get(code, 0) >= 3 else "und"
+
+
+def _weights(forms: Mapping[str, Sequence[str]], counts: Mapping[str, int], statistics: Statistics | None, most: int) -> dict[str, float]:
+    """Stem -> tf x idf of the best stems, the best first."""
+    tf = [(counts[words[0]] if len(words) == 1 else sum([counts[word] for word in words]), stem) for stem, words in forms.items()]
+    if statistics is None:
+        scored = [(-count * len(stem) ** 0.5, stem) for count, stem in tf]
+    else:
+        df, most_notes, base = statistics.df, _limit(statistics), log(statistics.notes + 2)
+        held = [(count, df.get(stem, 1), stem) for count, stem in tf]
+        scored = [(count * (log(notes + 1) - base), stem) for count, notes, stem in held if notes <= most_notes]
+        scored = scored or [(-float(count), stem) for count, stem in tf]
+    return {stem: -score for score, stem in nsmallest(most, scored)}
+
+
+def _limit(statistics: Statistics) -> float:
+    """The most notes that a stem may stand in, to tell one note from another."""
+    return _EVERYWHERE * statistics.notes if statistics.notes >= _ENOUGH_NOTES else float("inf")
+
+
+def _shown(weights: Mapping[str, float], forms: Mapping[str, Sequence[str]], counts: Mapping[str, int]) -> tuple[str, ...]:
+    """Each stem in its most frequent form, the first of equals."""
+    return tuple([words[0] if len(words := forms[stem]) == 1 else max(words, key=counts.__getitem__) for stem in weights])
+
+
+def _anchor(
+    sentences: Sequence[str], words: Sequence[Sequence[str]], weights: Mapping[str, float], forms: Mapping[str, str], longest: int = 200
+) -> str:
+    best, best_score, first = "", -1.0, ""
+    for sentence, said in zip(sentences, words, strict=True):
+        if not said or sentence[0] == "|":
+            continue
+        if len(said) < 4:
+            first = first or sentence
+            continue
+        held = {forms[word] for word in said if word in forms}
+        score = sum([weights[stem] for stem in held]) / (8 + len(said)) ** 0.5
+        if sentence[0] == "#" and "\n" not in sentence:
+            score *= 0.5  # a heading names the place, a sentence says something
+        if score > best_score:
+            best, best_score = sentence, score
+    plain = _plain(best) or _plain(first)
+    return plain if len(plain) <= longest else plain[: longest - 1].rsplit(" ", 1)[0] + "…"
+
+
+def _plain(sentence: str) -> str:
+    """A sentence of Markdown on one line, without marks and the targets of links."""
+    if sentence.startswith("#") and "\n" in sentence:
+        sentence = sentence.partition("\n")[2]
+    if "](" in sentence or "[[" in sentence:
+        sentence = _WIKI.sub(lambda match: match[2] or match[1], _INLINE.sub(r"\1", sentence))
+    return " ".join(_MARKS.sub("", _LEAD.sub("", sentence)).split())
+
+
+@functools.lru_cache(maxsize=200_000)
+def _known(word: str) -> _Known:
+    """What is always so of a folded word."""
+    first = word[0]
+    if "а" <= first <= "я":
+        language = "ru"
+    elif "a" <= first <= "z":
+        language = "en"
+    else:
+        language = text.language(word * 3)  # thrice, for a word of one letter is a word of its script too
+    # A word of digits, or one that is mostly digits (a piece of a UUID, a measure), names nothing.
+    digits = len(_DIGITS.findall(word))
+    worth = len(word) >= 3 and word not in _COMMON and digits * 3 < len(word) and _LETTER.match(word) is not None
+    return text.stem(word), language, worth
+
+
+def _prose(said: str) -> str:
+    """The text without addresses, and without fenced code if enough is left; without ``` it is returned as it is."""
+    if "://" in said or "www." in said:
+        said = _URL.sub(" ", said)
+    if "```" not in said and "~~~" not in said:
+        return said
+    kept: list[str] = []
+    inside = False
+    for row in said.split("\n"):
+        if _FENCE.match(row):
+            inside = not inside
+            kept.append("")
+        elif not inside:
+            kept.append(row)
+    prose = "\n".join(kept)
+    return prose if len(text.WORD.findall(prose)) >= 8 else said

@@ -1,0 +1,189 @@
+"""A note of prose -> drafts of scenes: a section each, small neighbours joined, long ones cut at their blocks, rows or lines.
+
+Knows nothing about talks.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from vaultllm import markdown, text
+from vaultllm.config import SceneSettings
+from vaultllm.drafts import HAS_WORD, Draft, visible
+from vaultllm.schema import Block, Kind, Note, Turn
+
+HUGE = 4  # a block of so many times `max_chars` is cut at its lines
+
+_DATE = re.compile(r"(?<!\d)((?:19|20)\d\d)-(\d\d)-(\d\d)(?!\d)")
+_ITEM = re.compile(r"(?:[-*+]|\d{1,9}[.)])[ \t]")
+
+
+@dataclass(slots=True)
+class _Section:
+    """A heading path and blocks that stand under it, the headings themselves included."""
+
+    path: tuple[str, ...]
+    blocks: list[Block]
+    size: int
+
+
+def prose(note: Note, settings: SceneSettings) -> list[Draft]:
+    """A draft per section, small neighbours joined, long ones cut."""
+    rows = note.text.split("\n")
+    date = _note_date(note)
+    path = text.nfc(note.path)
+    ordinals: Counter[tuple[str, ...]] = Counter()
+    drafts: list[Draft] = []
+    for group in _joined(_sections(note, rows, settings.max_chars), settings):
+        blocks = [block for section in group for block in section.blocks]
+        lines = (blocks[0].lines[0], blocks[-1].lines[1])
+        said = visible("\n".join(rows[lines[0] - 1 : lines[1]]))
+        lead = len(said) - len(said.lstrip("\n"))
+        # Named by its first section alone: it keeps its name when a neighbour that was joined to it grows and leaves.
+        first = group[0]
+        own = next((block.block_id for block in first.blocks if block.block_id), "")
+        key = ("block", path, own) if own else ("section", path, *first.path, str(ordinals[first.path]))
+        for section in group:
+            ordinals[section.path] += 1
+        drafts.append(
+            Draft(
+                key,
+                _kind(blocks),
+                note.title,
+                _common([section.path for section in group]),
+                (Turn("user", said.strip("\n"), lines, lines[0] + lead),),
+                lines,
+                date,
+                block=next((block.block_id for block in blocks if block.block_id), ""),
+                place=first.path,
+            )
+        )
+    return drafts
+
+
+def nodes(note: Note) -> Iterator[Draft]:
+    """One draft per text node of a canvas: its text is a string of JSON there, so lines of the file say little."""
+    date = _note_date(note)
+    for ordinal, block in enumerate(note.blocks):
+        said = visible(block.text).strip("\n")
+        if HAS_WORD.search(said):
+            key = ("block", text.nfc(note.path), block.block_id or str(ordinal))
+            headings = (block.title,) if block.title else ()
+            turn = Turn("user", said, block.lines)
+            yield Draft(key, _kind([block]), note.title, headings, (turn,), block.lines, date, block=block.block_id)
+
+
+def _sections(note: Note, rows: list[str], longest: int) -> list[_Section]:
+    """The sections of a note or parts of them, in order; blocks that say nothing go with their neighbours."""
+    path: list[tuple[int, str]] = []
+    pending: list[Block] = []  # bare headings, comments and rules that wait for something to say
+    section: list[Block] = []
+    size = 0
+    sections: list[_Section] = []
+
+    def close() -> None:
+        nonlocal section, size
+        if section:
+            sections.append(_Section(tuple(title for _, title in path), section, size))
+            section, size = [], 0
+
+    for whole in note.blocks:
+        if whole.kind == "heading":
+            close()
+            while path and path[-1][0] >= whole.level:
+                path.pop()
+            path.append((whole.level, whole.title))
+            pending.append(whole)
+        elif not _speaks(whole, rows):
+            (section or pending).append(whole)
+        else:
+            for block in _parts_of(whole, rows, longest):
+                if size and size + len(block.text) > longest:
+                    close()
+                section += [*pending, block]
+                size += sum(len(one.text) for one in pending) + len(block.text)
+                pending = []
+    close()
+    if pending:
+        if any(HAS_WORD.search(visible(block.text)) for block in pending):  # headings with nothing under them still say something
+            sections.append(_Section(tuple(title for _, title in path), pending, sum(len(block.text) for block in pending)))
+        elif sections:
+            sections[-1].blocks.extend(pending)
+    return sections
+
+
+def _speaks(block: Block, rows: list[str]) -> bool:
+    if block.kind in ("rule", "comment"):
+        said = markdown.visible("\n".join(rows[block.lines[0] - 1 : block.lines[1]]))
+    else:
+        said = visible(block.text)
+    return HAS_WORD.search(said) is not None
+
+
+def _parts_of(block: Block, rows: list[str], longest: int) -> Iterator[Block]:
+    """A block, or, when it is huge, its lines in parts: a list at its items, a table at its rows, text at its lines."""
+    if len(block.text) <= HUGE * longest or block.kind not in ("paragraph", "list", "table", "quote", "callout"):
+        yield block
+        return
+    start, size = block.lines[0], 0
+    for number in range(block.lines[0], block.lines[1] + 1):
+        row = rows[number - 1]
+        full = size + len(row) > longest and number > start
+        if full and (block.kind != "list" or _ITEM.match(row) or size > 2 * longest):
+            yield Block(block.kind, (start, number - 1), "\n".join(rows[start - 1 : number - 1]))
+            start, size = number, 0
+        size += len(row) + 1
+    yield replace(block, lines=(start, block.lines[1]), text="\n".join(rows[start - 1 : block.lines[1]]))
+
+
+def _joined(sections: Sequence[_Section], settings: SceneSettings) -> Iterator[list[_Section]]:
+    """Sections, the small ones with a neighbour: a sibling under the same heading, or what stands above its first child."""
+    group: list[_Section] = []
+    size = 0
+    common: tuple[str, ...] = ()
+    for section in sections:
+        small = min(size, section.size) < settings.min_chars and size + section.size <= settings.max_chars
+        parent = section.path[:-1]
+        if group and not (small and (parent == common[:-1] or parent[: len(common)] == common)):
+            yield group
+            group, size = [], 0
+        common = _common([common, section.path]) if group else section.path
+        group.append(section)
+        size += section.size
+    if group:
+        yield group
+
+
+def _common(paths: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+    """The heading path that they have in common."""
+    first = paths[0]
+    length = min(map(len, paths))
+    for path in paths[1:]:
+        length = next((place for place in range(length) if path[place] != first[place]), length)
+    return first[:length]
+
+
+def _kind(blocks: Sequence[Block]) -> Kind:
+    """What most of the characters are."""
+    sizes: dict[str, int] = {}
+    for block in blocks:
+        if block.kind != "heading":
+            kind = block.kind if block.kind in ("list", "table", "code") else "prose"
+            sizes[kind] = sizes.get(kind, 0) + len(block.text)
+    total = sum(sizes.values())
+    kinds: tuple[Kind, ...] = ("list", "table", "code")
+    return next((kind for kind in kinds if sizes.get(kind, 0) > 0.6 * total), "prose")
+
+
+def _note_date(note: Note) -> str:
+    """The note's own date: a property, else its file name; ISO or empty."""
+    for key in ("date", "created", "create_time", "дата"):
+        value = note.properties.get(key)
+        found = _DATE.search(value) if isinstance(value, str) else None
+        if found:
+            return found[0]
+    found = _DATE.search(note.path.rsplit("/", 1)[-1])
+    return found[0] if found else ""
