@@ -43,6 +43,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "vault",
         "imports",
         "memory.words",
+        "memory.twins",
         "rows",
         "reading",
         "workers",
@@ -55,7 +56,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "models.hf",
     ),
     ("evaluate", "loop", "train"),
-    ("ingest", "recall", "registry", "quotes", "answer", "steps", "pipeline", "schedule"),
+    ("importing", "ingest", "recall", "registry", "quotes", "answer", "steps", "pipeline", "schedule"),
     ("watch", "demo", "views", "cli"),
 )
 

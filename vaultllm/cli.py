@@ -211,6 +211,8 @@ def init(
 
 
 _command(steps.ingest, views.ingest)
+_command(steps.import_, views.imported, "import")
+_command(steps.repair, views.repaired)
 
 
 @app.command()

@@ -112,6 +112,66 @@ def problem_entry(path: str, problem: Problem) -> dict[str, Any]:
     return {"path": path, "line": problem.line, "code": problem.code, "count": problem.count, "message": problem.message}
 
 
+def import_(
+    job: Job,
+    files: Annotated[list[Path], typer.Argument(help="Chat exports as they were downloaded: .json, .jsonl, .zip, or folders of them.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would come; write nothing.")] = False,
+) -> dict[str, Any]:
+    """Take the talks of chat exports into the memory; those that the vault's notes hold already mend these."""
+    from vaultllm import importing
+
+    paths = [config.path_of(path) for path in files]
+    with job.lock():
+        taken = importing.take(job.workspace, paths, dry_run=dry_run, progress=job.progress)
+    after = {} if dry_run else ingest(job)
+    known = {} if dry_run and not job.workspace.ledger.exists() else taken.stored
+    counts = {
+        "read": taken.read,
+        **{name: taken.outcomes[name] for name in ("new", "changed", "same", "empty")},
+        "in_vault": sum(bool(name and job.ledger.holders(name)) for name in known.values()),
+    }
+    return {
+        "files": [str(path) for path in paths],
+        "dry_run": dry_run,
+        "conversations": counts,
+        "turns": taken.turns,
+        "problems": [problem_entry(path, problem) for path, problem in taken.problems],
+        **after,
+    }
+
+
+def repair(
+    job: Job,
+    source: Annotated[Path, typer.Option("--from", help="The chat export that the notes came from: .json, .zip, or a folder.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be mended; write nothing.")] = False,
+) -> dict[str, Any]:
+    """Mend what an importer did to the chats in the vault, from their export; the notes themselves stay as they are."""
+    from vaultllm import importing
+
+    path = config.path_of(source)
+    with job.lock():
+        found = importing.repair(job.workspace, [path], dry_run=dry_run, progress=job.progress)
+    after = {} if dry_run else ingest(job)
+    mended = found.notes.values()
+    return {
+        "file": str(path),
+        "dry_run": dry_run,
+        "notes": len(found.notes),
+        "notes_not_in_export": found.left,
+        "turns": {
+            "mended": sum(one.mended for one in mended),
+            "same": sum(one.same for one in mended),
+            "edited": sum(one.edited for one in mended),
+            "not_in_export": sum(one.unknown for one in mended),
+            "not_in_note": sum(one.lacking for one in mended),
+        },
+        "variants": sum(one.variants for one in mended),
+        "not_in_vault": found.not_in_vault,
+        "problems": [problem_entry(where, problem) for where, problem in found.problems],
+        "ingest": after or None,
+    }
+
+
 # -- look
 
 

@@ -76,6 +76,45 @@ def _problem_lines(problems: list[Result], most: int = 10, rest: str = "vaultllm
     return lines
 
 
+def imported(result: Result) -> RenderableType:
+    """What came from exports, and what of it the vault had."""
+    talks = result["conversations"]
+    would = "would be " if result["dry_run"] else ""
+    head = (
+        f"{talks['read']} conversations with {result['turns']:,} messages read from {len(result['files'])} "
+        f"export{'s' * (len(result['files']) != 1)}\n"
+        f"{talks['new']} {would}new, {talks['changed']} {would}changed, {talks['same']} known and the same"
+        + (f", {talks['empty']} empty" if talks["empty"] else "")
+        + f"; {talks['in_vault']} stand in notes of the vault, which they mend"
+    )
+    parts: list[RenderableType] = [Text("\n".join([head, *_problem_lines(result["problems"], rest="--json")]))]
+    if not result["dry_run"]:
+        parts.append(ingest(result))
+    return Group(*parts)
+
+
+def repaired(result: Result) -> RenderableType:
+    """What was mended, and what could not be."""
+    turns = result["turns"]
+    rows = [
+        ("notes joined with the export", result["notes"]),
+        ("notes that the export does not hold", result["notes_not_in_export"]),
+        ("messages mended", turns["mended"]),
+        ("messages that were whole", turns["same"]),
+        ("messages you changed, kept as you wrote them", turns["edited"]),
+        ("messages that the export does not hold, kept as they were", turns["not_in_export"]),
+        ("messages of the export that the notes lack", turns["not_in_note"]),
+        ("messages known now as abandoned branches", result["variants"]),
+        ("conversations of the export that are in no note (vaultllm import takes them)", result["not_in_vault"]),
+    ]
+    shown: list[tuple[Any, ...]] = [(what, f"{count:,}") for what, count in rows if count or "mended" in what or "joined" in what]
+    parts: list[RenderableType] = [table("would be done" if result["dry_run"] else "done", "number|", rows=shown)]
+    parts += [Text(line) for line in _problem_lines(result["problems"], rest="--json")]
+    if result["ingest"]:
+        parts.append(ingest(result["ingest"]))
+    return Group(*parts)
+
+
 def scenes_yaml(records: list[Result]) -> Iterator[str]:
     """One YAML document per note."""
     from vaultllm.scene_yaml import to_yaml

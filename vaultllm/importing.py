@@ -1,0 +1,177 @@
+"""What `import` and `repair` do with an export: which of its conversations are stored, and what they mend in the vault.
+
+Reads the vault's notes and never writes one. Knows nothing about the ledger: what is stored here is ingested like a note.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vaultllm import chats, imports, reading, vault
+from vaultllm.chats import exports, mend
+from vaultllm.config import Settings, Workspace
+from vaultllm.errors import DataError, UsageError, VaultError
+from vaultllm.schema import Conversation, Problem, Progress, Report, silent
+
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
+
+
+@dataclass
+class Taken:
+    """What was found in exports, and what became of it."""
+
+    outcomes: Counter[str] = field(default_factory=Counter)
+    """How many conversations are `new`, `changed`, `same` in the store; `empty` ones have no message to keep."""
+    turns: int = 0
+    """Messages of the conversations that are stored now."""
+    stored: dict[str, str] = field(default_factory=dict)
+    """Path of each stored talk that was read -> its conversation's id."""
+    problems: list[tuple[str, Problem]] = field(default_factory=list)
+    """(export, what is wrong there); messages left out of talks are one problem for each export and code."""
+
+    @property
+    def read(self) -> int:
+        """Conversations that were read."""
+        return sum(self.outcomes.values()) - self.outcomes["empty"]
+
+
+@dataclass
+class Repaired(Taken):
+    """What an export mends."""
+
+    notes: dict[str, mend.Mended] = field(default_factory=dict)
+    """Each note that was joined with its conversation."""
+    left: int = 0
+    """Notes of the importer that this export does not hold."""
+    not_in_vault: int = 0
+    """Conversations of the export that no note holds."""
+
+
+def check(files: Sequence[Path]) -> None:
+    """Raises UsageError when one of the exports is not there."""
+    for path in files:
+        if not path.exists():
+            raise UsageError(
+                "there is no such file; name an export as it was downloaded: a .json, .jsonl or .zip, or a folder", path=str(path)
+            )
+
+
+def take(workspace: Workspace, files: Sequence[Path], *, dry_run: bool = False, progress: Report = silent) -> Taken:
+    """Store every conversation of these exports. The caller holds the lock.
+
+    Raises UsageError when an export is not there, DataError when there is no conversation in any of them.
+    """
+    taken = Taken()
+    root = imports.root_of(workspace.state)
+    for _, conversation in _talks(files, workspace.settings, taken, progress):
+        outcome, joined = imports.store(root, conversation, dry_run=dry_run)
+        _count(taken, outcome, joined)
+    _refuse_nothing(taken, files)
+    return taken
+
+
+def repair(workspace: Workspace, files: Sequence[Path], *, dry_run: bool = False, progress: Report = silent) -> Repaired:
+    """Store the conversations that notes of the importer hold, so that they are mended when they are read. The caller holds the lock.
+
+    Raises as `take` does.
+    """
+    check(files)
+    taken = Repaired()
+    held: dict[str, list[str]] = defaultdict(list)
+    for path, conversation in _notes(workspace):
+        if name := imports.name_of(conversation):
+            held[name].append(path)
+    root = imports.root_of(workspace.state)
+    for _, conversation in _talks(files, workspace.settings, taken, progress):
+        names = [conversation.id, *(imports.BY_UID + turn.uid for turn in conversation.turns if turn.uid)]
+        paths = {path for name in names if name for path in held.get(name, ())}
+        if not paths:
+            taken.outcomes["not in the vault"] += 1
+            taken.not_in_vault += 1
+            continue
+        outcome, joined = imports.store(root, conversation, dry_run=dry_run)
+        _count(taken, outcome, joined)
+        for path in sorted(paths):
+            for found in _heard(workspace, path):
+                if imports.name_of(found) in names:
+                    taken.notes[path] = mend.mend(found, joined)
+                    taken.problems += [(path, one) for one in taken.notes[path].conversation.problems if one.code == "W-EDITED"]
+    _refuse_nothing(taken, files)
+    taken.left = len({path for paths in held.values() for path in paths} - taken.notes.keys())
+    return taken
+
+
+def _count(taken: Taken, outcome: str, joined: Conversation) -> None:
+    path = imports.path_of(joined)
+    taken.outcomes[outcome] += 1
+    taken.turns += len(joined.turns) if path not in taken.stored else 0
+    taken.stored[path] = joined.id
+
+
+def _talks(files: Sequence[Path], settings: Settings, taken: Taken, progress: Report) -> Iterator[tuple[Path, Conversation]]:
+    """The conversations of all exports that say something; what is wrong is noted in `taken`."""
+    check(files)
+    for number, path in enumerate(files):
+        left_out: Counter[str] = Counter()
+        first: dict[str, Problem] = {}
+
+        def show(share: float, number: int = number) -> None:
+            progress(Progress("reading exports", (number + share) / len(files)))
+
+        try:
+            for one in _streamed(path, settings, show):
+                if isinstance(one, Problem):
+                    taken.problems.append((str(path), one))
+                    continue
+                for problem in one.problems:
+                    left_out[problem.code] += problem.count
+                    first.setdefault(problem.code, problem)
+                if one.turns:
+                    yield path, one
+                else:
+                    taken.outcomes["empty"] += 1
+        except OSError as error:
+            message = f"it cannot be read ({error.strerror or error}); make it readable, or download it again"
+            taken.problems.append((str(path), Problem("E-READ", message)))
+        for code, count in left_out.items():
+            taken.problems.append((str(path), dataclasses.replace(first[code], message=f"first: {first[code].message}", count=count)))
+        show(1.0)
+
+
+def _streamed(path: Path, settings: Settings, show: Callable[[float], None]) -> Iterator[Conversation | Problem]:
+    return exports.stream(path, settings.scan, settings.timezone)
+
+
+def _refuse_nothing(taken: Taken, files: Sequence[Path]) -> None:
+    """Raises DataError, with the first thing that is wrong, when there was nothing to take."""
+    if taken.read:
+        return
+    path, problem = min(taken.problems, key=lambda one: not one[1].code.startswith("E-"), default=(str(files[0]), None))
+    if problem is None:
+        raise DataError("there is no conversation with a message in it; export your data again", path=path)
+    raise DataError(f"{problem.message}; nothing was imported", path=path, line=problem.line or None, code=problem.code)
+
+
+def _notes(workspace: Workspace) -> Iterator[tuple[str, Conversation]]:
+    """The talks of the vault's notes that the importer wrote."""
+    settings = workspace.settings
+    for file in vault.scan(workspace.vault, settings.scan, settings.answers.folder).files:
+        for conversation in _heard(workspace, file.path):
+            yield file.path, conversation
+
+
+def _heard(workspace: Workspace, path: str) -> list[Conversation]:
+    """The talks of a note, if the importer wrote it; a note that cannot be read has none (`ingest` says why)."""
+    settings = workspace.settings
+    try:
+        data = vault.read(workspace.vault, path, settings.scan.max_bytes)
+    except VaultError:
+        return []
+    if path.lower().endswith(".json") or not (b"nexus_" in data.lower() or b"UID:" in data or data.startswith(_UTF16)):
+        return []
+    reader, _, conversations = chats.read(reading.parse(path, data, settings), settings.scan, settings.timezone)
+    return list(conversations) if reader == imports.MENDED else []
