@@ -88,6 +88,16 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE INDEX talks_conversation ON talks(conversation);
     UPDATE notes SET parser = '';
     """,
+    # What a scene's text is known by, and which scenes say nearly the same as an earlier one (memory/twins.py).
+    """
+    CREATE TABLE signatures (scene INTEGER PRIMARY KEY REFERENCES scenes(slot) ON DELETE CASCADE, sha TEXT NOT NULL, signature BLOB NOT NULL);
+    CREATE TABLE twins (
+        scene INTEGER PRIMARY KEY REFERENCES scenes(slot) ON DELETE CASCADE,
+        first INTEGER NOT NULL REFERENCES scenes(slot) ON DELETE CASCADE
+    );
+    CREATE INDEX twins_first ON twins(first);
+    CREATE INDEX scenes_place ON scenes(note, ordinal, train, sha);
+    """,
 )
 
 
