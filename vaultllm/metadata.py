@@ -57,7 +57,7 @@ def metadata(note: Note) -> Fact:
     found: Fact = {
         **text.references(),
         "headings": [
-            {"heading": _heading(block), "level": block.level, "position": text.lines(block.lines)}
+            {"heading": heading_text(block), "level": block.level, "position": text.lines(block.lines)}
             for block in note.blocks
             if block.kind == "heading"
         ],
@@ -283,8 +283,8 @@ def _past(row: str, at: int, width: int) -> int:
     return at
 
 
-def _heading(block: Block) -> str:
-    """A heading's source without its marks and its block id."""
+def heading_text(block: Block) -> str:
+    """A heading's source without its marks and its block id: what Obsidian calls its heading."""
     rows = block.text.split("\n")
     said = " ".join(row.strip() for row in rows)
     if rows[0].lstrip().startswith("#" * block.level) and len(rows) == 1:
