@@ -1,8 +1,9 @@
 """Chat formats: which one a note is in, and its conversations.
 
 One line per format in `READERS`, tried in order, the cheap and certain first; a new format is one file and one line.
-Three names mean that the file comes from a chat program and yet holds no conversation: `nexus-artifact` and `nexus-report`
-are imported prose, a `nexus-backup` repeats another note and is to be left out; `read` returns no conversations for them.
+Four names mean that the file comes from a chat program and yet holds no conversation: `nexus-artifact` and `nexus-report`
+are imported prose, a `nexus-backup` repeats another note and is to be left out, a `claudian-meta` holds settings; `read` returns
+no conversations for them.
 Readers return what they met as problems of a conversation and raise nothing. Knows nothing about files and scenes.
 """
 
@@ -12,7 +13,7 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from vaultllm.chats import chatgpt_md, copilot, exports, nexus, plain
+from vaultllm.chats import chatgpt_md, claude_code, claudian, clipper, copilot, exports, headed, nexus, plain, smart_chat, smart_threads
 from vaultllm.config import ScanSettings
 from vaultllm.schema import Conversation, Note
 
@@ -37,9 +38,18 @@ READERS: tuple[Reader, ...] = (
     Reader("nexus-artifact", nexus.artifact_why, nexus.read_none),
     Reader("nexus-report", nexus.report_why, nexus.read_none),
     Reader("nexus", nexus.detect, nexus.read),
+    Reader("claudian-meta", claudian.meta_why, claudian.read_none),
+    Reader("claudian", claudian.detect, claudian.read),
+    Reader("claude-code", claude_code.detect, claude_code.read),
+    Reader("smart-threads", smart_threads.detect, smart_threads.read),
     *(Reader(name, functools.partial(exports.detect, name), exports.read) for name in exports.NAMES),
     Reader("copilot", copilot.detect, copilot.read),
     Reader("chatgpt-md", chatgpt_md.detect, chatgpt_md.read),
+    Reader("smart-chat", smart_chat.detect, smart_chat.read),
+    Reader("chatgpt-exporter", headed.exported_why, headed.read_exported),
+    Reader("chatgpt-page", headed.copied_why, headed.read_copied),
+    Reader("numbered", headed.numbered_why, headed.read_numbered),
+    Reader("clipper", clipper.detect, clipper.read),
     Reader("plain", plain.detect, plain.read),
 )
 

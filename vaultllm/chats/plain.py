@@ -2,7 +2,8 @@
 
 The loosest format, so it comes last and asks for proof: a label within the first lines, at least two changes of speaker, labels
 at the line's start and outside fences, most of the text inside the turns. Everything else stays an ordinary note.
-Knows no times but `[21:34]`, which is kept as it is written, since the day is unknown.
+Knows no times but `[21:34]` and `21:34`, which are kept as they are written, since the day is unknown. What it cannot know: a list
+of several questions and answers under these labels reads as a talk; take the labels out of the settings if you write such notes.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ import itertools
 import re
 from dataclasses import dataclass
 
+from vaultllm.chats.clipper import without_rule
+from vaultllm.chats.fences import outside_fences
+from vaultllm.chats.messages import Message, conversation
 from vaultllm.config import ScanSettings
-from vaultllm.schema import Conversation, Lines, Note, Role, Turn
+from vaultllm.schema import Conversation, Note, Role
 from vaultllm.text import fold
 
 _QUOTE = re.compile(r" {0,3}>[ \t]?")
-_FENCE = re.compile(r" {0,3}(`{3,}|~{3,})(.*)$")
-_RULE = re.compile(r" {0,3}(?:-{3,}|\*{3,}|_{3,})[ \t]*$")
 _FIRST_LINES = 5  # lines with text within which the first label must come
 
 
@@ -37,7 +39,8 @@ class _Label:
 def _pattern(labels: tuple[str, ...]) -> re.Pattern[str]:
     names = "|".join(re.escape(label) for label in sorted(labels, key=len, reverse=True) if label)
     return re.compile(
-        rf"(?:\[(?P<at>\d{{1,2}}:\d{{2}}(?::\d{{2}})?)\][ \t]*)?(?P<bold>\*\*|__)?(?P<label>{names})"
+        r"(?:(?P<bracket>\[)?(?P<at>\d{1,2}:\d{2}(?::\d{2})?)(?(bracket)\])[ \t]*)?"
+        rf"(?P<bold>\*\*|__)?(?P<label>{names or '(?!)'})"
         r"(?:(?(bold)(?P=bold))[ \t]*[:：]|[ \t]*[:：](?(bold)(?P=bold)))[ \t]*(?P<said>.*)$",
         re.IGNORECASE,
     )
@@ -45,16 +48,15 @@ def _pattern(labels: tuple[str, ...]) -> re.Pattern[str]:
 
 def detect(note: Note, settings: ScanSettings) -> str:
     """`12 labelled turns`; empty when the note is no transcript."""
-    if note.path.lower().endswith(".json"):
+    if note.path.lower().endswith((".json", ".jsonl")):
         return ""
     lines = note.text.split("\n")
-    labels, _ = _labels(lines, note.body_line - 1, settings)
+    labels, quoted = _labels(lines, note.body_line - 1, settings)
     changes = sum(one.role != two.role for one, two in itertools.pairwise(labels))
     if changes < 2:
         return ""
     before = [line for line in lines[note.body_line - 1 : labels[0].row] if line.strip()]
-    (conversation,) = read(note, settings, "")
-    spoken = sum(len(line) for turn in conversation.turns for line in lines[turn.lines[0] - 1 : turn.lines[1]])
+    spoken = sum(len(line) for message in _messages(lines, labels, quoted) for line in lines[message.start : message.end])
     whole = sum(len(line) for line in lines[note.body_line - 1 :])
     return f"{len(labels)} labelled turns" if len(before) < _FIRST_LINES and 2 * spoken > whole else ""
 
@@ -62,55 +64,36 @@ def detect(note: Note, settings: ScanSettings) -> str:
 def read(note: Note, settings: ScanSettings, timezone: str) -> list[Conversation]:
     """The one conversation of a transcript: a turn runs to the next label; what is outside is loose."""
     lines = note.text.split("\n")
-    first = note.body_line - 1
-    labels, quoted = _labels(lines, first, settings)
-    turns: list[Turn] = []
-    loose: list[Lines] = []
-    _add_loose(loose, lines, first, labels[0].row if labels else len(lines))
+    labels, quoted = _labels(lines, note.body_line - 1, settings)
+    return [conversation(note, _messages(lines, labels, quoted))]
+
+
+def _messages(lines: list[str], labels: list[_Label], quoted: bool) -> list[Message]:
+    messages: list[Message] = []
     for label, following in zip(labels, [*(label.row for label in labels[1:]), len(lines)][: len(labels)], strict=True):
         end = following
         if quoted:  # a quoted transcript ends where its quote does
             end = next((row for row in range(label.row + 1, following) if lines[row].strip() and not _QUOTE.match(lines[row])), following)
-            _add_loose(loose, lines, end, following)
-        text = [label.said, *((_QUOTE.sub("", line, count=1) if quoted else line) for line in lines[label.row + 1 : end])]
-        rows = [row for row in range(len(text)) if text[row].strip()]
-        while rows and _RULE.match(text[rows[-1]]):
-            rows.pop()
-        last = max((row for row in range(label.row, end) if lines[row].strip()), default=label.row)
-        if rows:
-            said = "\n".join(text[rows[0] : rows[-1] + 1])
-            span = (label.row + 1, last + 1)
-            turns.append(Turn(label.role, said, span, label.row + rows[0] + 1, label.author, at_raw=label.at_raw))
-    bottom = max((row for row in range(first, len(lines)) if lines[row].strip()), default=first)
-    return [Conversation("", note.title, "", "", tuple(turns), (first + 1, bottom + 1), tuple(loose))]
-
-
-def _add_loose(loose: list[Lines], lines: list[str], start: int, end: int) -> None:
-    rows = [row for row in range(start, end) if lines[row].strip()]
-    if rows:
-        loose.append((rows[0] + 1, rows[-1] + 1))
+        below = [(_QUOTE.sub("", line, count=1) if quoted else line) for line in lines[label.row + 1 : end]]
+        text = without_rule([label.said, *below])
+        messages.append(Message(label.row, label.row, end, text, label.role, label.author, at_raw=label.at_raw))
+    return messages
 
 
 def _labels(lines: list[str], first: int, settings: ScanSettings) -> tuple[list[_Label], bool]:
     """The labels outside fences, and whether they stand in a quote (as the first one does)."""
     users = {fold(label) for label in settings.labels_user}
     pattern = _pattern((*settings.labels_user, *settings.labels_assistant))
+    quotes = [_QUOTE.match(line) for line in lines]
+    inner = [line[quote.end() :] if quote else line for line, quote in zip(lines, quotes, strict=True)]
+    found = {row: match for row in range(first, len(lines)) if (match := pattern.match(inner[row]))}
     labels: list[_Label] = []
     quoted = False
-    fence = ""
-    for row in range(first, len(lines)):
-        in_quote = _QUOTE.match(lines[row])
-        line = lines[row][in_quote.end() :] if in_quote else lines[row]
-        if mark := _FENCE.match(line):
-            if not fence:
-                fence = mark[1]
-            elif mark[1].startswith(fence) and not mark[2].strip():
-                fence = ""
+    for row in outside_fences(inner, first, list(found)):
+        if labels and bool(quotes[row]) != quoted:
             continue
-        found = None if fence else pattern.match(line)
-        if found is None or (labels and bool(in_quote) != quoted):
-            continue
-        quoted = bool(in_quote)
-        role: Role = "user" if fold(found["label"]) in users else "assistant"
-        labels.append(_Label(row, role, found["label"], found["at"] or "", found["said"]))
+        quoted = bool(quotes[row])
+        match = found[row]
+        role: Role = "user" if fold(match["label"]) in users else "assistant"
+        labels.append(_Label(row, role, match["label"], match["at"] or "", match["said"]))
     return labels, quoted
