@@ -26,15 +26,16 @@ _SPACES = re.compile("[\u00a0\u2000-\u200a\u202f\u3000]")
 _PERIODS = {
     nfc(word).casefold(): start
     for start, names in {
-        0: "am 오전 ጥዋት πμ ভোর সকাল सुबह बिहान बिहानको पहाटे सकाळी સવાર ਸਵੇਰ ఉదయం ಬೆಳಿಗ್ಗೆ രാവിലെ පෙව 上午 午前",
+        0: "am sa ekuseni sokallim 오전 ጥዋት πμ ص ཞོགས་ཀས ভোর সকাল सुबह बिहान बिहानको पहाटे सकाळी सकाळीं સવાર ਸਵੇਰ ఉదయం ಬೆಳಿಗ್ಗೆ രാവിലെ පෙව 上午 午前",
         5: "দুপুর",
-        10: "दोपहर दिउँसो दिउँसोको બપોર ਦੁਪਹਿਰ మధ్యాహ్నం ಮಧ್ಯಾಹ್ನ",
-        12: "pm 오후 ከሰዓት μμ বিকাল সন্ধ্যা शाम साँझ साँझको दुपारी सायंकाळी સાંજ ਸ਼ਾਮ సాయంత్రం ಸಂಜೆ വൈകുന്നേരം පව 下午 午後",
-        16: "রাত रात राति रातिको रात्री રાત ਰਾਤ రాత్రి ರಾತ್ರಿ രാത്രി",
+        10: "दोपहर दिउँसो दिउँसोको બપોર ਦੁਪਹਿਰ మధ్యాహ్నం ಮಧ್ಯಾಹ್ನ ཉིན་གུང emini",
+        12: "pm 오후 ከሰዓት μμ م ch বিকাল সন্ধ্যা शाम साँझ साँझको दुपारी दनपारां donparam सायंकाळी सांजे sanje સાંજ ਸ਼ਾਮ సాయంత్రం ಸಂಜೆ "
+        "ഉച്ചകഴിഞ്ഞ് വൈകുന്നേരം පව དགོང་དག entsambama 下午 午後",
+        16: "রাত रात राति रातिको राती rati रात्री રાત ਰਾਤ రాత్రి ರಾತ್ರಿ രാത്രി མཚན་མོ ebusuku",
     }.items()
     for word in names.split()
 }
-_NEUTRAL = {nfc(word) for word in ("সময়", "बजे", "वाजता", "વાગ્યે", "ਵਜੇ", "നു")}  # "o'clock"
+_NEUTRAL = {nfc(word) for word in ("সময়", "बजे", "वाजता", "वाजतां", "vazta", "વાગ્યે", "ਵਜੇ", "നു", "auer")}  # "o'clock"
 _ENGLISH = ("am", "pm")
 
 _Group = tuple[str, bool]  # separator, English AM/PM: what one locale writes in one way
@@ -61,6 +62,7 @@ class _Parts:
     hour: int
     minute: int
     second: int
+    exact: bool  # seconds were written
 
 
 def _split(raw: str) -> _Parts | None:
@@ -86,7 +88,8 @@ def _split(raw: str) -> _Parts | None:
         if hour <= 12:
             hour = (start + (hour - start) % 12) % 24
     numbers = (int(date[1]), int(date[3]), int(date[4]))
-    return _Parts(numbers, len(date[1]) == 4, (date[2], word in _ENGLISH), foreign, hour, int(time[2]), int(time[3] or 0))
+    group = (date[2], word in _ENGLISH)
+    return _Parts(numbers, len(date[1]) == 4, group, foreign, hour, int(time[2]), int(time[3] or 0), time[3] is not None)
 
 
 def _moment(parts: _Parts, order: str) -> dt.datetime | None:
@@ -178,6 +181,23 @@ def is_unknown(raw: str) -> bool:
     exact, parts = _aware(raw), _split(raw)
     year = exact.year if exact else max(parts.numbers) if parts else 9999
     return year <= 1970
+
+
+def precision(raw: str) -> str:
+    """`second` or `minute`, as a written time names it; empty when it is none. Equal minutes may be far apart."""
+    parts = _split(raw)
+    if _aware(raw) is not None:
+        return "second"
+    return "" if parts is None else "second" if parts.exact else "minute"
+
+
+def cut_time(raw: str) -> tuple[str, str]:
+    """A written time and the words behind it, where a formatter joined two lines; nothing is cut when no time begins it."""
+    if not raw or _aware(raw) is not None or _split(raw) is not None:
+        return raw, ""
+    ends = [found.end() for _, found in zip(range(8), re.finditer(r"\S+", raw[:200]), strict=False)]
+    end = next((end for end in reversed(ends) if _split(raw[:end]) is not None), len(raw))
+    return raw[:end], raw[end:].strip()
 
 
 def find_zone(name: str) -> dt.tzinfo | None:

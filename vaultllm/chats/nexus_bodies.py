@@ -1,0 +1,201 @@
+"""What a message of a nexus note says, unquoted line by line, and what stands in it besides: attachments, artifacts, phrases.
+
+Knows the shapes of attachments in all versions of the plugin, as far as they were seen. Does not know what stands in the files
+that they name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from vaultllm.chats.nexus_heads import NESTED, QUOTE, Fence, Head, fence_after
+from vaultllm.chats.times import precision
+
+_FOREIGN = re.compile(r" {0,3}>[ \t]?\[!(?!nexus_)[^\]]+\]", re.IGNORECASE)
+_BLOCK = re.compile(r" {0,3}(?:#{1,6}(?:[ \t]|$)|[-*+][ \t]|\d{1,9}[.)][ \t]|`{3}|~{3}|<|!?\[\[|\||%%|---|\*\*\*|___)")
+_ATTACHED = re.compile(
+    r"(?:\[!nexus_(?P<what>attachment|artifact|prompt|canvas)\][+-]?|\[!note\][+-]?[ \t]*📎|(?=\*\*📎[ \t]*(?:Missing[ \t]+)?Attachment:))"
+    r"[ \t]*(?P<rest>.*)$",
+    re.IGNORECASE,
+)
+_OLD_NAME = re.compile(
+    r"\*\*(?:📎[ \t]*)?(?:Missing[ \t]+)?Attachment:\*\*[ \t]*(?P<name>.+?)(?:[ \t]+\([^()]*\))?(?:[ \t]+-[ \t]+[\d.,]+[ \t]*\w+)?[ \t]*$"
+)
+_TITLE_NAME = re.compile(r"\*\*(?P<name>[^*]+)\*\*")
+_BOX = re.compile(r"[ \t]*<div class=\"nexus-(?:attachment|artifact)-box\"", re.IGNORECASE)
+_LINK = re.compile(r"[ \t]*(?:🎨[ \t]*)?!?\[\[(?P<path>[^\[\]|#]+)[^\[\]]*\]\][ \t]*$")
+_LABEL = re.compile(  # the plugin's own lines in an attachment
+    r"[ \t]*(?:⚠️|\*\(|</?div\b|🎨|\[Open original conversation\]\(|\*\*(?:Link|Status|Note):\*\*"
+    r"|\*\*(?:Content|Prompt):\*\*[ \t]*$|`{3,}[ \t]*$|$)"
+)
+_PHRASE = re.compile(
+    r"[ \t]*(?:\[No content(?: found)?\]|\(Empty message\)|DALL-E Generated Image|Image générée par DALL-E"
+    r"|DALL-E Image Generation(?: \((?:Failed|Interrupted)\))?|\*\(visit original conversation to download\)\*"
+    r"|⚠️ (?:Not included in export|File not available in archive).*)[ \t]*$"
+)
+_ASIDE = " *(visit original conversation to download)*"  # the same behind a link in the text
+
+
+@dataclass(slots=True)
+class Body:
+    """What a message says, and what stands in it besides."""
+
+    rows: list[str] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)  # of its attachments
+    phrases: list[int] = field(default_factory=list)  # rows of the file with the plugin's own phrases
+    attached: list[int] = field(default_factory=list)  # rows of the file with what an attachment holds
+    moved: list[str] = field(default_factory=list)  # paths of files into which the plugin moved text
+
+
+def open_end(lines: Sequence[str], start: int, limit: int) -> int:
+    """Where a message without a UID ends: at text that is not quoted, or at another callout below an empty line.
+
+    A line that only lost its quote mark goes on with the paragraph above it, as in every Markdown reader.
+    """
+    fence: Fence | None = None
+    goes_on = False
+    for row in range(start, limit):
+        line = lines[row]
+        quoted = NESTED.match(line)
+        if quoted:
+            if _FOREIGN.match(line) and not lines[row - 1].strip():
+                return row
+            fence = fence_after(fence, quoted["inner"])
+            goes_on = fence is None and bool(quoted["inner"].strip())
+        elif line.strip():
+            if not goes_on or _BLOCK.match(line):
+                return row
+        else:
+            fence, goes_on = None, False
+    return limit
+
+
+def _unquote(line: str, depth: int) -> str:
+    for _ in range(depth):
+        line = QUOTE.sub("", line, count=1) if QUOTE.match(line) else line
+    return line
+
+
+def _stale_from(lines: Sequence[str], head: Head, end: int, version: tuple[int, ...]) -> int:
+    """The row from which a message still has the two quote marks of 1.1 that an upgrade to 1.2 failed to convert; `end` if none.
+
+    The upgrade stopped at the first `>>` whose trailing space an editor had trimmed: from there on all lines begin with `>>`,
+    which 1.2.0 itself never writes. Later versions do, but their times have seconds.
+    """
+    upgraded = bool(version) and version <= (1, 2, 0)
+    if head.shape != "callout" or not (upgraded or precision(head.at_raw) == "minute"):
+        return end
+    tail = end
+    for row in range(end - 1, head.body - 1, -1):
+        line = lines[row].lstrip(" ")
+        if line and (not line.startswith(">>") or "[!nexus_" in line):
+            break
+        tail = row if line else tail
+    bare = tail < end and not lines[tail].lstrip(" ").strip("> ")
+    return tail if upgraded or bare else end
+
+
+def read_body(lines: Sequence[str], head: Head, end: int, version: tuple[int, ...]) -> Body:
+    """A message's text line by line, what is not said in it left empty, and what that was."""
+    body = Body(rows=[head.said] if head.said else [])
+    stale = _stale_from(lines, head, end, version)
+    fence: Fence | None = None
+    state = ""  # "attachment": in its quote; "kept": in that of an artifact or canvas; "rest": in one after which only others follow
+    box = head.body  # row after the HTML box of an attachment
+    for row in range(head.body, end):
+        raw = lines[row]
+        quoted = QUOTE.match(raw)
+        inner = _unquote(raw, head.depth + (row >= stale)) if quoted else raw
+        said = ""
+        if not quoted:
+            fence = None  # a quote's end closes its fences
+        if row >= box and fence is None and _BOX.match(inner):
+            box = _box_end(lines, row, end)
+        if row < box:
+            _add(body, row, inner.lstrip(" "))
+        elif not quoted:
+            if inner.startswith("**📎") and _ATTACHED.match(inner):
+                state = "rest"
+            if state:  # unquoted below an attachment, it is the attachment's content, of which only the first line was quoted
+                state = "rest" if inner.strip() else state
+                _add(body, row, inner)
+            else:
+                said = inner
+        else:
+            nested = NESTED.match(inner)
+            if state == "kept" and not nested:
+                fence = None
+            if state == "rest" or fence is None:
+                starts = not lines[row - 1].strip() or raw.lstrip(" ").startswith(">[")
+                state, begun = _attachment(inner, state, starts)
+            else:
+                begun = None
+            held = nested["inner"] if nested and state in ("attachment", "kept") else inner
+            if begun is not None:
+                body.names.append(begun)
+            elif state in ("attachment", "rest") or (state == "kept" and fence is None and (_LINK.match(held) or not held.strip())):
+                _add(body, row, held)
+            elif fence is None and _PHRASE.match(held):
+                body.phrases.append(row)
+            else:
+                fence = fence_after(fence, held)
+                if fence is None and _ASIDE in held:
+                    body.phrases.append(row)
+                    held = held.replace(_ASIDE, "")
+                said = held
+        body.rows.append(said)
+    body.names = [name for name in body.names if name]
+    return body
+
+
+def _box_end(lines: Sequence[str], row: int, end: int) -> int:
+    """The row after the one on which the HTML box that begins on a row is closed; `end` when nothing closes it."""
+    depth = 0
+    for last in range(row, end):
+        depth += lines[last].count("<div") - lines[last].count("</div")
+        if depth <= 0:
+            return last + 1
+    return end
+
+
+def _attachment(inner: str, state: str, starts: bool) -> tuple[str, str | None]:
+    """Whether an unquoted line belongs to an attachment (see `read_body`), and the attachment's name if it begins here.
+
+    `starts`: the line stands where a callout of its own can begin.
+    """
+    own = _ATTACHED.match(inner)
+    if own and (starts or state == "rest" or inner.startswith("**📎")):
+        return "rest", _name(own["rest"])
+    nested = NESTED.match(inner)
+    below = _ATTACHED.match(nested["inner"]) if nested else None
+    if state == "rest":
+        return "rest", _name(below["rest"]) if below else None
+    if nested:
+        if below:
+            return "kept" if (below["what"] or "").lower() in ("artifact", "canvas") else "attachment", _name(below["rest"])
+        return state, None
+    return "", None
+
+
+def _add(body: Body, row: int, inner: str) -> None:
+    """Take up a line of an attachment: its name, a link to where it lies, or what it holds."""
+    if link := _LINK.match(inner):
+        path = link["path"].strip()
+        if "/documents/" in path:
+            body.moved.append(path)
+            if body.names and body.names[-1] == path.rsplit("/", 1)[-1]:
+                body.names.pop()
+            body.names.append(path)
+        elif body.names and not body.names[-1]:
+            body.names[-1] = path
+    elif inner.startswith("**📎"):
+        body.names.append(_name(inner))
+    elif not _LABEL.match(inner):
+        body.attached.append(row)
+
+
+def _name(rest: str) -> str:
+    found = _OLD_NAME.match(rest[:500]) or _TITLE_NAME.match(rest[:500])
+    return found["name"].strip() if found else ""

@@ -1,0 +1,199 @@
+"""The heads of the messages in a nexus note, and the comments with their ids: where each message begins and what closes it.
+
+Lines are what Markdown makes of them: a head inside a fence, a comment, an indented block or a deeper quote is text. Rows are
+indexes of lines, from 0. Linear in the text, however it nests (`_Ends`). Knows nothing about what messages say.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from vaultllm.chats.times import cut_time
+from vaultllm.schema import Role
+
+QUOTE = re.compile(r" {0,3}>[ \t]?")
+NESTED = re.compile(r" {0,3}>[ \t]?(?P<inner>.*)$")
+_CALL = re.compile(r" {0,3}>(?P<space>[ \t]?)\[!nexus_(?P<who>\w{1,40})\][+-]?[ \t]*(?P<title>.*)$", re.IGNORECASE)
+_NAMED = re.compile(r"\*\*(?P<author>[^*\n]+?)\*\*[ \t]*(?:[-–—][ \t]*(?P<at>.*))?$")
+OLD = re.compile(r"^#{3,4}[ \t]+(?P<author>User|ChatGPT|Assistant|Unknown), on (?P<at>.*\d.*)$", re.MULTILINE)
+_UID = re.compile(r"[ \t]*<!--[ \t]*UID:")
+_FENCE = re.compile(r" {0,3}(?P<marks>`{3,}|~{3,})(?P<info>.*)$")
+_ROLES: Mapping[str, Role] = {"user": "user", "agent": "assistant", "assistant": "assistant"}
+_NO_ROLES = ("attachment", "artifact", "prompt", "canvas")
+_NO_UID = ("undefined", "null")  # what a missing id looks like when JavaScript writes it
+
+Fence = tuple[str, int]  # its character, its length; a comment is ("<", 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The head of a message. Rows are indexes of lines, from 0."""
+
+    row: int
+    body: int  # row at which its text begins
+    shape: str  # "callout", "readme" (two lines), "old"
+    role: Role
+    author: str
+    model: str
+    at_raw: str
+    said: str = ""  # text that stands in the head's last line, behind the time or where a name was expected
+    strange: str = ""  # a role that the plugin doesn't know
+
+    @property
+    def depth(self) -> int:
+        """Quote marks before its text."""
+        return 2 if self.shape == "old" and self.role == "assistant" else 1
+
+
+def uid_of(line: str) -> tuple[str, str] | None:
+    """The UID of a UID line (empty: it has none) and what is written behind it; None when the line is no UID line."""
+    start = _UID.match(line)
+    end = line.find("-->", start.end()) if start else -1
+    if start is None or end < 0:
+        return None
+    uid = line[start.end() : end].strip()
+    return ("" if uid in _NO_UID else uid), line[end + 3 :].strip()
+
+
+class _Ends:
+    """Where the fences and comments that begin outside of quotes end."""
+
+    def __init__(self, lines: Sequence[str], first: int) -> None:
+        self._fences: dict[str, tuple[list[int], list[int], list[int]]] = {char: ([], [], []) for char in "`~"}  # rows, lengths, longer
+        self._comments: list[tuple[int, bool]] = []  # row, whether it closes one
+        self._percents: list[int] = []
+        for row in range(first, len(lines)):
+            line = lines[row]
+            if (mark := _FENCE.match(line)) and not mark["info"].strip():
+                rows, lengths, _ = self._fences[mark["marks"][0]]
+                rows.append(row)
+                lengths.append(len(mark["marks"]))
+            if "%%" in line:
+                self._percents.append(row)
+            if ("<!--" in line or "-->" in line) and not QUOTE.match(line):
+                opens, closes = line.rfind("<!--"), line.find("-->")
+                if opens > line.rfind("-->"):
+                    self._comments.append((row, False))
+                elif closes >= 0 and not 0 <= line.find("<!--") < closes:
+                    self._comments.append((row, True))
+        for rows, lengths, longer in self._fences.values():
+            longer += [len(rows)] * len(rows)
+            waiting: list[int] = []
+            for index, length in enumerate(lengths):
+                while waiting and lengths[waiting[-1]] < length:
+                    longer[waiting.pop()] = index
+                waiting.append(index)
+
+    def fence(self, row: int, fence: Fence) -> int:
+        """Row of the line that closes the fence that opens on a row; -1 when none does."""
+        rows, lengths, longer = self._fences[fence[0]]
+        index = bisect_right(rows, row)
+        while index < len(rows) and lengths[index] < fence[1]:
+            index = longer[index]  # each step is at least one mark longer: no more steps than the opening line has marks
+        return rows[index] if index < len(rows) else -1
+
+    def comment(self, row: int, line: str) -> int:
+        """Row of the line that closes a comment that begins a line; -1 when none begins or none of its own ends it."""
+        said = line.strip()
+        if said.startswith("%%") and said.count("%%") % 2:
+            index = bisect_right(self._percents, row)
+            return self._percents[index] if index < len(self._percents) else -1
+        if said.startswith("<!--") and said.rfind("<!--") > said.rfind("-->") and not _UID.match(line):
+            index = bisect_right(self._comments, (row, True))
+            # Another comment begins before this one ends: somebody forgot to close it, it hides nothing.
+            return self._comments[index][0] if index < len(self._comments) and self._comments[index][1] else -1
+        return -1
+
+
+def scan(lines: Sequence[str], first: int) -> tuple[list[Head], dict[int, str]]:
+    """The heads of all messages, in order, and the UIDs by row; none from inside a fence, a comment or a deeper quote."""
+    marks = [row for row in range(first, len(lines)) if OLD.match(lines[row]) or _CALL.match(lines[row]) or uid_of(lines[row])]
+    ends = _Ends(lines, first)
+    heads: list[Head] = []
+    uids: dict[int, str] = {}
+    hidden: Fence | None = None  # a fence or comment in the quote
+    is_open = False  # a message whose UID has not come yet
+    row = first
+    while row < len(lines):
+        line = lines[row]
+        if not QUOTE.match(line):
+            hidden = None
+        if head := None if hidden else _head(lines, row, first):
+            heads.append(head)
+            is_open, row = True, head.body
+            continue
+        if (inner := NESTED.match(line)) is not None:
+            hidden = _hidden_after(hidden, inner["inner"])
+        elif (uid := uid_of(line)) is not None:
+            uids[row] = uid[0]
+            is_open = False
+        else:
+            fence = fence_after(None, line)
+            end = ends.fence(row, fence) if fence else ends.comment(row, line)
+            # Between messages a fence is the owner's. Inside one it is content that lost its quote marks, perhaps half
+            # of a pair: when the message's UID comes next, the fence only counts if it ends before.
+            if end > row and is_open:
+                index = bisect_right(marks, row)
+                if index < len(marks) and marks[index] <= end and uid_of(lines[marks[index]]) is not None:
+                    end = row
+            row = max(row, end)
+        row += 1
+    return heads, uids
+
+
+def fence_after(fence: Fence | None, line: str) -> Fence | None:
+    """The fence that is open after a line, given the one before it."""
+    mark = _FENCE.match(line)
+    if mark is None:
+        return fence
+    char, length = mark["marks"][0], len(mark["marks"])
+    if fence is None:
+        return None if char == "`" and "`" in mark["info"] else (char, length)
+    return None if char == fence[0] and length >= fence[1] and not mark["info"].strip() else fence
+
+
+def _hidden_after(hidden: Fence | None, inner: str) -> Fence | None:
+    """The fence or comment that is open after a line of a quote."""
+    if hidden == ("<", 0):
+        return None if "-->" in inner else hidden
+    if hidden is None and inner.lstrip(" ").startswith("<!--") and "-->" not in inner:
+        return "<", 0
+    return fence_after(hidden, inner)
+
+
+def _head(lines: Sequence[str], row: int, first: int) -> Head | None:
+    """The head that begins on a row, if one does."""
+    line = lines[row]
+    if old := OLD.match(line):
+        at, said = _at(lines, row + 1, old["at"].strip().removesuffix(";"))
+        return Head(row, row + 1, "old", "user" if old["author"] == "User" else "assistant", old["author"], "", at, said)
+    call = _CALL.match(line)
+    if call is None or call["who"].lower() in _NO_ROLES:
+        return None
+    # A callout begins where its quote begins. The plugin writes heads without a space and body lines with one, so a
+    # head without a space counts even right below a body that lost its UID.
+    if call["space"] and row > first and QUOTE.match(lines[row - 1]):
+        return None
+    who, title, body, shape = call["who"].lower(), call["title"].strip(), row + 1, "callout"
+    if not title and body < len(lines) and (second := NESTED.match(lines[body])) and _NAMED.match(second["inner"].strip()):
+        title, body, shape = second["inner"].strip(), body + 1, "readme"
+    named = _NAMED.match(title)
+    role = _ROLES.get(who, "system")
+    strange = "" if who in _ROLES else who
+    if named is None:
+        return None if strange else Head(row, body, shape, role, "", "", "", title)
+    author, _, model = named["author"].partition("·")
+    at, said = _at(lines, body, (named["at"] or "").strip())
+    if strange and not at:
+        return None
+    return Head(row, body, shape, role, author.strip(), model.strip(), at, said, strange)
+
+
+def _at(lines: Sequence[str], body: int, raw: str) -> tuple[str, str]:
+    """A head's time, and the text that a formatter has joined to it; one or two unknown words are part of the time."""
+    at, said = cut_time(raw)
+    alone = body >= len(lines) or not QUOTE.match(lines[body])
+    return (at, said) if said and (alone or said.count(" ") >= 2) else (raw, "")
