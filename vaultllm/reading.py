@@ -51,7 +51,7 @@ def version(settings: Settings) -> str:
 
 def parse(path: str, data: bytes, settings: Settings) -> Note:
     """The file as a Note, by its kind."""
-    if path.lower().endswith(".json"):
+    if path.lower().endswith((".json", ".jsonl")):
         return markdown.plain_note(path, data, settings.scan.encoding)
     return markdown.parse(path, data, settings.scan.encoding)
 
