@@ -18,7 +18,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from vaultllm import prompts, quotes, render
+from vaultllm import imports, prompts, quotes, render
 from vaultllm.config import Workspace
 from vaultllm.errors import DataError, VaultllmError
 from vaultllm.ledger import Ledger
@@ -177,7 +177,7 @@ def _answer(
     created = dt.datetime.now().astimezone().isoformat(timespec="seconds")
     progress(Progress("remembering", 0.0))
     hits = _recall(workspace, ledger, question, note, without)
-    source = quotes.Sources(workspace.vault, workspace.settings.scan.max_bytes)
+    source = quotes.Sources(workspace.vault, workspace.settings.scan.max_bytes, imports.root_of(workspace.state))
     found = quotes.choose(question, hits, source)
     said = _speak(workspace, ledger, question, hits, history, stream, progress)
     sources = [one.citation for one in found]

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 
-from vaultllm import render
+from vaultllm import imports, render
+from vaultllm.chats.mend import as_imported
 from vaultllm.errors import VaultllmError
 from vaultllm.markdown import visible
 from vaultllm.schema import Citation, Hit, Lines, Turn
@@ -72,22 +73,28 @@ class Quote:
 class Sources:
     """The notes that quotations are checked against: each is read once, when it is first needed."""
 
-    def __init__(self, vault: Path, max_bytes: int) -> None:
-        self.vault, self.max_bytes = vault, max_bytes
+    def __init__(self, vault: Path, max_bytes: int, stored: Path | None = None) -> None:
+        """`stored` is the folder of imported talks."""
+        self.vault, self.max_bytes, self.stored = vault, max_bytes, stored
         self._texts: dict[str, list[str]] = {}
 
-    def find(self, path: str, quote: str, near: Lines) -> Lines | None:
-        """The lines on which the quote stands now: in the scene's lines if it is there, else its first place; None if nowhere."""
+    def find(self, path: str, quote: str, near: Lines, *, mended: bool = False) -> Lines | None:
+        """The lines on which the quote stands now: in the scene's lines if it is there, else its first place; None if nowhere.
+
+        `mended`: the scene may be mended from an export, so the note may hold the quote as its importer damaged it.
+        """
         if path not in self._texts:
             self._texts[path] = self._read(path)
         if path.lower().endswith(".json"):
             spelled = [json.dumps(quote, ensure_ascii=ascii_only)[1:-1] for ascii_only in (False, True)]
         else:
             spelled = [quote]
-        for text in self._texts[path]:
-            starts = [0, *accumulate(len(line) + 1 for line in text.split("\n"))]
-            begin = starts[min(near[0] - 1, len(starts) - 1)]
-            for words_ in spelled:
+            if mended and len(damaged := as_imported(quote)) > len(quote) / 2 and damaged != quote:
+                spelled.append(damaged)
+        for words_ in spelled:
+            for text in self._texts[path]:
+                starts = [0, *accumulate(len(line) + 1 for line in text.split("\n"))]
+                begin = starts[min(near[0] - 1, len(starts) - 1)]
                 at = text.find(words_, begin)
                 if at < 0 or bisect_right(starts, at) > near[1]:
                     first = text.find(words_)
@@ -101,7 +108,11 @@ class Sources:
         from vaultllm import vault
 
         try:
-            text = decode(vault.read(self.vault, path, self.max_bytes)).text
+            if imports.is_stored(path):
+                data = imports.read(self.stored, path) if self.stored is not None else b""
+            else:
+                data = vault.read(self.vault, path, self.max_bytes)
+            text = decode(data).text
         except VaultllmError:  # gone or unreadable: nothing of it can be quoted
             return []
         once = _QUOTE_MARK.sub("", text)
@@ -176,11 +187,14 @@ def _checked(units: Sequence[_Unit], hits: Sequence[Hit], sources: Sources, most
             continue
         hit = hits[unit.hit]
         quote = unit.text if len(unit.text) <= LONGEST else unit.text[:LONGEST].rsplit(None, 1)[0]
-        lines = sources.find(hit.path, quote, hit.scene.source.lines)
+        lines = sources.find(hit.path, quote, hit.scene.source.lines, mended=hit.scene.trust == "imported")
         if lines is None:
             continue
         source = hit.scene.source
-        link = render.link(hit.path, heading=source.heading, block=source.block)
+        if imports.is_stored(hit.path):
+            link = render.talk_name(hit.scene.title, imports.provider_of(hit.path), hit.scene.at)
+        else:
+            link = render.link(hit.path, heading=source.heading, block=source.block)
         said.append(own)
         best = best or unit.score
         yield Quote(Citation(hit.path, lines, unit.turn.uid, quote, link), unit.hit)

@@ -38,6 +38,20 @@ def link(path: str, *, heading: str = "", block: str = "", alias: str = "") -> s
     return f"[[{target}{where}|{shown}]]"
 
 
+def talk_name(title: str, provider: str, at: str) -> str:
+    """What stands in a link's place for an imported talk, which no note holds: its title, provider and day."""
+    where = ", ".join(filter(None, (_PROVIDERS.get(provider, provider), at[:10])))
+    return f"«{inert_line(title, 120) or '…'}»" + (f" ({inert_line(where)})" if where else "")
+
+
+_PROVIDERS = {"chatgpt": "ChatGPT", "claude": "Claude", "openwebui": "Open WebUI", "lechat": "Le Chat"}
+
+
+def _is_note(path: str) -> bool:
+    """Whether a link can lead there: imported talks lie under a dot folder, where Obsidian sees nothing."""
+    return not path.startswith(".")
+
+
 # -- our note
 
 
@@ -180,6 +194,8 @@ def _cited(sources: Sequence[Citation], number: int) -> str:
     if not 1 <= number <= len(sources):
         return ""
     target = sources[number - 1].link
+    if not _is_note(sources[number - 1].path):
+        return f"\\[{number}\\]"
     if target.startswith("[["):
         return f"{target.removesuffix(']]').partition('|')[0]}|{number}]]"
     return f"[{number}]({target.partition('](')[2]}"
@@ -188,7 +204,8 @@ def _cited(sources: Sequence[Citation], number: int) -> str:
 def _source(number: int, source: Citation, words: dict[str, str]) -> str:
     first, last = source.lines
     where = f"{words['line']} {first}" if first == last else f"{words['lines']} {first}-{last}"
-    return f"> **{number}.** {source.link}, {where}\n" + prefixed(inert(source.quote), "> > ", "> > ")
+    place = f"{source.link}, {where}" if _is_note(source.path) else source.link
+    return f"> **{number}.** {place}\n" + prefixed(inert(source.quote), "> > ", "> > ")
 
 
 def _unlinked(text: str) -> str:
