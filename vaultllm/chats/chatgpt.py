@@ -13,7 +13,19 @@ from collections import Counter
 from typing import Any
 
 from vaultllm.chats.times import from_epoch
-from vaultllm.chats.turns import Node, arrange, conversation, listed, make_turn, mapping, name, no_conversation, raw_time, seconds
+from vaultllm.chats.turns import (
+    Node,
+    arrange,
+    conversation,
+    listed,
+    make_turn,
+    mapping,
+    name,
+    newest_leaf,
+    no_conversation,
+    raw_time,
+    seconds,
+)
 from vaultllm.config import ScanSettings
 from vaultllm.schema import Conversation, Lines, Problem, Role, Turn
 
@@ -41,13 +53,15 @@ def read(data: dict[str, Any], lines: Lines, settings: ScanSettings, timezone: s
     for key, node in tree.items():
         message = mapping(node).get("message")
         turn: Turn | None = None
-        if node is not None and message is not None:
+        if message is not None:
             turn = _turn(key, message, lines, left)
+        elif node is not None and not isinstance(node, dict):
+            left["E-MESSAGE"] += 1
         nodes[key] = Node(parents.get(key, ""), turn, seconds(mapping(message).get("create_time")))
     current = data.get("current_node")
     problems: list[Problem] = []
     if not isinstance(current, str) or current not in nodes:
-        current = max(nodes.keys() - set(parents.values()), key=lambda key: nodes[key].time, default="")
+        current = newest_leaf(nodes)
         if nodes:
             why = "the export does not say where this talk stands; its newest message is taken for the last one"
             problems.append(Problem("W-TREE", why, lines[0]))

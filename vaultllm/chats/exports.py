@@ -8,14 +8,19 @@ unpacked: no path in them is ever used. Knows nothing about the fields of a mess
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+import lzma
+import os
+import stat
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from vaultllm.chats import chatgpt, claude
+from vaultllm.chats import chatgpt, claude, datasets, grok, lechat, openwebui, perplexity, telegram
 from vaultllm.chats.json_items import CHUNK, Item, decoded, items, json_lines
-from vaultllm.chats.turns import no_conversation
+from vaultllm.chats.turns import listed, mapping, name, no_conversation
 from vaultllm.config import ScanSettings
 from vaultllm.schema import Conversation, Lines, Note, Problem
 
@@ -27,6 +32,10 @@ MAX_FILES = 100_000
 """Files of an archive or folder that are looked at."""
 
 _SUFFIXES = (".json", ".jsonl", ".ndjson")
+_LISTS = ("messages", "conversations", "chats")  # keys of the object at the top that hold talks
+_KNOWN = (*_LISTS, "left_chats", "personal_information")
+# An encrypted archive is a RuntimeError, an unknown compression a NotImplementedError.
+_UNZIP_ERRORS = (OSError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +57,18 @@ class Format:
 FORMATS: tuple[Format, ...] = (
     Format("chatgpt", "a ChatGPT export (mapping)", chatgpt.takes, chatgpt.read, ('"mapping"', '"author"')),
     Format("claude", "a Claude export (chat_messages)", claude.takes, claude.read, ('"chat_messages"',)),
+    Format("openwebui", "an Open WebUI export (history)", openwebui.takes, openwebui.read, ('"history"', '"currentId"')),
+    Format("grok", "a Grok export (responses)", grok.takes, grok.read, ('"responses"', '"sender"')),
+    Format("perplexity", "a Perplexity thread", perplexity.takes, perplexity.read, ('"query_str"',)),
+    Format("sharegpt", "talks of ShareGPT's shape (conversations)", datasets.takes_sharegpt, datasets.read_sharegpt),
+    Format("openai", "talks of OpenAI's shape (messages)", datasets.takes_openai, datasets.read_openai),
+    Format("alpaca", "instructions and outputs (Alpaca)", datasets.takes_alpaca, datasets.read_alpaca),
 )
+# Formats whose unit is a message: name -> how it is shown.
+_GATHERED = {"lechat": "a Le Chat export (chatId)", "telegram": "a Telegram export (messages)"}
 
 
-NAMES: tuple[str, ...] = tuple(one.name for one in FORMATS)
+NAMES: tuple[str, ...] = (*(one.name for one in FORMATS), *_GATHERED)
 """Names of the readers, in the order in which they are asked."""
 
 
@@ -60,89 +77,263 @@ def detect(name: str, note: Note, settings: ScanSettings) -> str:
     if not note.path.lower().endswith(_SUFFIXES) or note.text[:64].lstrip()[:1] not in ("[", "{"):
         return ""
     found = _found(note.text, note.path.lower().endswith(".json"))
-    return next((one.title for one in FORMATS if one.name == name == found), "")
+    titles = {**{one.name: one.title for one in FORMATS}, **_GATHERED}
+    return titles[name] if name == found else ""
 
 
 def read(note: Note, settings: ScanSettings, timezone: str) -> list[Conversation]:
     """The conversations of an export; what is broken is a conversation without turns that carries the problem."""
     parsed = _parsed(note.text, note.path.lower().endswith(".json"))
-    return [conversation for _, conversation in _talks(iter(parsed), settings, timezone)]
+    return [conversation for _, conversation in _talks(parsed, settings, timezone)]
 
 
 @functools.lru_cache(maxsize=1)
 def _parsed(text: str, whole: bool) -> tuple[Item, ...]:
-    chunks = iter((text,))
-    return tuple(items(chunks, _is_conversation) if whole else json_lines(chunks))
+    return tuple(items(iter((text,)), _is_wanted) if whole else json_lines(iter((text,))))
 
 
 @functools.lru_cache(maxsize=1)
 def _found(text: str, whole: bool) -> str:
     """Name of the format of the first conversation that is recognised, or of the one whose keys a broken file has."""
     parsed = _parsed(text, whole)
-    for name, _ in _talks(iter(parsed), ScanSettings(), ""):
-        if name:
-            return name
+    for format_name, _ in _talks(parsed, ScanSettings(), ""):
+        if format_name:
+            return format_name
     if any(item.problem for item in parsed):
         return next((one.name for one in FORMATS if one.marks and all(mark in text for mark in one.marks)), "")
     return ""
 
 
-def _is_conversation(value: Any) -> bool:
-    return isinstance(value, dict) and _format(value) is not None
+def _is_wanted(value: Any) -> bool:
+    """Whether reading can go on at this value after an error."""
+    return isinstance(value, dict) and (_format(value) is not None or lechat.takes(value) or telegram.takes(value))
 
 
 def _format(value: dict[str, Any]) -> Format | None:
     return next((one for one in FORMATS if one.takes(value)), None)
 
 
-def _talks(values: Iterator[Item], settings: ScanSettings, timezone: str) -> Iterator[tuple[str, Conversation]]:
-    """The conversations among the values of one file with the names of their formats; problems have no name."""
-    top: dict[str, Any] = {}
-    found = False
-    strange: list[Lines] = []
+_Talks = Iterator[tuple[str, Conversation]]  # with the names of their formats; those that only carry a problem have none
+
+
+def _talks(values: Iterable[Item], settings: ScanSettings, timezone: str) -> _Talks:
+    """The conversations among the values of one file."""
+    file = _File(settings, timezone)
     for item in values:
+        yield from file.take(item)
+    yield from file.end()
+
+
+class _File:
+    """What is open while the values of one file come in."""
+
+    def __init__(self, settings: ScanSettings, timezone: str) -> None:
+        self._settings, self._timezone = settings, timezone
+        self._top: dict[str, Any] = {}  # the object at the top, as far as it has come
+        self._chat: telegram.Chat | None = None
+        self._lechat = lechat.Talks()
+        self._found = False  # a conversation in this file
+        self._inside = False  # a conversation within the object at the top
+        self._strange: list[Lines] = []
+
+    def take(self, item: Item) -> _Talks:
+        """One value; yields what is complete with it."""
+        path = item.path
         if item.problem is not None:
-            top = top if item.path else {}
+            if path != ("messages",):
+                yield from self._close_chat({})
+            if not path:
+                self._top, self._inside = {}, False
             yield "", no_conversation(item.lines, item.problem)
-            continue
-        value = item.value
-        if item.end:
-            if item.path:
-                continue
-            value, top = top, {}
-        elif len(item.path) == 1 and item.path != ("*",):
-            top[item.path[0]] = value
-            continue
-        elif len(item.path) == 2:
-            top.setdefault(item.path[0], []).append(value)
-            continue
+        elif len(path) > 2:
+            yield from self._take_chat(item)
+        elif item.end:
+            if not path:
+                yield from self._close(item.lines)
+        elif len(path) == 2:
+            yield from self._take_member(item)
+        elif path and path != ("*",):
+            self._top[path[0]] = item.value
+        else:
+            yield from self._take_one(item.value, item.lines)
+
+    def end(self) -> _Talks:
+        """The end of the file."""
+        yield from self._close_chat(self._top)
+        for conversation in self._lechat.conversations():
+            self._found = True
+            yield "lechat", conversation
+        if self._strange and self._found:
+            message = f"{len(self._strange)} elements are no conversations; they are left out"
+            yield "", no_conversation(self._strange[0], Problem("E-SHAPE", message, self._strange[0][0], len(self._strange)))
+
+    def _take_one(self, value: Any, lines: Lines) -> _Talks:
         one = _format(value) if isinstance(value, dict) else None
         if one is not None:
-            found = True
-            yield one.name, one.read(value, item.lines, settings, timezone)
+            self._found = True
+            yield one.name, one.read(value, lines, self._settings, self._timezone)
+        elif isinstance(value, dict) and lechat.takes(value):
+            self._lechat.add(value, lines)
         else:
-            strange.append(item.lines)
-    if strange and found:
-        message = f"{len(strange)} elements are no conversations; they are left out"
-        yield "", no_conversation(strange[0], Problem("E-SHAPE", message, strange[0][0], len(strange)))
+            self._strange.append(lines)
+
+    def _take_member(self, item: Item) -> _Talks:
+        """An element of `messages`, `conversations` or `chats` at the top: a conversation, or a part of the object at the top."""
+        key, place = item.path
+        if place == "*" and key == "messages" and (self._chat is not None or telegram.takes(item.value)):
+            self._chat = self._chat or self._new_chat()
+            yield from self._from_telegram(self._chat.add(item.value, item.lines))
+        elif place == "*" and key != "messages" and _is_wanted(item.value) and not telegram.takes(item.value):
+            self._inside = True
+            yield from self._take_one(item.value, item.lines)
+        elif place == "*":
+            kept = self._top.setdefault(key, [])
+            if isinstance(kept, list):
+                kept.append(item.value)
+        else:
+            kept = self._top.setdefault(key, {})
+            if isinstance(kept, dict):
+                kept[place] = item.value
+
+    def _take_chat(self, item: Item) -> _Talks:
+        """What stands in one chat of Telegram's full export."""
+        if item.end:
+            yield from self._close_chat({})
+        elif len(item.path) == 3:
+            self._strange.append(item.lines)
+        else:
+            self._chat = self._chat or self._new_chat()
+            if len(item.path) == 4:
+                self._chat.head[item.path[3]] = item.value
+            else:
+                yield from self._from_telegram(self._chat.add(item.value, item.lines))
+
+    def _new_chat(self) -> telegram.Chat:
+        chat = telegram.Chat(self._settings, self._timezone, name(mapping(self._top.get("personal_information")).get("user_id")))
+        chat.head.update((key, self._top[key]) for key in ("id", "name", "type") if key in self._top)
+        return chat
+
+    def _close_chat(self, head: dict[str, Any]) -> _Talks:
+        if self._chat is not None:
+            chat, self._chat = self._chat, None
+            chat.head.update((key, head[key]) for key in ("id", "name", "type") if key in head)
+            yield from self._from_telegram(chat.rest())
+
+    def _from_telegram(self, conversations: Iterator[Conversation]) -> _Talks:
+        for conversation in conversations:
+            self._found = self._inside = True
+            yield "telegram", conversation
+
+    def _close(self, lines: Lines) -> _Talks:
+        """The end of the object at the top: it is a conversation, or it held some."""
+        top, self._top = self._top, {}
+        is_chat = self._chat is not None
+        yield from self._close_chat(top)
+        if not self._inside and not is_chat:
+            yield from self._take_one(top, lines)
+        elif not is_chat:
+            self._strange += [lines for key in _LISTS for _ in listed(top.get(key))]
+            beside = sorted(key for key, value in top.items() if isinstance(value, (list, dict)) and value and key not in _KNOWN)
+            if beside:
+                message = f"besides its chats the file holds {', '.join(beside)[:200]}; that is left out"
+                yield "", no_conversation(lines, Problem("W-BESIDE", message, lines[0], len(beside)))
+        self._inside = False
 
 
 def stream(path: Path, settings: ScanSettings, timezone: str) -> Iterator[Conversation | Problem]:
-    """The conversations of an export of any size, as they are read, and what went wrong on the way."""
-    with path.open("rb") as file:
-        yield from _file(file, path.name, settings, timezone)
+    """The conversations of an export of any size (a file, an archive, a folder of them) as they are read, and what was wrong.
+
+    Settings and the IANA name of the zone are those of `read`. In memory is one conversation at a time. Raises nothing: a path that
+    cannot be read is a problem too.
+    """
+    others: list[str] = []
+    try:
+        if path.is_dir():
+            yield from _folder(path, settings, timezone, others)
+        else:
+            with path.open("rb") as file:
+                yield from _one_file(file, path.name, settings, timezone, others)
+    except OSError as error:
+        yield Problem("E-READ", f"{path.name} cannot be read ({error.strerror or error}); what was not read yet is left out")
+    if others:
+        message = f"no chats of a known format are in {', '.join(others[:5])}{' …' if len(others) > 5 else ''}; left out"
+        yield Problem("W-EXPORT", message, 0, len(others))
 
 
-def _file(file: IO[bytes], name: str, settings: ScanSettings, timezone: str) -> Iterator[Conversation | Problem]:
+def _folder(path: Path, settings: ScanSettings, timezone: str, others: list[str]) -> Iterator[Conversation | Problem]:
+    """Every export in a folder and below, by name; links are not followed."""
+    count = 0
+    for folder, folders, files in os.walk(path):
+        folders.sort()
+        for file_name in sorted(files):
+            file = Path(folder, file_name)
+            if not file_name.lower().endswith((*_SUFFIXES, ".zip")) or not stat.S_ISREG(file.lstat().st_mode):
+                continue
+            count += 1
+            if count > MAX_FILES:
+                yield Problem("E-SIZE", f"{path.name} holds more than {MAX_FILES} files; the rest is left out, import it in parts")
+                return
+            with file.open("rb") as opened:
+                yield from _one_file(opened, file.relative_to(path).as_posix(), settings, timezone, others)
+
+
+def _one_file(file: IO[bytes], shown: str, settings: ScanSettings, timezone: str, others: list[str]) -> Iterator[Conversation | Problem]:
+    """A file or an archive by its name; `others` gets the names of those without chats."""
+    if not shown.lower().endswith(".zip"):
+        yield from _plain(file, shown, settings, timezone, others)
+        return
+    try:
+        archive = zipfile.ZipFile(file)
+        members = [one for one in archive.infolist() if not one.is_dir() and one.filename.lower().endswith(_SUFFIXES)]
+        size = file.seek(0, os.SEEK_END)
+    except (*_UNZIP_ERRORS, ValueError) as error:
+        yield Problem("E-ZIP", f"{shown} is no archive that can be read ({error}); download the export again")
+        return
+    if len(members) > MAX_FILES or sum(one.file_size for one in members) > MAX_UNPACKED:
+        yield Problem("E-BOMB", f"{shown} unpacks to more than an export can hold; it is refused")
+        return
+    if not members:
+        others.append(shown)
+    for one in sorted(members, key=lambda one: one.filename):
+        inner = f"{shown}/{one.filename}"
+        if one.file_size > MAX_RATIO * min(one.compress_size, size) + CHUNK:
+            yield Problem("E-BOMB", f"{inner} unpacks to more than {MAX_RATIO} times its size; it is refused")
+            continue
+        try:
+            opened = archive.open(one)
+        except _UNZIP_ERRORS as error:
+            yield Problem("E-ZIP", f"{inner} cannot be unpacked ({error}); it is left out")
+            continue
+        with opened:
+            yield from _plain(opened, inner, settings, timezone, others)
+
+
+def _plain(file: IO[bytes], shown: str, settings: ScanSettings, timezone: str, others: list[str]) -> Iterator[Conversation | Problem]:
+    """The conversations of one JSON or JSON Lines file."""
     bad: list[int] = []
-    chunks = decoded(iter(lambda: file.read(CHUNK), b""), bad)
-    parsed = items(chunks, _is_conversation) if name.lower().endswith(".json") else json_lines(chunks)
-    found = False
+    broken: list[str] = []
+    chunks = decoded(_chunks(file, broken), bad)
+    parsed = items(chunks, _is_wanted) if not shown.lower().endswith((".jsonl", ".ndjson")) else json_lines(chunks)
+    silent = True
     for format_name, conversation in _talks(parsed, settings, timezone):
-        found = found or bool(format_name)
+        silent = False
         if format_name:
             yield conversation
         else:
-            yield from (Problem(one.code, f"{name}: {one.message}", one.line, one.count) for one in conversation.problems)
-    if not found:
-        yield Problem("W-EXPORT", f"{name}: no chats of a known format are in it; it is left out")
+            yield from (Problem(one.code, f"{shown}: {one.message}", one.line, one.count) for one in conversation.problems)
+    if bad:
+        message = f"{shown}: bytes that are not UTF-8, the first at byte {bad[0]}; \ufffd stands in their place"
+        yield Problem("E-ENC", message, 0, len(bad))
+    if broken:
+        yield Problem("E-READ", f"{shown} cannot be read to its end ({broken[0]}); get the export again")
+    elif silent:
+        others.append(shown)
+
+
+def _chunks(file: IO[bytes], broken: list[str]) -> Iterator[bytes]:
+    """The bytes of a file; an error of the disk or the archive ends them and goes to `broken`."""
+    try:
+        while chunk := file.read(CHUNK):
+            yield chunk
+    except _UNZIP_ERRORS as error:
+        broken.append(str(error))

@@ -189,6 +189,13 @@ def arrange(nodes: Mapping[str, Node], current: str) -> list[Turn]:
     return found
 
 
+def newest_leaf(nodes: Mapping[str, Node]) -> str:
+    """Name of the newest message that nobody follows (the last one, where times are unknown or equal); empty when there is none."""
+    followed = {node.parent for node in nodes.values()}
+    leaves = [(node.time, place, name) for place, (name, node) in enumerate(nodes.items()) if name not in followed]
+    return max(leaves, default=(0.0, 0, ""))[2]
+
+
 def _way_up(nodes: Mapping[str, Node], current: str) -> list[str]:
     """Names from a root down to `current`."""
     path: dict[str, None] = {}
@@ -208,3 +215,25 @@ def _reached(below: Mapping[str, list[str]], path: list[str]) -> set[str]:
                 reached.add(child)
                 stack.append(child)
     return reached
+
+
+def without(said: str, opening: str, closing: str) -> tuple[str, int]:
+    """The text without what stands between two marks, marks included, and how many were cut; an unclosed one runs to the end."""
+    parts: list[str] = []
+    place = cut = 0
+    while (start := said.find(opening, place)) >= 0:
+        parts.append(said[place:start])
+        end = said.find(closing, start)
+        place = end + len(closing) if end >= 0 else len(said)
+        cut += 1
+    return "".join((*parts, said[place:])), cut
+
+
+def spoken(content: object) -> tuple[str, int]:
+    """What a message's content says: a string, or the texts of its parts; and how many parts are none (images, calls)."""
+    if isinstance(content, str):
+        return content, 0
+    parts = listed(content)
+    texts = [part if isinstance(part, str) else mapping(part).get("text") for part in parts]
+    said = [one for one in texts if isinstance(one, str)]
+    return "\n".join(filter(str.strip, said)), len(parts) - len(said)
