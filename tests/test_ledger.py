@@ -205,7 +205,7 @@ def test_a_passage_that_changed_loses_its_vector_and_its_old_words(ledger: Ledge
 def test_a_removed_note_leaves_no_words_no_vectors_and_tells_the_outbox(ledger: Ledger) -> None:
     ledger.put_note(row("a.md"), [scene("a", "каяк", "весло")])
     ledger.put_note(row("b.md"), [scene("b", "хлеб", path="b.md")])
-    ledger.set_problems("a.md", [Problem("W-X", "x")])
+    ledger.set_problems({"a.md": [Problem("W-X", "x")]})
     _vectors(ledger)
     gone = {slots(ledger)["каяк"], slots(ledger)["весло"]}
     assert ledger.remove_note("a.md") == 1

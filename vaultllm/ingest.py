@@ -168,8 +168,7 @@ def _read_changed(
     with ledger.transaction():
         for file in unread:
             ledger.touch(known[file.path].id, *_stat(file))
-        for path, problem in failed.items():
-            _set_problems(ledger, path, (problem,))
+        ledger.set_problems({path: (problem,) for path, problem in failed.items()})
     return parsed, len(files) - len(todo) + len(unread), change
 
 
@@ -201,15 +200,13 @@ def _store(
             scene_file(workspace, row.path).unlink(missing_ok=True)
     with ledger.transaction():
         change = ledger.put_notes([(row, result.scenes) for row, result in batch if isinstance(result, reading.Reading)])
+        ledger.set_talks({row.path: result.talks for row, result in batch if isinstance(result, reading.Reading)})
+        ledger.set_problems({row.path: (result,) if isinstance(result, Problem) else result.problems for row, result in batch})
         for row, result in batch:
             if isinstance(result, Problem):
                 ledger.quarantine(row)
-                _set_problems(ledger, row.path, (result,))
                 if row.path in stale:
                     ledger.rejoin(row.path, stale[row.path])
-            else:
-                _set_problems(ledger, row.path, result.problems)
-                ledger.set_talks(row.path, result.talks)
     return change
 
 
@@ -236,17 +233,9 @@ def _write_if_changed(path: Path, content: str) -> None:
     write_whole(path, data)
 
 
-def _set_problems(ledger: Ledger, path: str, problems: Sequence[Problem]) -> None:
-    """Write only what is different: a scan that finds nothing new leaves the ledger's file untouched."""
-    if sorted(ledger.problems_of(path), key=repr) != sorted(problems, key=repr):
-        ledger.set_problems(path, problems)
-
-
 def _keep_problems(ledger: Ledger, scan: vault.Scan) -> None:
     """The problems of files that were skipped; those of files that are gone are dropped."""
-    skipped = dict(scan.skipped)
-    for path, problem in skipped.items():
-        _set_problems(ledger, path, (problem,))
+    skipped: dict[str, Sequence[Problem]] = {path: (problem,) for path, problem in scan.skipped}
     present = {file.path for file in scan.files} | set(skipped)
-    for path in {path for path, _ in ledger.problems()} - present:
-        ledger.set_problems(path, ())
+    gone = {path for path, _ in ledger.problems()} - present
+    ledger.set_problems(skipped | dict.fromkeys(gone, ()))

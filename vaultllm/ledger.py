@@ -7,11 +7,11 @@ after, never between. Knows nothing about Markdown, Chroma or models; `memory/wo
 
 from __future__ import annotations
 
-import dataclasses
 import json
+import operator
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from vaultllm import imports
 from vaultllm.errors import LockedError, VaultError, VaultllmError
 from vaultllm.imports import Talk
-from vaultllm.memory import words
+from vaultllm.memory import twins, words
 from vaultllm.rows import PassageRow, SceneRow
 from vaultllm.schema import Passage, Problem, Run, Scene, from_dict, to_dict
 from vaultllm.text import fold, sha
@@ -90,13 +90,16 @@ MIGRATIONS: tuple[str, ...] = (
     """,
     # What a scene's text is known by, and which scenes say nearly the same as an earlier one (memory/twins.py).
     """
-    CREATE TABLE signatures (scene INTEGER PRIMARY KEY REFERENCES scenes(slot) ON DELETE CASCADE, sha TEXT NOT NULL, signature BLOB NOT NULL);
+    CREATE TABLE signatures (
+        scene INTEGER PRIMARY KEY REFERENCES scenes(slot) ON DELETE CASCADE, sha TEXT NOT NULL, signature BLOB NOT NULL
+    );
     CREATE TABLE twins (
         scene INTEGER PRIMARY KEY REFERENCES scenes(slot) ON DELETE CASCADE,
         first INTEGER NOT NULL REFERENCES scenes(slot) ON DELETE CASCADE
     );
     CREATE INDEX twins_first ON twins(first);
     CREATE INDEX scenes_place ON scenes(note, ordinal, train, sha);
+    CREATE INDEX scenes_survey ON scenes(kind, language, trust, train, reason, length);
     """,
 )
 
@@ -194,6 +197,15 @@ _SCENE = "id, sha, kind, language, trust, train, reason, length, at, record"
 
 def _marks(count: int) -> str:
     return ", ".join("?" * count)
+
+
+_FIELDS = operator.attrgetter("path", *_NOTE[2:])
+
+
+def _values(note: NoteRow) -> tuple[Any, ...]:
+    """A note as a row of `_NOTE`."""
+    path, *rest = _FIELDS(note)
+    return (path, note_key(path), *rest)
 
 
 class _New:
@@ -337,8 +349,10 @@ class Ledger:
         change = Change()
         with self.transaction():
             new = _New(*(self._top(table, key) for table, key in (("notes", "id"), ("scenes", "slot"), ("passages", "slot"))))
+            notes = list(notes)
+            known = self._rows_of([note.path for note, _ in notes])
             for note, scenes in notes:
-                change += self._put_note(note, scenes, new)
+                change += self._put_note(note, scenes, known.get(note.path), new)
             self.db.executemany(f"INSERT INTO notes (id, {', '.join(_NOTE)}) VALUES ({_marks(14)})", new.notes)
             self.db.executemany(f"INSERT INTO scenes (slot, note, ordinal, {_SCENE}) VALUES ({_marks(13)})", new.scenes)
             self.db.executemany("INSERT INTO links (scene, target) VALUES (?, ?)", new.links)
@@ -351,15 +365,21 @@ class Ledger:
         (top,) = self.db.execute(f"SELECT coalesce(max({key}), 0) FROM {table}").fetchone()
         return int(top)
 
-    def _put_note(self, note: NoteRow, scenes: Sequence[SceneRow], new: _New) -> Change:
-        row = (note.path, note_key(note.path), *dataclasses.astuple(note)[1:])
-        known = self.db.execute("SELECT id FROM notes WHERE path = ?", (note.path,)).fetchone()
+    def _rows_of(self, paths: Sequence[str]) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for start in range(0, len(paths), 500):
+            part = paths[start : start + 500]
+            found.update(self.db.execute(f"SELECT path, id FROM notes WHERE path IN ({_marks(len(part))})", part).fetchall())
+        return found
+
+    def _put_note(self, note: NoteRow, scenes: Sequence[SceneRow], number: int | None, new: _New) -> Change:
+        row = _values(note)
         old: dict[str, tuple[int, str]] = {}
-        if known is None:
+        is_known = number is not None
+        if number is None:
             number = new.number("notes")
             new.notes.append((number, *row))
         else:
-            (number,) = known
             self.db.execute(f"UPDATE notes SET {', '.join(f'{name} = ?' for name in _NOTE)} WHERE id = ?", (*row, number))
             old = {
                 identity: (slot, said)
@@ -378,7 +398,7 @@ class Ledger:
                 self.db.execute(f"UPDATE scenes SET (note, ordinal, {_SCENE}) = ({_marks(12)}) WHERE slot = ?", (*values, slot))
                 self.db.execute("DELETE FROM links WHERE scene = ?", (slot,))
             new.links += [(slot, note_key(target)) for target in scene.links]
-            self._put_passages(slot, scene.passages, new, known is not None)
+            self._put_passages(slot, scene.passages, new, is_known)
         for slot, _ in old.values():
             self._bury("scene = ?", slot)
             self.db.execute("DELETE FROM scenes WHERE slot = ?", (slot,))
@@ -407,7 +427,7 @@ class Ledger:
 
     def quarantine(self, note: NoteRow) -> None:
         """A note that could not be read: it is not tried again until its bytes or our code change; its scenes stay as they were."""
-        values = (note.path, note_key(note.path), *dataclasses.astuple(note)[1:])
+        values = _values(note)
         kept = ", ".join(f"{name} = excluded.{name}" for name in ("size", "mtime_ns", "ctime_ns", "inode", "sha256", "parser"))
         self.db.execute(
             f"INSERT INTO notes ({', '.join(_NOTE)}) VALUES ({_marks(len(_NOTE))}) ON CONFLICT (path) DO UPDATE SET {kept}", values
@@ -417,8 +437,8 @@ class Ledger:
         """Take a note, its scenes, words and vectors out; returns how many scenes went."""
         with self.transaction():
             row = self.db.execute("SELECT id FROM notes WHERE path = ?", (path,)).fetchone()
-            self.set_problems(path, ())
-            self.set_talks(path, ())
+            self.set_problems({path: ()})
+            self.set_talks({path: ()})
             if row is None:
                 return 0
             slots = [slot for (slot,) in self.db.execute("SELECT slot FROM scenes WHERE note = ?", row)]
@@ -436,33 +456,38 @@ class Ledger:
             self.db.execute("DELETE FROM vectors WHERE passage = ?", (slot,))
             self.db.execute("INSERT OR IGNORE INTO outbox (passage) VALUES (?)", (slot,))
 
-    def set_problems(self, path: str, problems: Iterable[Problem]) -> None:
-        """Replace what is wrong with one file."""
-        with self.transaction():
-            self.db.execute("DELETE FROM problems WHERE path = ?", (path,))
-            self.db.executemany(
-                "INSERT INTO problems (path, code, line, message, count) VALUES (?, ?, ?, ?, ?)",
-                [(path, problem.code, problem.line, problem.message, problem.count) for problem in problems],
-            )
+    def set_problems(self, found: Mapping[str, Sequence[Problem]]) -> None:
+        """Replace what is wrong with these files (paths). Writes only what is different: a scan that finds nothing new changes no byte."""
+        rows = {path: [(path, one.code, one.line, one.message, one.count) for one in problems] for path, problems in found.items()}
+        self._replace("problems", "path, code, line, message, count", rows)
+
+    def _replace(self, table: str, columns: str, rows: Mapping[str, Sequence[tuple[Any, ...]]]) -> None:
+        """Put the rows of each path in place of those it has, where they differ. The first column is the path."""
+        paths = list(rows)
+        old: dict[str, list[tuple[Any, ...]]] = {}
+        for start in range(0, len(paths), 500):
+            part = paths[start : start + 500]
+            for row in self.db.execute(f"SELECT {columns} FROM {table} WHERE path IN ({_marks(len(part))})", part):
+                old.setdefault(row[0], []).append(row)
+        changed = [path for path in paths if sorted(old.get(path, ())) != sorted(rows[path])]
+        if changed:
+            with self.transaction():
+                self.db.executemany(f"DELETE FROM {table} WHERE path = ?", [(path,) for path in changed if path in old])
+                into = f"INSERT INTO {table} ({columns}) VALUES ({_marks(columns.count(',') + 1)})"
+                self.db.executemany(into, [row for path in changed for row in rows[path]])
 
     def problems(self) -> list[tuple[str, Problem]]:
         """All that is wrong, by path and line."""
         rows = self.db.execute("SELECT path, code, message, line, count FROM problems ORDER BY path, line, code")
         return [(path, Problem(*rest)) for path, *rest in rows]
 
-    def problems_of(self, path: str) -> list[Problem]:
-        """What is wrong with one file."""
-        rows = self.db.execute("SELECT code, message, line, count FROM problems WHERE path = ?", (path,))
-        return [Problem(*row) for row in rows]
-
-    # -- talks that stand in several places
-
-    def set_talks(self, path: str, talks: Iterable[Talk]) -> None:
-        """Replace what is known of the talks of one note."""
-        with self.transaction():
-            self.db.execute("DELETE FROM talks WHERE path = ?", (path,))
-            rows = [(path, talk.conversation, talk.joined, json.dumps(talk.uids, ensure_ascii=False)) for talk in talks]
-            self.db.executemany("INSERT INTO talks (path, conversation, joined, uids) VALUES (?, ?, ?, ?)", rows)
+    def set_talks(self, found: Mapping[str, Sequence[Talk]]) -> None:
+        """Replace what is known of the talks of these notes (paths)."""
+        rows = {
+            path: [(path, talk.conversation, talk.joined, json.dumps(talk.uids, ensure_ascii=False)) for talk in talks]
+            for path, talks in found.items()
+        }
+        self._replace("talks", "path, conversation, joined, uids", rows)
 
     def rejoin(self, path: str, joined: str) -> None:
         """A note could not be read with the other copies as they are now: it is not tried again until they change."""
@@ -491,14 +516,22 @@ class Ledger:
 
     def scenes(self, path: str | None = None) -> Iterator[Scene]:
         """All scenes, or one note's, in the order of notes and lines."""
-        query = "SELECT s.record FROM scenes s JOIN notes n ON n.id = s.note"
+        query = (
+            "SELECT s.record, f.id FROM scenes s JOIN notes n ON n.id = s.note"
+            " LEFT JOIN twins t ON t.scene = s.slot LEFT JOIN scenes f ON f.slot = t.first"
+        )
         rows = (
             self.db.execute(query + " ORDER BY n.path, s.ordinal")
             if path is None
             else self.db.execute(query + " WHERE n.path = ? ORDER BY s.ordinal", (path,))
         )
-        for (record,) in rows:
-            yield from_dict(Scene, json.loads(record))
+        for record, first in rows:
+            yield from_dict(Scene, json.loads(record) | {"duplicate": first or ""})
+
+    def link_duplicates(self) -> int:
+        """Find for each scene the first that says the same or nearly; returns how many links changed."""
+        with self.transaction():
+            return twins.update(self.db)
 
     def trainable(self) -> Iterator[tuple[str, str]]:
         """(id, sha) of every scene that may be trained on, without reading the records."""
