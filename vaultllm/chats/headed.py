@@ -11,7 +11,7 @@ put between the messages (buttons, names of models) cannot be told from what was
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vaultllm.chats.clipper import source, without_rule
@@ -135,12 +135,7 @@ def _read(note: Note, heads: Sequence[_Head], timezone: str, provider: str) -> l
         )
         for head, end, (text, raw, names, hidden) in zip(heads, ends, cut, strict=True)
     ]
-    return [conversation(note, messages, id=source(note)[1], provider=provider, header=_header(heads))]
-
-
-def _header(heads: Sequence[_Head]) -> Callable[[str], bool]:
-    """Above the first message the title stands as a heading of the first level."""
-    return lambda line: line.startswith("# ")
+    return [conversation(note, messages, id=source(note)[1], provider=provider)]
 
 
 def _cut(lines: list[str], at_raw: str) -> tuple[list[str], str, tuple[str, ...], int]:

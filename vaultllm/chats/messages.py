@@ -9,8 +9,9 @@ line by line as it stands in the file; what a reader takes out of it is left emp
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 from vaultllm.chats.times import is_unknown
 from vaultllm.schema import Conversation, Lines, Note, Problem, Role, Turn
@@ -21,6 +22,7 @@ _WHAT = {
     "W-HIDDEN": ("reasoning or retrieved context is no talk", "pieces of reasoning or retrieved context are no talk"),
     "W-SERVICE": ("a line of the program itself is no talk", "lines of the program itself are no talk"),
 }
+_CLOCK = re.compile(r"\d{1,2}:\d{2}(?::\d{2})?")
 _SUMMARY = re.compile(r"[ \t]*<details\b[^>]*>[ \t]*(?:<summary\b[^>]*>(?P<title>[^<]*))?", re.IGNORECASE)
 _TITLE = re.compile(r"[ \t]*<summary\b[^>]*>(?P<title>[^<]*)", re.IGNORECASE)
 _THINKING = re.compile(
@@ -124,16 +126,15 @@ def conversation(
     title: str = "",
     provider: str = "",
     created: str = "",
-    header: Callable[[str], bool] = lambda line: False,
     first: Sequence[Turn] = (),
     open_end: bool = False,
     tail: Sequence[Problem] = (),
 ) -> Conversation:
     """The messages (in order, not overlapping) as one conversation; `seen` and `loose` are filled in.
 
-    `header` says which lines above the first message its program wrote (they are nobody's words); `first` are turns from
-    elsewhere in the file; with `open_end` an empty last message of the owner's is where they would write next, and no
-    message; `tail` are further problems.
+    `first` are turns from elsewhere in the file; with `open_end` an empty last message of the owner's is where they would
+    write next, and no message; `tail` are further problems. A heading of the first level above the messages is their title,
+    and no loose text.
     """
     lines = note.text.split("\n")
     top = note.body_line - 1
@@ -143,7 +144,7 @@ def conversation(
     loose: list[Lines] = []
     row = top
     for number, message in enumerate(messages):
-        loose += _own(lines, row, message.start, header if number == 0 else lambda line: False)
+        loose += _own(lines, row, message.start, titled=number == 0)
         row = message.end
         one, last = span_of(message.text)
         span = (message.start + 1, message.start + 1 + max(0, span_of(lines[message.start : message.end])[1]))
@@ -173,13 +174,21 @@ def conversation(
                 attachments=tuple(dict.fromkeys(message.attachments)),
             )
         )
-    loose += _own(lines, row, len(lines), header if not messages else lambda line: False)
+    loose += _own(lines, row, len(lines), titled=not messages)
     out = [*alone, *(left_out(code, line, count) for code, (line, count) in parts.items())]
     problems = (*out, *unread_times(turns), *tail)
     seen = len(first) + len(turns) + sum(problem.count for problem in out)
     bottom = max((row for row in range(top, len(lines)) if lines[row].strip()), default=top)
     whole = (min([note.body_line, *(turn.lines[0] for turn in first)]), max(note.body_line, bottom + 1))
-    return Conversation(id, title or note.title, provider, created, (*first, *turns), whole, tuple(loose), problems, seen)
+    return Conversation(id, title or title_of(note, messages), provider, created, (*first, *turns), whole, tuple(loose), problems, seen)
+
+
+def title_of(note: Note, messages: Sequence[Message]) -> str:
+    """The note's title, unless it is a heading of one of the messages: then the file's name."""
+    named = note.properties.get("title")
+    top = messages[0].start + 1 if messages else len(note.text)
+    above = any(block.kind == "heading" and block.level == 1 and block.title and block.lines[0] < top for block in note.blocks)
+    return note.title if above or (isinstance(named, str) and named.strip()) else PurePosixPath(note.path).stem
 
 
 def left_out(code: str, line: int, count: int = 1) -> Problem:
@@ -190,8 +199,8 @@ def left_out(code: str, line: int, count: int = 1) -> Problem:
 
 
 def unread_times(turns: Sequence[Turn]) -> list[Problem]:
-    """At most one problem: times that are written and cannot be read."""
-    unread = [turn for turn in turns if turn.at_raw and not turn.at and not is_unknown(turn.at_raw)]
+    """At most one problem: times that are written and cannot be read. A bare `21:34` says all that it knows."""
+    unread = [turn for turn in turns if not turn.at and not _CLOCK.fullmatch(turn.at_raw) and not is_unknown(turn.at_raw)]
     if not unread:
         return []
     message = f"{len(unread)} of {len(turns)} times cannot be read (the first: {unread[0].at_raw[:60]!r}); they stay unknown"
@@ -202,12 +211,12 @@ def _longer(turn: Turn, last: int) -> Turn:
     return Turn(**{name: getattr(turn, name) for name in Turn.__slots__} | {"lines": (turn.lines[0], last)})
 
 
-def _own(lines: Sequence[str], start: int, end: int, header: Callable[[str], bool]) -> list[Lines]:
-    """The lines from row `start` to `end` that somebody wrote, as ranges between the header's lines."""
+def _own(lines: Sequence[str], start: int, end: int, *, titled: bool) -> list[Lines]:
+    """The lines from row `start` to `end` that somebody wrote, as ranges; with `titled` between the headings that are titles."""
     found: list[Lines] = []
     rows: list[int] = []
     for row in range(start, end + 1):
-        if row == end or header(lines[row]):
+        if row == end or (titled and lines[row].startswith("# ")):
             if rows:
                 found.append((rows[0] + 1, rows[-1] + 1))
             rows = []
