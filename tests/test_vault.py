@@ -98,6 +98,8 @@ def test_what_cannot_be_taken_is_named_with_its_reason(tmp_path):
     (root / "self.md").symlink_to("self.md")
     (root / "picture.png").symlink_to("nowhere")
     put(root, "board.canvas")
+    put(root, "all.base")
+    put(root, "old.excalidraw")
     put(root, "drawing.excalidraw.md")
     put(root, ".cloud.md.icloud")
     (root / os.fsdecode(b"bad\xff.md")).write_bytes(b"x")
@@ -105,7 +107,7 @@ def test_what_cannot_be_taken_is_named_with_its_reason(tmp_path):
     with socket.socket(socket.AF_UNIX) as bound:
         bound.bind(str(root / "s.md"))
         found = scan(root)
-    assert [file.path for file in found.files] == ["ok.md"]
+    assert [file.path for file in found.files] == ["board.canvas", "ok.md"]
     assert {path: problem.code for path, problem in found.skipped} == {
         "pipe.md": "E-SPECIAL",
         "s.md": "E-SPECIAL",
@@ -113,12 +115,29 @@ def test_what_cannot_be_taken_is_named_with_its_reason(tmp_path):
         "folder": "W-LINK",
         "loop": "W-LINK",
         "self.md": "W-LINK",
-        "board.canvas": "W-KIND",
+        "all.base": "W-KIND",
+        "old.excalidraw": "W-KIND",
         "drawing.excalidraw.md": "W-KIND",
         "cloud.md": "W-OFFLINE",
         "bad\\xff.md": "E-NAME",
         "dir\\xfe": "E-NAME",
     }
+
+
+def test_it_can_be_said_why_a_single_file_is_left_out(tmp_path):
+    for path in ("a/b.md", "a/~$b.md", ".trash/c.md", "skip/d.md", "own/e.md", "f.png", "a/g.base", "h.canvas"):
+        put(tmp_path, path)
+    (tmp_path / "linked").symlink_to(tmp_path / "a")
+
+    def why(path: str) -> str:
+        problem = vault.left_out(tmp_path, path, ScanSettings(ignore=("skip",)), "own")
+        return problem.code if problem else ""
+
+    taken = [file.path for file in vault.scan(tmp_path, ScanSettings(ignore=("skip",)), "own").files]
+    assert taken == ["a/b.md", "h.canvas"]
+    assert [why(path) for path in taken] == ["", ""]
+    assert [why(path) for path in ("a/~$b.md", ".trash/c.md", "skip/d.md", "own/e.md", "f.png")] == ["W-IGNORED"] * 5
+    assert [why(path) for path in ("a/g.base", "linked/b.md", "a", "a/none.md")] == ["W-KIND", "W-LINK", "W-KIND", "E-READ"]
 
 
 def test_folders_and_files_that_cannot_be_read_are_named(tmp_path, monkeypatch):

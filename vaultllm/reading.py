@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vaultllm import chats, imports, markdown, rows, scene_yaml, scenes
+from vaultllm import canvas, chats, imports, markdown, rows, scene_yaml, scenes
 from vaultllm.config import Settings
 from vaultllm.imports import Talk
 from vaultllm.keywords import Statistics
@@ -53,6 +53,8 @@ def parse(path: str, data: bytes, settings: Settings) -> Note:
     """The file as a Note, by its kind."""
     if path.lower().endswith((".json", ".jsonl")):
         return markdown.plain_note(path, data, settings.scan.encoding)
+    if path.lower().endswith(".canvas"):
+        return canvas.parse(path, data, settings.scan.encoding)
     return markdown.parse(path, data, settings.scan.encoding)
 
 

@@ -31,7 +31,12 @@ _DATALESS = 0x40000000  # macOS: the file's bytes are in the cloud only
 
 _NOISE = re.compile(r"\.|~\$|~syncthing~|4913$|node_modules$|#.*#$|.*(?:~|\.swp|\.swx|\.tmp|\.icloud)$", re.I | re.S)
 _ICLOUD = re.compile(r"\.(.+\.(?:md|markdown))\.icloud", re.I | re.S)
-_OTHER_KINDS = (".excalidraw.md", ".canvas", ".base")
+_NOTES = (".md", ".markdown", ".canvas")
+_OTHER_KINDS = {
+    ".excalidraw.md": "Excalidraw drawings hold a picture, not notes",
+    ".excalidraw": "Excalidraw drawings hold a picture, not notes",
+    ".base": "Bases hold views of notes, not notes",
+}
 _FORBIDDEN = re.compile(r"%%|[/\\:*?\"<>|#^\[\]\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ufeff\ufffd\ud800-\udfff]")
 _RESERVED = re.compile(r"(?:CON|PRN|AUX|NUL|COM[0-9¹²³]|LPT[0-9¹²³]|CONIN\$|CONOUT\$)(?:\..*)?", re.I)
 _ROOM = len(" 99.md")
@@ -62,7 +67,7 @@ class Scan(NamedTuple):
 
 
 def scan(vault: Path, settings: ScanSettings, own_folder: str) -> Scan:
-    """All notes of the vault: `.md`, `.markdown`, and chat exports (`conversations*.json`).
+    """All notes of the vault: `.md`, `.markdown`, `.canvas`, and chat exports (`conversations*.json`).
 
     Left out in silence: dot files and folders, temporary and sync files, `settings.ignore`, and `own_folder` with our answers.
     Raises VaultError when the vault itself cannot be listed.
@@ -86,6 +91,42 @@ def scan(vault: Path, settings: ScanSettings, own_folder: str) -> Scan:
     return Scan(tuple(sorted(files)), tuple(sorted(skipped)))
 
 
+def left_out(vault: Path, path: str, settings: ScanSettings, own_folder: str) -> Problem | None:
+    """Why `scan` does not take this file (vault-relative); None when it does. Looks at the names on the way down only."""
+    ignored = _ignored(settings.ignore, own_folder)
+    prefix = ""
+    for name in PurePosixPath(path).parts:
+        here = prefix + name
+        files: list[FileStat] = []
+        skipped: list[tuple[str, Problem]] = []
+        folders: list[str] = []
+        try:
+            with os.scandir(vault / prefix) as entries:
+                for entry in entries:
+                    if entry.name == name:
+                        _sort_in(entry, here, ignored, files, skipped, folders)
+                        break
+                else:
+                    return Problem("E-READ", "there is no such file in the vault")
+        except OSError as error:
+            return Problem("E-READ", f"its folder cannot be listed ({error.strerror}); make it readable")
+        if skipped:
+            return skipped[0][1]
+        if files:
+            return None
+        if not folders:
+            if _NOISE.match(name):
+                why = f"'{here}' has the name of a hidden, temporary or sync file or folder"
+            elif ignored.fullmatch(nfc(here)):
+                why = f"'{here}' is left out by scan.ignore, or is the folder of our own answers"
+            else:
+                kinds = ", ".join(_NOTES)
+                why = f"only {kinds} and conversations*.json are read"
+            return Problem("W-IGNORED", f"{why}, so nothing of it is read; rename or move it to change that")
+        prefix = here + "/"
+    return Problem("W-KIND", "this is a folder, not a note; name one of its files")
+
+
 def _sort_in(
     entry: os.DirEntry[str],
     path: str,
@@ -102,10 +143,10 @@ def _sort_in(
             skipped.append((note, Problem("W-OFFLINE", "the note is in iCloud only; download it in Finder")))
         return
     lower = name.lower()
-    noted = lower.endswith((".md", ".markdown")) or (lower.startswith("conversations") and lower.endswith(".json"))
+    noted = lower.endswith(_NOTES) or (lower.startswith("conversations") and lower.endswith(".json"))
     linked = entry.is_symlink()
     folder = entry.is_dir(follow_symlinks=False)
-    other = lower.endswith(_OTHER_KINDS)
+    other = next((message for kind, message in _OTHER_KINDS.items() if lower.endswith(kind)), "")
     if not (noted or other or folder or (linked and _is_folder(entry))):
         return
     try:
@@ -122,8 +163,7 @@ def _sort_in(
     elif folder:
         folders.append(path)
     elif other:
-        kind = next(kind for kind in _OTHER_KINDS if lower.endswith(kind))
-        skipped.append((path, Problem("W-KIND", f"{kind} files hold no notes; nothing to do")))
+        skipped.append((path, Problem("W-KIND", f"{other}, so nothing of it is read; nothing to do")))
     else:
         _take(entry, path, files, skipped)
 
