@@ -53,6 +53,62 @@ def test_an_answer_given_anew_keeps_the_last_and_says_so():
     assert "anew" in lost.reason
 
 
+def with_turns(scene: Scene, *changes: dict[str, Any]) -> Scene:
+    """The scene with fields of its turns changed, in order."""
+    return replace(scene, turns=tuple(replace(turn, **change) for turn, change in zip(scene.turns, changes, strict=True)))
+
+
+def test_a_variant_is_neither_learnt_nor_context_and_the_last_one_is_the_rejected_answer():
+    said = talk("a", ("user", "q"), ("assistant", "good"), ("assistant", "bad"), ("assistant", "worse"), ("user", "other q"))
+    marks = {"variant_of": "u2"}
+    data = dataset.build([with_turns(said, {"uid": "u1"}, {"uid": "u2"}, marks, marks, {"variant_of": "u1"})], val=0.1)
+    assert only(data) == [("user", "q", False), ("assistant", "good", True)]
+    assert data.examples[0].rejected == "worse"
+    assert dataset.counts(data)["pairs"] == 1
+    assert [lost.reason for lost in data.dropped] == ["a variant that the talk did not go on with"] * 3
+    assert not any(lost.whole for lost in data.dropped)
+
+
+def test_a_variant_of_an_earlier_answer_or_of_a_question_is_no_pair():
+    said = talk("a", ("user", "q"), ("assistant", "r"), ("assistant", "v"), ("user", "q2"), ("assistant", "r2"), ("user", "v2"))
+    marks = ({"uid": "u1"}, {"uid": "u2"}, {"variant_of": "u2"}, {"uid": "u3"}, {"uid": "u4"}, {"variant_of": "u4"})
+    data = dataset.build([with_turns(said, *marks)], val=0.1)
+    assert len(only(data)) == 4
+    assert data.examples[0].rejected == ""
+
+
+def test_the_rejected_answer_is_part_of_what_an_example_is():
+    said = talk("a", ("user", "q"), ("assistant", "good"), ("assistant", "bad"))
+    with_pair = dataset.build([with_turns(said, {}, {"uid": "u2"}, {"variant_of": "u2"})], val=0.1)
+    without = dataset.build([with_turns(said, {}, {"uid": "u2"}, {"variant_of": "u1"})], val=0.1)
+    assert with_pair.id != without.id
+
+
+@pytest.mark.parametrize("code", ["See:\n```python\ndef f():\n return 1\n```", "See:\n\n    return 1", "- a\n  ~~~\n x\n  ~~~"])
+def test_an_answer_whose_code_was_damaged_is_context_only(code: str):
+    said = talk("a", ("user", "q"), ("assistant", code), ("user", "q2"), ("assistant", "r2"))
+    data = dataset.build([with_turns(said, {}, {"lossy": True}, {}, {"lossy": True})], val=0.1)
+    assert [(text, learn) for _, text, learn in only(data)] == [("q", False), (code, False), ("q2", False), ("r2", True)]
+    assert [lost.reason for lost in data.dropped] == ["the importer damaged its code: read as context, not learnt"]
+    sound = dataset.build([said], val=0.1)
+    assert [learn for _, _, learn in only(sound)] == [False, True, False, True]
+
+
+def test_nearly_the_same_is_learnt_once_and_the_reason_says_where():
+    scenes = [prose("f", "one two", path="a.md"), prose("g", "one two!", path="b.md", duplicate="f"), prose("h", "three", path="c.md")]
+    data = dataset.build(scenes, val=0.1)
+    assert sorted(example.path for example in data.examples) == ["a.md", "c.md"]
+    assert data.dropped[0].reason == "nearly the same as scene f in a.md"
+
+
+def test_when_the_first_may_not_be_learnt_the_next_that_is_like_it_is():
+    first = replace(prose("f", "one two", path="a.md"), train=False, reason="a template")
+    scenes = [first, prose("g", "one two!", path="b.md", duplicate="f"), prose("h", "one two?", path="c.md", duplicate="f")]
+    data = dataset.build(scenes, val=0.1)
+    assert [example.path for example in data.examples] == ["b.md"]
+    assert {lost.reason for lost in data.dropped} == {"a template", "nearly the same as scene g in b.md"}
+
+
 def test_two_user_turns_in_a_row_become_one():
     data = dataset.build([talk("a", ("user", "one"), ("user", "two"), ("assistant", "r"))], val=0.1)
     assert only(data) == [("user", "one\n\ntwo", False), ("assistant", "r", True)]

@@ -56,7 +56,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "models.hf",
     ),
     ("evaluate", "loop", "train"),
-    ("importing", "ingest", "recall", "registry", "quotes", "answer", "steps", "pipeline", "schedule"),
+    ("importing", "ingest", "recall", "registry", "quotes", "answer", "explain", "survey", "steps", "pipeline", "schedule"),
     ("watch", "demo", "views", "cli"),
 )
 

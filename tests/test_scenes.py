@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vaultllm import chats, keywords, markdown, scene_yaml, scenes
-from vaultllm.config import RedactSettings, ScanSettings, SceneSettings, Settings
+from vaultllm.config import SceneSettings, Settings
 from vaultllm.schema import Problem, Scene, Source, Turn
 
 SETTINGS = Settings(vault_id="test")

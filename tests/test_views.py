@@ -27,11 +27,38 @@ def test_what_could_not_be_read_is_shown_before_warnings() -> None:
     assert lines[-1] == "… and 51 more: vaultllm status"
 
 
-def test_status_names_a_command_that_shows_more_than_itself() -> None:
+def surveyed(**more: Any) -> dict[str, Any]:
+    """What `status` says of 90 scenes."""
+    buckets = [{"below": 100, "scenes": 60}, {"below": 200, "scenes": 30}, {"below": None, "scenes": 0}]
+    lengths = {"median": 80, "p90": 150, "most": 190, "buckets": buckets}
+    counts = {"kinds": {"dialogue": 90}, "languages": {"ru": 90}, "trust": {"own": 90}, "reasons": {"a [template]": 3}}
+    return {"total": 90, "trainable": 87, "lengths": lengths, "duplicates": 2, "redactions": {"email": 4}, **counts, **more}
+
+
+def status_of(scenes: dict[str, Any], **more: Any) -> str:
     memory = {"vectors": 1, "passages": 1, "waiting": 0}
-    result = {"vault": "v", "state": "s", "notes": 1, "memory": memory, "current": None, "problems": problems(60)}
-    result |= {"scenes": {"total": 1, "kinds": {}, "trainable": 1}, "dataset": {"new_scenes": 1, "min_new": 20}}
-    assert "… and 21 more: vaultllm status --json" in shown(views.status(result))
+    result = {"vault": "v", "state": "s", "notes": 1, "memory": memory, "current": None, "problems": []}
+    result |= {"turns": {"seen": 9, "in_scenes": 6, "left_out": 3, "why": {"W-TOOL": 3}}, "scenes": scenes}
+    return shown(views.status(result | {"dataset": {"new_scenes": 1, "min_new": 20}} | more))
+
+
+def test_status_draws_the_lengths_of_scenes_and_says_why_some_are_not_learnt() -> None:
+    said = status_of(surveyed())
+    rows = {row.split()[1]: row.count("█") for row in said.splitlines() if row.startswith("below")}
+    assert rows == {"100": 40, "200": 20}
+    assert "median 80" in said
+    assert "a [template]" in said
+    assert "9 in talks: 6 in scenes, 3 left out (3 W-TOOL)" in said
+    assert "4 secrets and personal data (4 email)" in said
+    assert "not counted yet" in status_of(surveyed(duplicates=None))
+
+
+def test_status_of_an_empty_vault_draws_nothing() -> None:
+    assert "█" not in status_of(surveyed(total=0))
+
+
+def test_status_names_a_command_that_shows_more_than_itself() -> None:
+    assert "… and 21 more: vaultllm status --json" in status_of(surveyed(), problems=problems(60))
 
 
 def test_a_run_that_was_not_promoted_offers_its_promotion_and_no_rollback() -> None:

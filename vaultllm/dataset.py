@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +21,9 @@ from vaultllm.text import nfc, sha
 
 CONTEXT_CHARS = 1500
 """The exchanges before a scene go in as context when they fit in so many characters."""
+
+# Code in fences, or indented: what an importer that collapses white space breaks.
+_CODE = re.compile(r"^(?:[ \t>]*(?:`{3}|~{3})|(?: {4}|\t)[ \t]*\S)", re.MULTILINE)
 
 Form = Literal["jsonl", "sharegpt", "alpaca"]
 Split = Literal["train", "val"]
@@ -69,25 +73,31 @@ def _place(path: str) -> float:
 def build(scenes: Iterable[Scene], *, val: float, ours: Collection[str] = ()) -> Dataset:
     """The dataset of these scenes, `val` of the notes held out.
 
-    A talk learns the assistant's turns; prose is learnt whole, under its title. A text that occurs twice is used
-    once, in the first note by path. Scenes that may not be trained on, clipped pages and our own answers are left
-    out; `ours` are the UIDs and fingerprints of replies that we appended to the user's own talks (`Ledger.ours`). With two
-    notes or more neither side is empty: the note with the smallest hash is moved to `val`, or, when all of them fell
-    there, all but that one are moved to `train`.
+    A talk learns the assistant's turns; prose is learnt whole, under its title. A text that occurs twice, or nearly
+    (`Scene.duplicate`), is used once, in the first note by path. Scenes that may not be trained on, clipped pages and
+    our own answers are left out; `ours` are the UIDs and fingerprints of replies that we appended to the user's own
+    talks (`Ledger.ours`). Answers that a talk did not go on with are left out too; the last one of those to the question
+    of an example's last message is its `rejected`. Answers whose code an importer damaged are context, not learnt.
+
+    With two notes or more neither side is empty: the note with the smallest hash is moved to `val`, or, when all of them
+    fell there, all but that one are moved to `train`.
     """
     ordered = sorted(scenes, key=lambda scene: (nfc(scene.source.path), scene.source.path, scene.source.lines, scene.id, scene.sha))
     dropped: list[Dropped] = []
     first_with: dict[str, Scene] = {}
+    like: dict[str, Scene] = {}  # id of the first of those that are nearly the same -> the one that is used
     kept: list[Scene] = []
     for scene in ordered:
         reason = _refused(scene, ours)
-        if not reason and scene.sha in first_with:
-            first = first_with[scene.sha]
+        if not reason and (first := first_with.get(scene.sha)):
             reason = f"the same text as scene {first.id} in {first.source.path}"
+        elif not reason and scene.duplicate and (first := like.get(scene.duplicate)):
+            reason = f"nearly the same as scene {first.id} in {first.source.path}"
         if reason:
             dropped.append(Dropped(scene.id, scene.source.path, reason))
         else:
             first_with[scene.sha] = scene
+            like.setdefault(scene.duplicate or scene.id, scene)
             kept.append(scene)
 
     by_id = {(scene.source.path, scene.id): scene for scene in kept}
@@ -149,7 +159,7 @@ def _titled(title: str, text: str) -> str:
 
 
 def _dialogue(scene: Scene, before: Scene | None) -> tuple[Example | None, list[Dropped]]:
-    messages, reasons = _alternate(scene.turns, learn=True)
+    messages, reasons, answer = _alternate(scene.turns, learn=True)
     lost = [Dropped(scene.id, scene.source.path, reason, whole=False) for reason in reasons]
     context: list[Message] = []
     if before is not None and before.kind == "dialogue" and before.title == scene.title:
@@ -167,16 +177,26 @@ def _dialogue(scene: Scene, before: Scene | None) -> tuple[Example | None, list[
     if not any(message.learn for message in messages):
         why = "; ".join(dict.fromkeys(one.reason for one in lost)) or "it has no answer"
         return None, [Dropped(scene.id, scene.source.path, f"nothing to learn: {why}")]
-    return _example(scene, scenes, "dialogue", tuple(messages)), lost
+    return _example(scene, scenes, "dialogue", tuple(messages), _rejected(scene, messages[-1], answer)), lost
 
 
-def _alternate(turns: Sequence[Turn], *, learn: bool) -> tuple[list[Message], list[str]]:
-    """Turns as messages whose roles alternate, and why some were left out."""
+def _alternate(turns: Sequence[Turn], *, learn: bool) -> tuple[list[Message], list[str], Turn | None]:
+    """Turns as messages whose roles alternate, why some are left out or not learnt, and the turn of the last answer."""
     messages: list[Message] = []
     reasons: list[str] = []
+    answer: Turn | None = None
     for turn in turns:
         text = turn.text.strip()
         last = messages[-1] if messages else None
+        if turn.variant_of:
+            reasons.append("a variant that the talk did not go on with")
+            continue
+        learnt = learn and turn.role == "assistant" and bool(text)
+        if learnt and turn.lossy and _CODE.search(text):
+            reasons.append("the importer damaged its code: read as context, not learnt")
+            learnt = False
+        if turn.role == "assistant" and text:
+            answer = turn
         if turn.role == "system":
             reasons.append("instructions to another model")
         elif not text:
@@ -184,16 +204,24 @@ def _alternate(turns: Sequence[Turn], *, learn: bool) -> tuple[list[Message], li
         elif last is not None and last.role == turn.role == "user":
             messages[-1] = Message("user", f"{last.text}\n\n{text}", False)
         elif last is not None and last.role == turn.role:
-            messages[-1] = Message("assistant", text, learn)
+            messages[-1] = Message("assistant", text, learnt)
             reasons.append("an answer that was given anew: the last one counts")
         else:
-            messages.append(Message(turn.role, text, learn and turn.role == "assistant"))
-    return messages, reasons
+            messages.append(Message(turn.role, text, learnt))
+    return messages, reasons, answer
+
+
+def _rejected(scene: Scene, last: Message, answer: Turn | None) -> str:
+    """The last other answer to the question that an example's last message answers; empty when there is none."""
+    if answer is None or not answer.uid or not last.learn:
+        return ""
+    others = (turn.text.strip() for turn in scene.turns if turn.role == "assistant" and turn.variant_of == answer.uid)
+    return next((text for text in reversed(list(others)) if text and text != last.text), "")
 
 
 def _context(before: Scene, messages: Sequence[Message]) -> list[Message]:
     """The scene before, not learnt, when it is short; at least its open question when the answer stands in this scene."""
-    context, _ = _alternate(before.turns, learn=False)
+    context, _, _ = _alternate(before.turns, learn=False)
     if not context or not messages:
         return []
     answers = messages[0].role == "assistant"
@@ -206,10 +234,12 @@ def _context(before: Scene, messages: Sequence[Message]) -> list[Message]:
     return context
 
 
-def _example(scene: Scene, scenes: tuple[str, ...], form: Literal["dialogue", "prose"], messages: tuple[Message, ...]) -> Example:
+def _example(
+    scene: Scene, scenes: tuple[str, ...], form: Literal["dialogue", "prose"], messages: tuple[Message, ...], rejected: str = ""
+) -> Example:
     said = (part for message in messages for part in (message.role, message.text, str(message.learn)))
-    identity = sha(form, scene.source.path, *scenes, *said)
-    return Example(identity, scenes, scene.source.path, form, messages, "train")
+    identity = sha(form, scene.source.path, *scenes, *said, *filter(None, [rejected]))
+    return Example(identity, scenes, scene.source.path, form, messages, "train", rejected=rejected)
 
 
 def counts(dataset: Dataset) -> dict[str, int]:
@@ -222,6 +252,7 @@ def counts(dataset: Dataset) -> dict[str, int]:
         found[f"{name}_characters"] = sum(len(message.text) for example in part for message in example.messages if message.learn)
     found["dialogue"] = sum(example.form == "dialogue" for example in dataset.examples)
     found["prose"] = sum(example.form == "prose" for example in dataset.examples)
+    found["pairs"] = sum(bool(example.rejected) for example in dataset.examples)
     found["dropped_scenes"] = sum(one.whole for one in dataset.dropped)
     found["dropped_turns"] = sum(not one.whole for one in dataset.dropped)
     return found

@@ -506,10 +506,6 @@ class Ledger:
             found[path] = found.get(path, frozenset()) | frozenset(json.loads(uids))
         return found
 
-    def kinds(self) -> dict[str, int]:
-        """How many scenes there are of each kind."""
-        return dict(self.db.execute("SELECT kind, count(*) FROM scenes GROUP BY kind ORDER BY kind").fetchall())
-
     def notes_with_scenes(self) -> list[str]:
         """Paths of the notes that have scenes."""
         return [path for (path,) in self.db.execute("SELECT path FROM notes WHERE id IN (SELECT note FROM scenes) ORDER BY path")]
@@ -528,10 +524,10 @@ class Ledger:
         for record, first in rows:
             yield from_dict(Scene, json.loads(record) | {"duplicate": first or ""})
 
-    def link_duplicates(self) -> int:
-        """Find for each scene the first that says the same or nearly; returns how many links changed."""
+    def link_duplicates(self, most: int | None = None) -> int | None:
+        """Find for each scene the first that says the same or nearly; how many links changed, None if over `most` scenes are to be read."""
         with self.transaction():
-            return twins.update(self.db)
+            return twins.update(self.db, most)
 
     def trainable(self) -> Iterator[tuple[str, str]]:
         """(id, sha) of every scene that may be trained on, without reading the records."""

@@ -198,8 +198,17 @@ class _Redacted:
         if not self._kinds:
             return []
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(self._kinds.items()))
-        message = f"{kinds} taken out of scenes, memory and training; if it is no secret, add it to redact.allow in the settings"
+        message = f"{kinds}{_TAKEN_OUT}; what is no secret, redact.allow in the settings lets through"
         return [Problem("W-SECRET", message, self._line, self._kinds.total())]
+
+
+_TAKEN_OUT = " taken out of scenes, memory and training"
+
+
+def redacted_kinds(message: str) -> dict[str, int]:
+    """Kind -> how many, as the message of a W-SECRET problem says."""
+    said, mark, _ = message.partition(_TAKEN_OUT)
+    return {kind: int(count) for count, _, kind in (part.partition(" ") for part in said.split(", "))} if mark else {}
 
 
 def _names(drafts: Sequence[Draft]) -> tuple[list[str], list[Problem]]:

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from vaultllm.dataset import Dataset
 
 
+STATUS_READS = 2_000  # scenes that `status` reads to find duplicates, about 0.2 s; after a larger change `dataset` finds them
+
+
 @dataclass(slots=True)
 class Job:
     """What every step is given."""
@@ -186,6 +189,20 @@ def show_scenes(
     return {"scenes": [to_dict(scene) for scene in job.ledger.scenes(path)]}
 
 
+def show_metadata(job: Job, path: Annotated[str, typer.Argument(help="A note, vault-relative.")]) -> dict[str, Any]:
+    """Show what Obsidian knows of a note, as it is in the file now, and which file each of its links means."""
+    from vaultllm import explain as explaining
+
+    return explaining.note_metadata(job.workspace, _relative(job, path))
+
+
+def explain(job: Job, path: Annotated[str, typer.Argument(help="A file of the vault, vault-relative.")]) -> dict[str, Any]:
+    """Say which reader took a file and why, what became of it, and what was wrong; for one that is left out, why."""
+    from vaultllm import explain as explaining
+
+    return explaining.explain(job.workspace, _relative(job, path))
+
+
 def search(
     job: Job,
     query: Annotated[str, typer.Argument(help="What to look for; `-` reads one query per line.")],
@@ -232,10 +249,11 @@ def _relative(job: Job, path: str) -> str:
 
 def status(job: Job) -> dict[str, Any]:
     """What is known, what answers, what waits, what is wrong and how to mend it."""
-    from vaultllm import registry
+    from vaultllm import registry, survey
 
     counts = job.ledger.counts()
-    kinds = job.ledger.kinds()
+    linked = job.ledger.link_duplicates(most=STATUS_READS)
+    surveyed = survey.survey(job.ledger.db)
     current = registry.current(job.workspace)
     new = registry.new_scenes(job.workspace, job.ledger)
     return {
@@ -243,7 +261,8 @@ def status(job: Job) -> dict[str, Any]:
         "state": str(job.workspace.state),
         "vault_id": job.workspace.settings.vault_id,
         "notes": counts["notes"],
-        "scenes": {"total": counts["scenes"], "trainable": counts["trainable"], "kinds": kinds},
+        "scenes": surveyed if linked is not None else {**surveyed, "duplicates": None},
+        "turns": survey.turns(job.ledger.db),
         "memory": {"passages": counts["passages"], "vectors": counts["vectors"], "waiting": counts["outbox"]},
         "dataset": {"new_scenes": new, "min_new": job.workspace.settings.train.min_new},
         "current": current or None,
@@ -286,6 +305,7 @@ def dataset(
 def _dataset(job: Job) -> Dataset:
     from vaultllm import dataset as datasets
 
+    job.ledger.link_duplicates()
     built = datasets.build(job.ledger.scenes(), val=job.workspace.settings.train.val, ours=job.ledger.ours())
     if not built.examples:
         counts = job.ledger.counts()

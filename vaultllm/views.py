@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from rich.bar import Bar
 from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
@@ -125,6 +126,55 @@ def scenes_yaml(records: list[Result]) -> Iterator[str]:
         notes.setdefault(scene.source.path, []).append(scene)
     for index, (path, scenes) in enumerate(notes.items()):
         yield ("---\n" if index else "") + to_yaml(path, scenes)
+
+
+def metadata(result: Result) -> RenderableType:
+    """What Obsidian knows of a note, as YAML: one fact a line, places as `line:col` (from 0, as Obsidian counts)."""
+    from vaultllm.scene_yaml import flow
+
+    rows = [f"note: {flow(result['path'])}"]
+    for name, value in result["metadata"].items():
+        if isinstance(value, list):
+            rows += [f"{name}:", *(f"- {flow(_placed(item))}" for item in value)]
+        elif name == "blocks":
+            rows += [f"{name}:", *(f"  {flow(key)}: {flow(_placed(item))}" for key, item in value.items())]
+        else:
+            rows.append(f"{name}: {flow(_place(value) if name.endswith('Position') else value)}")
+    if result["resolved"]:
+        rows += ["resolved:", *(f"  {flow(link)}: {flow(path)}" for link, path in result["resolved"].items())]
+    return Text("\n".join(rows))
+
+
+def _placed(item: Result) -> Result:
+    return {key: _place(value) if key == "position" else value for key, value in item.items()}
+
+
+def _place(position: Result) -> str:
+    start, end = position["start"], position["end"]
+    return f"{start['line']}:{start['col']}-{end['line']}:{end['col']}"
+
+
+def explanation(result: Result) -> RenderableType:
+    """Why a file became what it did."""
+    problems = [{**one, "path": result["path"]} for one in result["problems"]]
+    if not result["taken"]:
+        return Text(f"{result['path']} is left out: {result['why']}")
+    turns = result["turns"]
+    declined = [one["name"] for one in result["readers"] if not one["why"]]
+    trained = "yes" if result["train"] else "no"
+    why_not = "; ".join(f"{count} scenes not: {reason}" for reason, count in result["reasons"].items())
+    rows = [
+        ("file", f"{result['path']}, {result['bytes']:,} bytes, {result['encoding']}"),
+        ("reader", f"{result['reader']}: {result['because']}" if result["reader"] else "none: it is an ordinary note"),
+        ("declined", ", ".join(declined) or "none"),
+        ("trust", result["trust"] or "none: it has no scenes"),
+        ("trained on", f"{trained}{'; ' if why_not else ''}{why_not}"),
+        ("scenes", result["scenes"]),
+        ("messages", f"{turns['held']} held, {turns['in_scenes']} in scenes, {turns['left_out']} left out"),
+        ("redacted", result["redacted"]),
+        ("problems", len(problems)),
+    ]
+    return Group(table("", "", rows=rows), *(Text(line) for line in _problem_lines(problems, 40, "--json")))
 
 
 def search(result: Result) -> RenderableType:
@@ -254,19 +304,54 @@ def answer(result: Result, streamed: bool = False) -> RenderableType:
 
 def status(result: Result) -> RenderableType:
     """At a glance."""
-    scenes, memory = result["scenes"], result["memory"]
-    kinds = ", ".join(f"{count} {kind}" for kind, count in scenes["kinds"].items())
+    scenes, memory, said = result["scenes"], result["memory"], result["turns"]
+    copies = "not counted yet (vaultllm dataset counts them)" if scenes["duplicates"] is None else scenes["duplicates"]
     rows = [
         ("vault", result["vault"]),
         ("state", result["state"]),
         ("notes", result["notes"]),
-        ("scenes", f"{scenes['total']} ({kinds}); {scenes['trainable']} may be trained on"),
+        ("messages", f"{said['seen']:,} in talks: {said['in_scenes']:,} in scenes, {said['left_out']:,} left out{_because(said['why'])}"),
+        ("scenes", f"{scenes['total']:,}; {scenes['trainable']:,} may be trained on"),
+        ("duplicates", copies),
+        ("taken out", f"{sum(scenes['redactions'].values()):,} secrets and personal data{_because(scenes['redactions'])}"),
         ("memory", f"{memory['vectors']} of {memory['passages']} passages have a vector; {memory['waiting']} wait for Chroma"),
         ("answers", result["current"] or "the base alone, or memory alone; train with: vaultllm train"),
         ("new", f"{result['dataset']['new_scenes']} scenes since the last training; retrain starts at {result['dataset']['min_new']}"),
         ("problems", len(result["problems"])),
     ]
-    return Group(table("", "", rows=rows), *(Text(line) for line in _problem_lines(result["problems"], 40, "vaultllm status --json")))
+    problems = [Text(line) for line in _problem_lines(result["problems"], 40, "vaultllm status --json")]
+    return Group(table("", "", rows=rows), *_charts(scenes), *problems)
+
+
+def _because(counts: Result) -> str:
+    return f" ({', '.join(f'{count:,} {name}' for name, count in counts.items())})" if counts else ""
+
+
+def _charts(scenes: Result) -> Iterator[RenderableType]:
+    """What the scenes are, how long they are, and why some are not learnt."""
+    if not scenes["total"]:
+        return
+    lengths = scenes["lengths"]
+    last = lengths["buckets"][-2]["below"]
+    bars = [(f"below {one['below']:,}" if one["below"] else f"{last:,} and more", one["scenes"]) for one in lengths["buckets"]]
+    head = f"characters (median {lengths['median']:,}, nine of ten up to {lengths['p90']:,}, most {lengths['most']:,})"
+    parts = [("kind", scenes["kinds"].items()), ("language", scenes["languages"].items()), ("written by", scenes["trust"].items())]
+    for name, counted in (*parts, (head, bars), ("not learnt because", scenes["reasons"].items())):
+        if counted:
+            yield Text("")
+            yield chart(name, list(counted))
+
+
+def chart(name: str, counts: list[tuple[str, int]], width: int = 40) -> Table:
+    """A bar for each count, the longest `width` cells wide."""
+    made = Table(box=None, pad_edge=False, header_style="bold")
+    made.add_column(escape(name), overflow="fold")
+    made.add_column("", justify="right")
+    made.add_column("", width=width)
+    most = max(count for _, count in counts)
+    for label, count in counts:
+        made.add_row(escape(label), f"{count:,}", Bar(max(most, 1), 0, count, width=width, color="cyan"))
+    return made
 
 
 def doctor(result: Result) -> RenderableType:

@@ -17,8 +17,10 @@ from vaultllm.text import nfc, sha
 _DONE = "twins"  # key of the meta table: fingerprint of the scenes that were linked last
 
 
-def update(db: sqlite3.Connection) -> int:
+def update(db: sqlite3.Connection, most: int | None = None) -> int | None:
     """Bring `twins` to what the scenes are now; returns how many links changed. To be called in a transaction.
+
+    None, and nothing is done, when more than `most` scenes would have to be read for it.
 
     A scene's first is the smallest of those like it by: may be trained on (so that of a note and its conflict copy the
     note counts), path (NFC), place in the note.
@@ -30,7 +32,9 @@ def update(db: sqlite3.Connection) -> int:
         return 0
     slots = [row[3] for row in rows]
     shas = [row[4] for row in rows]
-    signatures = _signed(db, slots, shas)
+    signatures = _signed(db, slots, shas, most)
+    if signatures is None:
+        return None
     new = {slots[place]: slots[first] for place, first in enumerate(duplicates.firsts(shas, signatures)) if place != first}
     old = dict(db.execute("SELECT scene, first FROM twins"))
     gone = [(slot,) for slot, first in old.items() if new.get(slot) != first]
@@ -41,8 +45,8 @@ def update(db: sqlite3.Connection) -> int:
     return len({slot for slot, *_ in (*gone, *added)})
 
 
-def _signed(db: sqlite3.Connection, slots: list[int], shas: list[str]) -> list[bytes]:
-    """The signatures of these scenes; those that are missing, or of an older text, are made and kept."""
+def _signed(db: sqlite3.Connection, slots: list[int], shas: list[str], most: int | None) -> list[bytes] | None:
+    """The signatures of these scenes; those that are missing, or of an older text, are made and kept, unless they are too many."""
     known = {slot: (mark, signature) for slot, mark, signature in db.execute("SELECT scene, sha, signature FROM signatures")}
     found: dict[int, bytes] = {}
     stale: dict[int, str] = {}
@@ -53,6 +57,8 @@ def _signed(db: sqlite3.Connection, slots: list[int], shas: list[str]) -> list[b
         else:
             stale[slot] = mark
     wanted = list(stale)
+    if most is not None and len(wanted) > most:
+        return None
     for start in range(0, len(wanted), 500):
         part = wanted[start : start + 500]
         marks = ",".join("?" * len(part))
