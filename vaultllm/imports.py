@@ -187,8 +187,8 @@ def _json(value: Mapping[str, Any]) -> str:
 
 def load(data: bytes | str) -> Conversation:
     """A stored talk; each turn's lines are its line in the file. Raises ValueError when it is not one of ours, or damaged."""
-    record = json.loads(data)
     try:
+        record = json.loads(data)
         if record["format"] != _FORMAT:
             raise ValueError(f"its format is {record['format']!r}, this vaultllm knows {_FORMAT!r}")
         turns = tuple(from_dict(Turn, {"text": "", **row, "lines": (number, number)}) for number, row in enumerate(record["turns"], 2))
@@ -296,7 +296,7 @@ def as_note(note: Note) -> tuple[Note, list[Conversation]]:
         conversation = load(note.text)
     except ValueError as error:
         problem = Problem("E-IMPORT", f"the imported talk is damaged ({error}); import its export again")
-        return replace(note, problems=(*note.problems, problem)), []
+        return replace(note, problems=(problem,)), []
     return replace(note, title=conversation.title or note.title), [conversation]
 
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from vaultllm.chats.flattened import holds_code
 from vaultllm.schema import Conversation, Problem, Turn
 
 # What the plugin does to every part of a ChatGPT message, code included, in this order.
@@ -24,6 +26,7 @@ _CLEANUP: tuple[tuple[re.Pattern[str], str], ...] = (
 )
 # What its patterns leave of a citation, and the delimiters of formulas, which it rewrites: neither is an edit by hand.
 _LEFTOVER = re.compile(r"(?:file)?cite|turn\d+[a-z]+\d+", re.ASCII)
+_ENTITY = re.compile(r'entity\["[^"\n]{0,100}","([^"\n]{0,200})"[^\]\n]{0,400}\]')
 _IGNORED = re.compile("\\s+|[\ue000-\uf8ff$]|\\\\[()\\[\\]]")
 
 
@@ -90,10 +93,23 @@ def mend(conversation: Conversation, export: Conversation) -> Mended:
         provider=conversation.provider or export.provider,
         created=export.created or conversation.created,
         turns=tuple(turns),
-        problems=(*conversation.problems, *problems),
+        problems=(*_still_damaged(conversation.problems, turns), *problems),
     )
     lacking = sum(not turn.uid or turn.uid not in there for turn in export.turns)
     return Mended(conversation, mended, same, len(problems), len(turns) - found, lacking, variants)
+
+
+def _still_damaged(problems: Iterable[Problem], turns: Iterable[Turn]) -> Iterator[Problem]:
+    """The problems of a talk, what is said of its damage brought up to what is left of that."""
+    left = [turn for turn in turns if turn.lossy and holds_code(turn.text)]
+    for problem in problems:
+        if problem.code != "W-LOSSY":
+            yield problem
+        elif left:
+            message = (
+                f"{len(left)} messages with code stay as the importer damaged them, and are not learnt: the export does not hold them so"
+            )
+            yield Problem("W-LOSSY", message, left[0].lines[0], len(left))
 
 
 def _joined(turn: Turn, exact: Turn) -> Turn:
@@ -104,7 +120,7 @@ def _joined(turn: Turn, exact: Turn) -> Turn:
         at=exact.at or turn.at,
         attachments=tuple(dict.fromkeys((*turn.attachments, *exact.attachments))),
         parent=exact.parent or turn.parent,
-        variant_of=exact.variant_of or turn.variant_of,
+        variant_of=exact.variant_of,  # the tree knows better than the order in the note, whatever that says
     )
 
 
@@ -122,4 +138,4 @@ def _same_rows(text: str, exact: str) -> bool:
 
 def _letters(text: str) -> str:
     """A text without white space, leftovers of citations and delimiters of formulas."""
-    return _IGNORED.sub("", _LEFTOVER.sub("", text))
+    return _IGNORED.sub("", _LEFTOVER.sub("", _ENTITY.sub(r"\1", text)))
