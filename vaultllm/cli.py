@@ -27,7 +27,7 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from vaultllm import __version__, config, steps, views
-from vaultllm.errors import VaultError, VaultllmError
+from vaultllm.errors import UsageError, VaultError, VaultllmError
 from vaultllm.ledger import explained
 from vaultllm.schema import Progress
 
@@ -218,8 +218,19 @@ _command(steps.repair, views.repaired)
 @app.command()
 def scenes(
     path: Annotated[str | None, typer.Argument(help="A note, vault-relative; all notes when left out.")] = None,
+    metadata: Annotated[
+        bool, typer.Option("--metadata", help="What Obsidian knows of the note: links, headings, tags, positions.")
+    ] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="Which reader took the file and why, or why it is left out.")] = False,
 ) -> None:
     """Show the scenes of a note, or of the vault, as YAML (with --json: one per line)."""
+    if metadata or explain:
+        if path is None or (metadata and explain):
+            raise UsageError("--metadata and --explain are about one note: name it, and choose one of them")
+        with opened() as job:
+            result = steps.show_metadata(job, path) if metadata else steps.explain(job, path)
+        emit(result, views.metadata if metadata else views.explanation)
+        return
     with opened() as job:
         found = steps.show_scenes(job, path)["scenes"]
     if GLOBALS.json:

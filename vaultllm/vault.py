@@ -91,6 +91,16 @@ def scan(vault: Path, settings: ScanSettings, own_folder: str) -> Scan:
     return Scan(tuple(sorted(files)), tuple(sorted(skipped)))
 
 
+def all_files(vault: Path) -> Iterator[str]:
+    """Every file of the vault that a link can mean, notes and attachments: vault-relative paths, none of hidden or temporary ones."""
+    for folder, folders, names in os.walk(vault):
+        folders[:] = [name for name in folders if not _NOISE.match(name)]
+        prefix = os.path.relpath(folder, vault).replace(os.sep, "/") + "/"
+        for name in names:
+            if not _NOISE.match(name):
+                yield name if prefix == "./" else prefix + name
+
+
 def left_out(vault: Path, path: str, settings: ScanSettings, own_folder: str) -> Problem | None:
     """Why `scan` does not take this file (vault-relative); None when it does. Looks at the names on the way down only."""
     ignored = _ignored(settings.ignore, own_folder)

@@ -93,7 +93,7 @@ class Dirty:
         if any(part.startswith(".") for part in inside.split("/")) or (self.own and f"{inside}/".startswith(f"{self.own}/")):
             return False
         name = inside.rpartition("/")[2].lower()
-        return folder or name.endswith((".md", ".markdown")) or (name.startswith("conversations") and name.endswith(".json"))
+        return folder or name.endswith((".md", ".markdown", ".canvas")) or (name.startswith("conversations") and name.endswith(".json"))
 
     def touch(self, path: str) -> None:
         """Something happened to a path."""
