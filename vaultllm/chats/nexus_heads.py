@@ -11,7 +11,7 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from vaultllm.chats.times import cut_time
+from vaultllm.chats.times import BIDI, cut_time
 from vaultllm.schema import Role
 
 QUOTE = re.compile(r" {0,3}>[ \t]?")
@@ -185,7 +185,7 @@ def _head(lines: Sequence[str], row: int, first: int) -> Head | None:
     strange = "" if who in _ROLES else who
     if named is None:
         return None if strange else Head(row, body, shape, role, "", "", "", title)
-    author, _, model = named["author"].partition("·")
+    author, _, model = BIDI.sub("", named["author"]).partition("·")
     at, said = _at(lines, body, (named["at"] or "").strip())
     if strange and not at:
         return None

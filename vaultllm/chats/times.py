@@ -8,6 +8,7 @@ guessed: a date whose day and month cannot be told apart stays unknown, and the 
 from __future__ import annotations
 
 import datetime as dt
+import functools
 import re
 import unicodedata
 import zoneinfo
@@ -19,7 +20,7 @@ from vaultllm.text import nfc
 _DATE = re.compile(r"(\d{1,4})\s*([./-])\s*(\d{1,2})\s*[./-]\s*(\d{1,4})\.?\s*(?:at\b|T(?=\d)|,)?\s*(.*)", re.DOTALL)
 _TIME = re.compile(r"(\d{1,2})[:.](\d{2})(?:[:.](\d{2})(?:[.,]\d+)?)?")
 _ISO = re.compile(r"\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}")
-_BIDI = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+BIDI = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _SPACES = re.compile("[\u00a0\u2000-\u200a\u202f\u3000]")
 
 # A day-period word names the hours [start, start + 12): রাত (night) runs from 16 to 3, so রাত 9 is 21 and রাত 2 is 2.
@@ -65,9 +66,10 @@ class _Parts:
     exact: bool  # seconds were written
 
 
+@functools.lru_cache(maxsize=1024)  # a time is looked at for its order, its precision and its value
 def _split(raw: str) -> _Parts | None:
     """The parts of a written time; None when it is not one, or when a word in it is unknown."""
-    text = _SPACES.sub(" ", _BIDI.sub("", nfc(raw[:200]))).strip()
+    text = _SPACES.sub(" ", BIDI.sub("", nfc(raw[:200]))).strip()
     foreign = any(char.isdecimal() and not char.isascii() for char in text)
     text = "".join(str(unicodedata.decimal(char)) if char.isdecimal() else char for char in text)
     date = _DATE.fullmatch(text)
