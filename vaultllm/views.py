@@ -69,11 +69,18 @@ def ingest(result: Result) -> RenderableType:
 
 
 def _problem_lines(problems: list[Result], most: int = 10, rest: str = "vaultllm status") -> list[str]:
-    """One line each, what could not be read first; `rest` is the command that shows all of them."""
+    """One line each, what could not be read first; `rest` is the command that shows all of them.
+
+    That imported talks stand in notes too is as it should be, and one line for all.
+    """
+    copies = [one["count"] for one in problems if one["code"] == "W-COPY"]
+    problems = [one for one in problems if one["code"] != "W-COPY"]
     shown = sorted(problems, key=lambda one: not one["code"].startswith("E-"))[:most]
     lines = [f"{one['code']} {one['path']}{':' + str(one['line']) if one['line'] else ''}: {one['message']}" for one in shown]
     if len(problems) > most:
         lines.append(f"… and {len(problems) - most} more: {rest}")
+    if copies:
+        lines.append(f"W-COPY {len(copies):,} imported talks ({sum(copies):,} messages) stand in notes too, which they mend")
     return lines
 
 
