@@ -41,7 +41,8 @@ def _pattern(labels: tuple[str, ...]) -> re.Pattern[str]:
     return re.compile(
         r"(?:(?P<bracket>\[)?(?P<at>\d{1,2}:\d{2}(?::\d{2})?)(?(bracket)\])[ \t]*)?"
         rf"(?P<bold>\*\*|__)?(?P<label>{names or '(?!)'})"
-        r"(?:(?(bold)(?P=bold))[ \t]*[:：]|[ \t]*[:：](?(bold)(?P=bold)))[ \t]*(?P<said>.*)$",
+        # `user:: me` is a field of Dataview's.
+        r"(?:(?(bold)(?P=bold))[ \t]*[:：]|[ \t]*[:：](?(bold)(?P=bold)))(?!:)[ \t]*(?P<said>.*)$",
         re.IGNORECASE,
     )
 
