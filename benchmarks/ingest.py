@@ -18,35 +18,55 @@ import tempfile
 import time
 from pathlib import Path
 
-WORDS = (
-    "вода река дождь прогноз модель токен заметка насос теплица хлеб закваска память вопрос ответ словарь ошибка урожай бочка "
-    "датчик письмо дорога книга утро вечер измерение уровень порог копия проверка слово смысл сцена river flood forecast model token "
-    "note answer memory garden bread letter reading level error check নদী বৃষ্টি চিঠি শব্দ বাগান রান্না খাতা সকাল ভাষা মডেল"
-).split()
+WORDS = {
+    "ru": (
+        "вода река дождь прогноз модель токен заметка насос теплица хлеб закваска память вопрос ответ словарь ошибка урожай бочка "
+        "датчик письмо дорога книга утро вечер измерение уровень порог копия проверка слово смысл сцена"
+    ).split(),
+    "en": "river flood forecast model token note answer memory garden bread letter reading level error check pump barrel sense".split(),
+    "bn": "নদী বৃষ্টি চিঠি শব্দ বাগান রান্না খাতা সকাল ভাষা মডেল উত্তর প্রশ্ন পাঠ বই গাছ জল".split(),
+}
+ENDINGS = {"ru": ["", "", "а", "ы", "ой", "ам"], "en": ["", "", "s", "ing"], "bn": ["", "", "র", "টি"]}
 
 
-def sentence(rng: random.Random) -> str:
-    """Six to fourteen words with endings that differ, so that the vocabulary grows as in real notes."""
-    words = [rng.choice(WORDS) + rng.choice(["", "", "ы", "ой", "s", f"{rng.randrange(3000)}"]) for _ in range(rng.randint(6, 14))]
+def sentence(rng: random.Random, language: str) -> str:
+    """Six to fourteen words with endings and numbers that differ, so that the vocabulary grows as in real notes."""
+    words = [rng.choice(WORDS[language]) + rng.choice(ENDINGS[language]) for _ in range(rng.randint(6, 14))]
+    words[rng.randrange(len(words))] += str(rng.randrange(3000))
+    marked = rng.randrange(len(words))
+    mark = rng.choice(["", "", "**", "*", "`"])
+    words[marked] = f"{mark}{words[marked]}{mark}"
     return " ".join(words).capitalize() + "."
 
 
 def note(number: int, count: int, rng: random.Random) -> str:
-    """About 2 KB."""
+    """About 2 KB in one language (6 of 10 Russian), with what real notes hold; every third one is a nexus dialogue."""
+    language = rng.choices(["ru", "en", "bn"], [6, 3, 1])[0]
+
+    def say(sentences: int) -> str:
+        return " ".join(sentence(rng, language) for _ in range(sentences))
+
     if number % 3 == 0:
         turns = []
         for turn in range(4):
             role = ("user", "User", "agent", "Assistant")[2 * (turn % 2) :][:2]
-            body = "\n".join(f"> {sentence(rng)}" for _ in range(2 if turn % 2 == 0 else 6))
+            rows = [say(1)] if turn % 2 == 0 else [say(2), "", f"1. {say(1)}", f"2. {say(1)}", f"- {say(1)}"]
+            body = "\n".join(f"> {row}" for row in rows)
             uid = f"{number:08d}-0000-4000-8000-{turn:012d}"
             turns.append(f">[!nexus_{role[0]}] **{role[1]}** - 16.06.2025 at 21:{30 + turn}\n{body}\n<!-- UID: {uid} -->\n")
-        head = f"---\nnexus: nexus-ai-chat-importer\nprovider: chatgpt\nconversation_id: c{number}\n---\n\n# Title: {sentence(rng)}\n\n"
+        head = f"---\nnexus: nexus-ai-chat-importer\nprovider: chatgpt\nconversation_id: c{number}\n---\n\n# Title: {say(1)}\n\n"
         return head + "\n\n\n\n".join(turns)
-    parts = [f"---\ntags: [тема/{number % 17}, проба]\ndate: 2025-{number % 12 + 1:02d}-{number % 28 + 1:02d}\n---\n# {sentence(rng)}\n"]
-    for section in range(3):
-        parts.append(f"## Раздел {section}\n\n" + " ".join(sentence(rng) for _ in range(4)))
-        parts.append(f"- {sentence(rng)}\n- [[Заметка {rng.randrange(count)}]] {sentence(rng)}")
-    return "\n\n".join(parts) + "\n"
+    date = f"2025-{number % 12 + 1:02d}-{number % 28 + 1:02d}"
+    parts = [f"---\ntags: [тема/{number % 17}, проба]\ndate: {date}\n---\n# {say(1)}\n", say(2)]
+    for section in range(2):
+        parts.append(f"## Раздел {section}\n\n{say(3)}")
+        parts.append(f"- {say(1)}\n- [ ] [[Заметка {rng.randrange(count)}|{rng.choice(WORDS[language])}]] {say(1)} #проба")
+    extra = (
+        f"| {rng.choice(WORDS[language])} | % |\n|---|---|\n| {rng.choice(WORDS[language])} | {number} |",
+        f"> [!note] {rng.choice(WORDS[language])}\n> {say(1)}",
+        f"```python\nlevel = {number}\nprint(level)\n```",
+    )
+    return "\n\n".join([*parts, extra[number % 3 - 1], say(1)]) + "\n"
 
 
 def make(vault: Path, count: int) -> int:

@@ -72,7 +72,7 @@ def found_paths(job: steps.Job, query: str) -> set[str]:
 def test_the_second_ingest_parses_nothing_and_changes_nothing_on_disk(job: steps.Job) -> None:
     first = steps.ingest(job)
     assert first["notes"]["parsed"] == 7
-    assert first["scenes"]["added"] == first["scenes"]["total"] == 13
+    assert first["scenes"]["added"] == first["scenes"]["total"] == 7
     job.close()
     before = snapshot(job.workspace.state)
     second = steps.ingest(job)
@@ -159,7 +159,7 @@ def test_bad_notes_are_reported_and_hurt_only_themselves(job: steps.Job) -> None
     problems = {one["path"]: (one["code"], one["line"]) for one in steps.status(job)["problems"]}
     assert problems["yaml.md"] == ("W-FM-YAML", 2)
     assert found_paths(job, "Текст цел") >= {"yaml.md"}
-    assert result["scenes"]["total"] == 14
+    assert result["scenes"]["total"] == 8
     again = steps.ingest(job)
     assert again["notes"]["parsed"] == 0
     assert again["notes"]["failed"] == result["notes"]["failed"]

@@ -7,9 +7,12 @@ vectors and nothing about terminals.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
+import json
+import re
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
@@ -17,12 +20,20 @@ from vaultllm import imports, reading, vault, workers
 from vaultllm.config import Workspace
 from vaultllm.errors import VaultError, VaultllmError
 from vaultllm.files import write_whole
+from vaultllm.keywords import Statistics, statistics
 from vaultllm.ledger import Change, KnownNote, Ledger, NoteRow
+from vaultllm.redact import redact
 from vaultllm.scene_yaml import to_yaml
+from vaultllm.scenes import in_private_folder
 from vaultllm.schema import Problem, Progress, Report, silent
-from vaultllm.text import sha
+from vaultllm.text import decode, sha
 
 BATCH = 500  # notes per transaction, at most
+FEWEST_NOTES = 20  # below, no word is known to be common in the vault
+SAMPLE_NOTES = 400  # whose words are counted
+SAMPLE_BYTES = 64 * 1024  # larger ones are not in the sample
+_STATISTICS = "statistics"  # in the ledger's meta table
+_PRIVATE = re.compile(r"^private[ \t]*:[ \t]*(?!false|no\b)\S", re.MULTILINE | re.IGNORECASE)
 BATCH_SECONDS = 2.0  # a transaction ends after so long: what a kill costs
 
 
@@ -56,14 +67,15 @@ def ingest(workspace: Workspace, ledger: Ledger, *, full: bool = False, confirm:
     if not confirm:
         _refuse_vanished(notes, sum(not imports.is_stored(path) for path in known), workspace.vault)
         _refuse_vanished(talks, sum(imports.is_stored(path) for path in known), root)
+    about = functools.cache(lambda: _statistics(workspace, ledger, scan.files + stored.files))
     # First the notes, which imported talks mend; then these, which make scenes only of what no note holds.
     stale = imports.stale_notes(root, ledger.talks(imports.MENDED), _digests(root, stored.files, known))
-    parsed, unchanged, change = _read_changed(workspace, ledger, scan.files, known, full, stale, progress)
+    parsed, unchanged, change = _read_changed(workspace, ledger, scan.files, known, full, stale, about, progress)
     for path in (*notes, *talks):
         scene_file(workspace, path).unlink(missing_ok=True)
         change += Change(removed=ledger.remove_note(path))
     stale = {path: now for path, name, joined in ledger.talks(imports.READER) if (now := _held(ledger, name)[0]) != joined}
-    parsed_too, unchanged_too, change_too = _read_changed(workspace, ledger, stored.files, known, full, stale, progress)
+    parsed_too, unchanged_too, change_too = _read_changed(workspace, ledger, stored.files, known, full, stale, about, progress)
     _keep_problems(ledger, vault.Scan(scan.files + stored.files, scan.skipped + stored.skipped))
     seen = len(scan.files) + len(stored.files)
     return Ingested(seen, parsed + parsed_too, unchanged + unchanged_too, len(notes) + len(talks), change + change_too)
@@ -119,7 +131,7 @@ def _gone(known: Iterable[str], scan: vault.Scan) -> list[str]:
 
 def _read_changed(
     workspace: Workspace, ledger: Ledger, files: Sequence[vault.FileStat], known: dict[str, KnownNote], full: bool,
-    stale: Mapping[str, str], progress: Report,
+    stale: Mapping[str, str], about: Callable[[], Statistics | None], progress: Report,
 ) -> tuple[int, int, Change]:  # fmt: skip
     """Parse what changed, a batch a transaction. Returns how many were parsed, how many had not changed, and the change.
 
@@ -136,10 +148,7 @@ def _read_changed(
         for file in todo:
             old = known.get(file.path)
             try:
-                if imports.is_stored(file.path):
-                    data = imports.read(imports.root_of(workspace.state), file.path)
-                else:
-                    data = vault.read(workspace.vault, file.path, workspace.settings.scan.max_bytes)
+                data = _bytes(workspace, file.path)
             except VaultllmError as error:  # what was known of it stays; the problem says why it is not newer
                 failed[file.path] = Problem(error.code, error.message)
                 continue
@@ -152,7 +161,7 @@ def _read_changed(
     parsed, change = 0, Change()
     batch: list[tuple[NoteRow, reading.Reading | Problem]] = []
     since = time.monotonic()
-    context = workers.Context(workspace.settings, imports.root_of(workspace.state))
+    context = workers.Context(workspace.settings, imports.root_of(workspace.state), about())
     with contextlib.closing(workers.read_all(tasks(), context, workers.count(len(todo)))) as results:
         for task, result in results:
             file, digest = task.key
@@ -170,6 +179,41 @@ def _read_changed(
             ledger.touch(known[file.path].id, *_stat(file))
         ledger.set_problems({path: (problem,) for path, problem in failed.items()})
     return parsed, len(files) - len(todo) + len(unread), change
+
+
+def _statistics(workspace: Workspace, ledger: Ledger, files: Sequence[vault.FileStat]) -> Statistics | None:
+    """The vault's document frequencies, for the scenes' keywords: fitted on a sample of its notes, anew when it has doubled.
+
+    The sample depends on the notes' paths alone. Scenes that were read keep their keywords until they are read again.
+    None while there are too few notes to tell common words from rare ones.
+    """
+    if len(files) < FEWEST_NOTES:
+        return None
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        known = json.loads(ledger.get(_STATISTICS) or "null")
+        if known is not None and len(files) < 2 * known["files"]:
+            return Statistics.from_dict(known["statistics"])
+    chosen = sorted((sha(file.path), file.path) for file in files if file.size <= SAMPLE_BYTES)[:SAMPLE_NOTES]
+    fitted = statistics(said for _, path in chosen if (said := _sample(workspace, path)))
+    ledger.set(_STATISTICS, json.dumps({"files": len(files), "statistics": fitted.to_dict()}, ensure_ascii=False))
+    return fitted
+
+
+def _sample(workspace: Workspace, path: str) -> str:
+    """A note's text for counting words; empty when it is private or unreadable. Not parsed: that is the children's work."""
+    settings = workspace.settings
+    try:
+        said = decode(_bytes(workspace, path), settings.scan.encoding).text
+    except VaultllmError:
+        return ""
+    return "" if _PRIVATE.search(said) or in_private_folder(path, settings.scan) else redact(said, settings.redact)[0]
+
+
+def _bytes(workspace: Workspace, path: str) -> bytes:
+    """A note's bytes, or a stored talk's."""
+    if imports.is_stored(path):
+        return imports.read(imports.root_of(workspace.state), path)
+    return vault.read(workspace.vault, path, workspace.settings.scan.max_bytes)
 
 
 def _is_same(file: vault.FileStat, old: KnownNote | None, parser: str) -> bool:

@@ -69,10 +69,12 @@ def read_note(path: str, data: bytes, settings: Settings, exports: Path | None =
     else:
         reader, why, conversations = chats.read(note, settings.scan, settings.timezone)
     conversations, talks = imports.joined(exports, reader, conversations)
-    cut, noticed = scenes.cut(note, reader, conversations, settings)
-    if path.lower().endswith(".json") and not reader:
+    cut, noticed = scenes.cut(note, reader, conversations, settings, statistics)
+    if path.lower().endswith((".json", ".jsonl")) and not reader:
         message = "no chats of a known format are in it (is it whole?); export it again, or rename the file"
         noticed = (*noticed, Problem("W-EXPORT", message))
+    if not cut and not note.problems and not noticed:
+        noticed = (Problem("W-BLANK", "there is no text in it beyond properties and comments, so nothing to learn or recall"),)
     stored = tuple(rows.row(scene, scenes.passages(scene)) for scene in cut)
     told = [problem for conversation in conversations for problem in conversation.problems]
     turns = sum(len(conversation.turns) for conversation in conversations)

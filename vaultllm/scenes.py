@@ -76,7 +76,12 @@ def _private(note: Note, settings: ScanSettings) -> bool:
     said = note.properties.get("private")
     if said is True or (isinstance(said, str) and said.strip().lower() in ("true", "yes", "да", "হ্যাঁ")):
         return True
-    path = text.nfc(note.path)
+    return in_private_folder(note.path, settings)
+
+
+def in_private_folder(path: str, settings: ScanSettings) -> bool:
+    """Whether the note lies in a folder that the settings call private."""
+    path = text.nfc(path)
     folders = path.split("/")[:-1]
     return any(
         (folder := text.nfc(private).strip("/")) and (folder in folders or path.startswith(folder + "/")) for private in settings.private
@@ -122,7 +127,7 @@ def _finish(
 ) -> tuple[tuple[Scene, ...], list[Problem]]:
     """Drafts -> scenes: redacted, named, chained, with what each is about."""
     names, problems = _names(drafts)
-    safe = _Redacted(settings)
+    safe = _Redacted(settings, _names_in(note, drafts))
     links = sorted(note.links, key=lambda link: link.line)
     at_lines = [link.line for link in links]
     scenes: list[Scene] = []
@@ -130,7 +135,8 @@ def _finish(
         turns = tuple([safe.turn(turn) for turn in draft.turns])
         said = turns[0].text if len(turns) == 1 else "\n\n".join([turn.text for turn in turns if not turn.variant_of])
         first, last = bisect_left(at_lines, draft.lines[0]), bisect_right(at_lines, draft.lines[1])
-        about = keywords.digest(said, statistics)
+        title, headings = safe.text(draft.title), safe.all(draft.headings)
+        about = keywords.digest(said, statistics, (title, *headings))
         why = reason or draft.reason
         if not why and draft.kind != "dialogue" and _says_little(said, about.words):
             why = "hardly any words of its own (links, headings or queries)"
@@ -140,8 +146,8 @@ def _finish(
                 id=names[index],
                 sha=text.sha(*[part for turn in turns for part in (turn.role, turn.text)]),
                 kind=draft.kind,
-                title=safe.text(draft.title),
-                headings=safe.all(draft.headings),
+                title=title,
+                headings=headings,
                 turns=turns,
                 source=Source(note.path, draft.lines, draft.uid, draft.block, "#".join(filter(None, place))),
                 language=about.language,
@@ -163,11 +169,14 @@ def _finish(
 class _Redacted:
     """Takes secrets out of the texts of one note, and remembers how many of which kind, never the secrets."""
 
-    def __init__(self, settings: RedactSettings) -> None:
+    def __init__(self, settings: RedactSettings, names: Iterable[str]) -> None:
         self._settings = settings
-        self._short: dict[str, str] = {}  # titles and headings come back with every scene: looked at, and counted, once
         self._kinds: Counter[str] = Counter()
         self._line = 0
+        # Titles, headings and targets come back with every scene: looked at, and counted, once; mostly all are clean.
+        known = list(dict.fromkeys(names))
+        clean = not redact.redact("\n\n".join(known), settings)[1]
+        self._short = dict(zip(known, known, strict=True)) if clean else {}
 
     def turn(self, turn: Turn) -> Turn:
         """The turn, its text and the names of its attachments without secrets."""
@@ -211,6 +220,18 @@ def redacted_kinds(message: str) -> dict[str, int]:
     return {kind: int(count) for count, _, kind in (part.partition(" ") for part in said.split(", "))} if mark else {}
 
 
+def _names_in(note: Note, drafts: Sequence[Draft]) -> Iterator[str]:
+    """The short texts of a note's scenes: titles, headings, targets of links, names of attachments."""
+    for draft in drafts:
+        yield draft.title
+        yield from draft.headings
+        yield from draft.place
+        for turn in draft.turns:
+            yield from turn.attachments
+    for link in note.links:
+        yield link.target
+
+
 def _names(drafts: Sequence[Draft]) -> tuple[list[str], list[Problem]]:
     """An id for each. Two scenes of one note may not share one (a UID that stands twice, a block id typed twice)."""
     seen: Counter[str] = Counter()
@@ -237,8 +258,8 @@ def _targets(links: Sequence[Link], draft: Draft, blocks: Sequence[Block]) -> tu
 
 def _says_little(said: str, words: int) -> bool:
     """Whether prose is only links, embeds, headings, plugin queries and a word or two: the skeleton of a daily note."""
-    if words > 3 * FEW_WORDS and "[" not in said and "```" not in said and "://" not in said:
-        return False
+    if words > 3 * FEW_WORDS * (1 + said.count("[") + said.count("#") + said.count("://")) and "```" not in said and "~~~" not in said:
+        return False  # without looking closer: no link or heading has so many words
     rows: list[str] = []
     closing = ""
     for row in said.split("\n"):

@@ -26,6 +26,7 @@ from typing import IO, Any, Generic, TypeVar
 
 from vaultllm import reading
 from vaultllm.config import Settings
+from vaultllm.imports import Talk
 from vaultllm.keywords import Statistics
 from vaultllm.memory.words import Terms
 from vaultllm.rows import PassageRow, SceneRow
@@ -251,7 +252,7 @@ def _packed(answer: reading.Reading | Problem) -> tuple[Any, ...]:
     if isinstance(answer, Problem):
         return (_problem(answer),)
     scenes = tuple((*scene[:-1], tuple((*passage[:-1], tuple(passage.terms)) for passage in scene.passages)) for scene in answer.scenes)
-    plain = {"scenes": scenes, "problems": tuple(map(_problem, answer.problems))}
+    plain = {"scenes": scenes, "problems": tuple(map(_problem, answer.problems)), "talks": tuple(map(tuple, answer.talks))}
     return tuple(plain[name] if name in plain else getattr(answer, name) for name in _READING)
 
 
@@ -268,6 +269,7 @@ def _unpacked(answer: Sequence[Any]) -> reading.Reading | Problem:
         SceneRow._make((*scene[:-1], tuple(PassageRow._make((*passage[:-1], Terms(*passage[-1]))) for passage in scene[-1])))
         for scene in found["scenes"]
     )
+    found["talks"] = tuple(Talk._make(talk) for talk in found["talks"])
     return reading.Reading(**found)
 
 
