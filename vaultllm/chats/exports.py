@@ -240,18 +240,26 @@ class _File:
         self._inside = False
 
 
-def stream(path: Path, settings: ScanSettings, timezone: str) -> Iterator[Conversation | Problem]:
+def _unwatched(file: IO[bytes]) -> None:
+    """The `opened` of those who do not ask how far the reading is."""
+
+
+def stream(
+    path: Path, settings: ScanSettings, timezone: str, opened: Callable[[IO[bytes]], None] = _unwatched
+) -> Iterator[Conversation | Problem]:
     """The conversations of an export of any size (a file, an archive, a folder of them) as they are read, and what was wrong.
 
-    Settings and the IANA name of the zone are those of `read`. In memory is one conversation at a time. Raises nothing: a path that
-    cannot be read is a problem too.
+    Settings and the IANA name of the zone are those of `read`. In memory is one conversation at a time. `opened` gets each file of
+    the disk when it is opened: its `tell()` says, between two conversations, how far it was read. Raises nothing: a path that cannot
+    be read is a problem too.
     """
     others: list[str] = []
     try:
         if path.is_dir():
-            yield from _folder(path, settings, timezone, others)
+            yield from _folder(path, settings, timezone, others, opened)
         else:
             with path.open("rb") as file:
+                opened(file)
                 yield from _one_file(file, path.name, settings, timezone, others)
     except OSError as error:
         yield Problem("E-READ", f"{path.name} cannot be read ({error.strerror or error}); what was not read yet is left out")
@@ -260,7 +268,9 @@ def stream(path: Path, settings: ScanSettings, timezone: str) -> Iterator[Conver
         yield Problem("W-EXPORT", message, 0, len(others))
 
 
-def _folder(path: Path, settings: ScanSettings, timezone: str, others: list[str]) -> Iterator[Conversation | Problem]:
+def _folder(
+    path: Path, settings: ScanSettings, timezone: str, others: list[str], opened: Callable[[IO[bytes]], None]
+) -> Iterator[Conversation | Problem]:
     """Every export in a folder and below, by name; links are not followed."""
     count = 0
     for folder, folders, files in os.walk(path):
@@ -273,8 +283,9 @@ def _folder(path: Path, settings: ScanSettings, timezone: str, others: list[str]
             if count > MAX_FILES:
                 yield Problem("E-SIZE", f"{path.name} holds more than {MAX_FILES} files; the rest is left out, import it in parts")
                 return
-            with file.open("rb") as opened:
-                yield from _one_file(opened, file.relative_to(path).as_posix(), settings, timezone, others)
+            with file.open("rb") as found:
+                opened(found)
+                yield from _one_file(found, file.relative_to(path).as_posix(), settings, timezone, others)
 
 
 def _one_file(file: IO[bytes], shown: str, settings: ScanSettings, timezone: str, others: list[str]) -> Iterator[Conversation | Problem]:
@@ -317,7 +328,7 @@ def _plain(file: IO[bytes], shown: str, settings: ScanSettings, timezone: str, o
     silent = True
     for format_name, conversation in _talks(parsed, settings, timezone):
         silent = False
-        if format_name:
+        if format_name and (conversation.id or conversation.seen):
             yield conversation
         else:
             yield from (Problem(one.code, f"{shown}: {one.message}", one.line, one.count) for one in conversation.problems)

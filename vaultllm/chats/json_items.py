@@ -37,7 +37,7 @@ _ESCAPED = re.compile(r"(?<!\\)((?:\\\\)*+)\\x([0-9A-Fa-f]{2})")
 _CUT_ESCAPE = re.compile(r"\\(?:x[0-9A-Fa-f]?)?")
 _DECODER = json.JSONDecoder(strict=False)  # raw control characters in strings are met in real exports
 _PATIENT = json.JSONDecoder(strict=False, parse_int=lambda digits: int(digits) if len(digits) < 400 else float("inf"))
-_WORK = 64 * 2**20  # characters that may be looked at in vain after errors of one file, so that a hostile file ends too
+_WORK = 256 * 2**20  # characters that may be looked at in vain after errors of one file, so that a hostile file ends too
 
 
 class Item(NamedTuple):
@@ -55,6 +55,14 @@ class Item(NamedTuple):
 
 class _TooLargeError(ValueError):
     """A single value is beyond LARGEST."""
+
+
+class _ShapeError(ValueError):
+    """Values do not follow each other as JSON wants it. (The library's own error counts lines from the text's beginning.)"""
+
+    def __init__(self, msg: str, pos: int) -> None:
+        super().__init__(msg)
+        self.msg, self.pos = msg, pos
 
 
 class Window:
@@ -90,12 +98,24 @@ class Window:
 
     def at(self, place: int) -> tuple[int, int]:
         """Line and column of a place in the text; places must be asked for in order."""
-        if place > self._counted:
-            if found := self.text.count("\n", self._counted, place):
-                self._line += found
-                self._begin = self._gone + self.text.rfind("\n", self._counted, place) + 1
-            self._counted = place
-        return self._line, max(1, self._gone + place - self._begin + 1)
+        self._line, column = self.where(place)
+        self._begin = self._gone + place - column + 1
+        self._counted = max(self._counted, place)
+        return self._line, column
+
+    def where(self, place: int) -> tuple[int, int]:
+        """The same, for a place ahead to which reading may not come yet."""
+        line, begin = self._line, self._begin
+        if place > self._counted and (found := self.text.count("\n", self._counted, place)):
+            line += found
+            begin = self._gone + self.text.rfind("\n", self._counted, place) + 1
+        return line, max(1, self._gone + place - begin + 1)
+
+    def charge(self, error: Exception) -> None:
+        """Take what an error has cost from the work that is left."""
+        if isinstance(error, json.JSONDecodeError):  # it read from `place` on, and counted the lines before
+            self.work -= error.pos - self.place + error.pos // 64
+        self.work -= 400_000 if isinstance(error, RecursionError) else 40_000
 
     def peek(self) -> str:
         """The next character that is no white space, which `place` then points at; empty at the end of the file."""
@@ -167,8 +187,10 @@ def items(chunks: Iterator[str], wanted: Callable[[Any], bool]) -> Iterator[Item
 def _elements(window: Window, path: Path, wanted: Callable[[Any], bool], closing: str) -> Iterator[Item]:
     """The elements of an array, or of the file itself (`closing` is empty: values follow each other)."""
     inner = (*path, "*") if closing else path
-    resumes = path in ((), ("messages",), ("conversations",)) or path[1:] == ("list",)
+    chats = path[1:] == ("list",)
+    resumes = chats or path in ((), ("messages",), ("conversations",))
     heads: set[str] = set()
+    next_one = (_NEXT_CHAT, lambda: True) if chats else (_NEXT, lambda: _is_wanted(window, heads, wanted))
     while True:
         mark = window.peek()
         if mark == closing or window.ended:
@@ -178,7 +200,7 @@ def _elements(window: Window, path: Path, wanted: Callable[[Any], bool], closing
         beside = False
         try:
             if not mark:
-                raise json.JSONDecodeError("the file ends here", window.text, window.place)
+                raise _ShapeError("the file ends here", window.place)
             for item in _one(window, inner, wanted):
                 if item.path == inner and isinstance(item.value, dict) and item.value:
                     heads.add(next(iter(item.value)))
@@ -187,23 +209,26 @@ def _elements(window: Window, path: Path, wanted: Callable[[Any], bool], closing
             if mark == ",":
                 window.place += 1
                 if not window.peek():
-                    raise json.JSONDecodeError("the file ends here", window.text, window.place)
+                    raise _ShapeError("the file ends here", window.place)
             elif closing and mark != closing:
                 beside = mark == "{"  # only the comma is missing
-                raise json.JSONDecodeError(f"expecting ',' or '{closing}'", window.text, window.place)
+                raise _ShapeError(f"expecting ',' or '{closing}'", window.place)
         except (ValueError, RecursionError) as error:
             if not resumes:
                 raise
-            broken = max(window.place, error.pos) if isinstance(error, json.JSONDecodeError) else window.place
-            window.place = min(broken, len(window.text))
-            row, column = window.at(window.place)
-            if not beside and path[1:] == ("list",):
-                window.skip_to(_NEXT_CHAT, lambda: True)
-            elif not beside:
-                window.skip_to(_NEXT, lambda: _is_wanted(window, heads, wanted))
+            if window.ended:
+                return
+            window.charge(error)
+            broken = error.pos if isinstance(error, (json.JSONDecodeError, _ShapeError)) else window.place
+            row, column = window.where(min(broken, len(window.text)))
+            if window.work <= 0:
+                error = _ShapeError("one error of too many: what follows is left out too", broken)
+            if not beside or window.work <= 0:  # the next one may stand before the place where the error shows (a bracket is missing)
+                window.place += 1
+                window.skip_to(*next_one)
             window.ended = not window.peek()
             end = window.at(window.place)[0]
-            yield Item(path, None, (start, max(row, end if window.ended else end - 1)), _broken(error, row, column))
+            yield Item(path, None, (start, max(start, end if window.ended else end - 1)), _broken(error, row, column))
 
 
 def _is_wanted(window: Window, heads: set[str], wanted: Callable[[Any], bool]) -> bool:
@@ -215,7 +240,7 @@ def _is_wanted(window: Window, heads: set[str], wanted: Callable[[Any], bool]) -
     try:
         value, end = window.look()
     except (ValueError, RecursionError) as error:
-        window.work -= 1000 + (error.pos - window.place if isinstance(error, json.JSONDecodeError) else len(window.text) - window.place)
+        window.charge(error)
         window.place += 1
         return False
     if not wanted(value):
@@ -245,29 +270,27 @@ def _members(window: Window, path: Path, wanted: Callable[[Any], bool]) -> Itera
     mark = window.peek()
     while mark != "}":
         if mark != '"':
-            raise json.JSONDecodeError("expecting a name in double quotes" if mark else "the file ends here", window.text, window.place)
+            raise _ShapeError("expecting a name in double quotes" if mark else "the file ends here", window.place)
         key = window.value()
         if window.peek() != ":":
-            raise json.JSONDecodeError("expecting ':'", window.text, window.place)
+            raise _ShapeError("expecting ':'", window.place)
         window.place += 1
         if not window.peek():
-            raise json.JSONDecodeError("the file ends here", window.text, window.place)
+            raise _ShapeError("the file ends here", window.place)
         yield from _one(window, (*path, key), wanted)
         mark = window.peek()
         if mark == ",":
             window.place += 1
             mark = window.peek()
         elif mark != "}":
-            raise json.JSONDecodeError("expecting ',' or '}'" if mark else "the file ends here", window.text, window.place)
+            raise _ShapeError("expecting ',' or '}'" if mark else "the file ends here", window.place)
     window.place += 1
 
 
 def _broken(error: Exception, row: int, column: int) -> Problem:
     if isinstance(error, _TooLargeError):
         return Problem("E-SIZE", f"the conversation on line {row} is left out: {error}; export it alone", row)
-    what = (
-        "nested too deeply" if isinstance(error, RecursionError) else error.msg if isinstance(error, json.JSONDecodeError) else str(error)
-    )
+    what = "nested too deeply" if isinstance(error, RecursionError) else getattr(error, "msg", str(error))
     return Problem("E-JSON", f"the JSON is broken at {row}:{column} ({what}); the conversation there is left out, export it again", row)
 
 
@@ -283,10 +306,10 @@ def json_lines(chunks: Iterator[str]) -> Iterator[Item]:
                 raise _TooLargeError(f"it is larger than {LARGEST // 2**20} million characters")
             value, end = _decode(line, place)
             if line[end:].strip():
-                raise json.JSONDecodeError("something follows the value", line, end)
+                raise _ShapeError("something follows the value", end)
             yield Item(("*",), value, (row, row))
         except (ValueError, RecursionError) as error:
-            column = error.pos + 1 if isinstance(error, json.JSONDecodeError) else 1
+            column = getattr(error, "pos", 0) + 1
             yield Item((), None, (row, row), _broken(error, row, column))
 
 

@@ -149,7 +149,7 @@ def arrange(nodes: Mapping[str, Node], current: str) -> list[Turn]:
     for children in below.values():
         children.sort(key=age)
     found: list[Turn] = []
-    waiting: list[Turn] = []
+    waiting: list[tuple[Turn, str]] = []  # of abandoned branches, with their parents
     done = set(path)
     last = ""
 
@@ -163,12 +163,13 @@ def arrange(nodes: Mapping[str, Node], current: str) -> list[Turn]:
             done.add(key)
             turn = nodes[key].turn
             if turn is not None and turn.text:
-                waiting.append(dataclasses.replace(turn, parent=parent))
+                waiting.append((turn, parent))
                 parent = turn.uid
             stack.extend((child, parent) for child in reversed(below.get(key, ())))
 
     def release(turn: Turn) -> None:
-        found.extend(dataclasses.replace(one, variant_of=turn.uid or f"line {turn.lines[0]}") for one in waiting)
+        instead = turn.uid or f"line {turn.lines[0]}"
+        found.extend(dataclasses.replace(one, parent=parent, variant_of=instead) for one, parent in waiting)
         waiting.clear()
 
     for start in below.get("", ()):
