@@ -90,6 +90,16 @@ def test_a_date_reads_in_every_locale(locale: str, evening: str, morning: str) -
     assert cut_time(f"{evening} three more words") == (evening, "three more words")
 
 
+@pytest.mark.parametrize(
+    "raw",
+    ["2025-06-16 21:34:40", "06/16/2025 at 9:34:40 PM", "16/06/2025 at 21:34:40", "16.06.2025 21:34:40", "2025/06/16 21:34:40"],
+    ids=["iso", "us", "eu", "de", "jp"],
+)
+def test_the_formats_that_the_plugin_offers_read_alone(raw: str) -> None:
+    (turn,) = talk(USER.replace("16.06.2025 at 21:34", raw) + "> a\n").turns
+    assert (turn.at, turn.at_raw) == ("2025-06-16T21:34:40", raw)
+
+
 def test_the_table_of_locales_is_long_and_without_repeats() -> None:
     assert len({locale for locale, _, _ in LOCALES}) == len(LOCALES) >= 25
 
