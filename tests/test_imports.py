@@ -19,7 +19,7 @@ import pytest
 
 from tests.test_cli import Shell
 from tests.test_ingest import snapshot
-from vaultllm import config, imports, render, steps
+from vaultllm import config, importing, imports, render, steps
 from vaultllm.chats import mend
 from vaultllm.errors import DataError, UsageError, VaultError
 from vaultllm.schema import Conversation, Turn
@@ -366,6 +366,20 @@ def test_every_message_is_in_a_scene_or_counted(job: steps.Job, tmp_path: Path) 
     ((turns, left),) = job.ledger.db.execute("SELECT turns, turns_left FROM notes WHERE path = ?", (stored_path("c1"),))
     in_scenes = sum(len(scene.turns) for scene in job.ledger.scenes(stored_path("c1")))
     assert (turns, left, in_scenes) == (8, 2, 6)
+
+
+def test_the_progress_of_an_import_is_that_of_its_bytes(job: steps.Job, tmp_path: Path) -> None:
+    folder = tmp_path / "exports"
+    long = "Река течёт на юг, и вода в ней холодная. " * 4000
+    for number in range(3):
+        talks = [talk(f"c{number}-{i}", [(f"u{number}-{i}", "user", long, "")]) for i in range(8)]
+        write_export(folder, *talks, name=f"conversations-{number:03}.json")
+    shares: list[float] = []
+    importing.take(job.workspace, [folder], dry_run=True, progress=lambda progress: shares.append(progress.done))
+    assert shares == sorted(shares)
+    assert (len(shares), shares[-1]) == (25, 1.0)
+    for number in range(3):  # a file is read through a window of a megabyte or so
+        assert number / 3 < shares[8 * number + 4] <= (number + 1) / 3 + 0.01
 
 
 # -- repair

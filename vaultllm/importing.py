@@ -5,11 +5,13 @@ Reads the vault's notes and never writes one. Knows nothing about the ledger: wh
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 from vaultllm import chats, imports, reading, vault
 from vaultllm.chats import exports, mend
@@ -115,35 +117,50 @@ def _count(taken: Taken, outcome: str, joined: Conversation) -> None:
 def _talks(files: Sequence[Path], settings: Settings, taken: Taken, progress: Report) -> Iterator[tuple[Path, Conversation]]:
     """The conversations of all exports that say something; what is wrong is noted in `taken`."""
     check(files)
-    for number, path in enumerate(files):
+    reading_ = _Reading(sum(map(_size, files)))
+    for path in files:
         left_out: Counter[str] = Counter()
         first: dict[str, Problem] = {}
-
-        def show(share: float, number: int = number) -> None:
-            progress(Progress("reading exports", (number + share) / len(files)))
-
-        try:
-            for one in _streamed(path, settings, show):
-                if isinstance(one, Problem):
-                    taken.problems.append((str(path), one))
-                    continue
-                for problem in one.problems:
-                    left_out[problem.code] += problem.count
-                    first.setdefault(problem.code, problem)
-                if one.turns:
-                    yield path, one
-                else:
-                    taken.outcomes["empty"] += 1
-        except OSError as error:
-            message = f"it cannot be read ({error.strerror or error}); make it readable, or download it again"
-            taken.problems.append((str(path), Problem("E-READ", message)))
+        for one in exports.stream(path, settings.scan, settings.timezone, reading_.opened):
+            progress(Progress("reading exports", reading_.share()))
+            if isinstance(one, Problem):
+                taken.problems.append((str(path), one))
+                continue
+            for problem in one.problems:
+                left_out[problem.code] += problem.count
+                first.setdefault(problem.code, problem)
+            if one.turns:
+                yield path, one
+            else:
+                taken.outcomes["empty"] += 1
         for code, count in left_out.items():
             taken.problems.append((str(path), dataclasses.replace(first[code], message=f"first: {first[code].message}", count=count)))
-        show(1.0)
+    progress(Progress("reading exports", 1.0))
 
 
-def _streamed(path: Path, settings: Settings, show: Callable[[float], None]) -> Iterator[Conversation | Problem]:
-    return exports.stream(path, settings.scan, settings.timezone)
+class _Reading:
+    """How far exports were read: by the bytes of their files on the disk, however many an archive unpacks to."""
+
+    def __init__(self, total: int) -> None:
+        self.total, self.before = max(total, 1), 0
+        self.file: IO[bytes] | None = None
+
+    def opened(self, file: IO[bytes]) -> None:
+        """The next file is read; the one before it is done."""
+        self.before += 0 if self.file is None else _size(Path(self.file.name))
+        self.file = file
+
+    def share(self) -> float:
+        """0..1."""
+        here = 0 if self.file is None else _size(Path(self.file.name)) if self.file.closed else self.file.tell()
+        return min(1.0, (self.before + here) / self.total)
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file, or of the files in a folder."""
+    with contextlib.suppress(OSError):
+        return sum(file.lstat().st_size for file in path.rglob("*")) if path.is_dir() else path.stat().st_size
+    return 0
 
 
 def _refuse_nothing(taken: Taken, files: Sequence[Path]) -> None:
