@@ -66,9 +66,11 @@ def _exchanges(turns: Sequence[Turn], settings: SceneSettings, people: bool) -> 
     for turn in turns:
         if not exchanges:
             exchanges.append([])
-        elif not turn.variant_of and (people or (turn.role == "user" and (answered or _paused(exchanges[-1], turn, settings)))):
-            exchanges.append([])
-            size, answered = 0, False
+        elif not turn.variant_of:
+            asks = turn.role == "user" and (answered or size > settings.max_chars or _paused(exchanges[-1], turn, settings))
+            if people or asks:
+                exchanges.append([])
+                size, answered = 0, False
         exchanges[-1].append(turn)
         size += len(turn.text)
         answered = answered or turn.role == "assistant"

@@ -27,23 +27,28 @@ _ENOUGH_NOTES = 20  # fewer say nothing about what stands everywhere
 # Words that say little about what a text is about; only for keywords, never for search.
 _COMMON = frozenset(
     """это эта эти этот этой этом этого этим этих как так что чтобы для или при про под над без если уже есть еще был была было были
-    быть будет будут меня мне мной мою мое моя мой мои тебя тебе твой его ему она оно они ему ней нее них ним ними нас нам вас вам ваш
+    быть будет будут меня мне мной мою мое моя мой мои тебя тебе твой его ему она оно они ней нее них ним ними нас нам вас вам ваш
     вот все всех всем весь всю вся всего раз два три один одна одно одни того тоже там тут где когда тогда потом затем теперь сейчас
-    только лишь даже именно просто очень можно нужно надо может могут могу хочу хотя чем кто кого чего чему какой какая какие какое каких
-    который которая которые которое которых которой свой свою свои свое себя себе сам сама само сами самый такой такая такие такое
-    более менее лучше также после перед между через около почему потому поэтому здесь сразу пока снова опять каждый каждая каждое каждые
-    другой другая другие другое нет или либо ведь разве ли же бы не ни
-    the and for with that this these those from have has had were was been being are they them their then than when what where which while
-    who whom whose why how will would should could can may might must shall there here about into over under after before between through
-    your you yours our ours his her hers him she its not but also only very just more most some such any all each every both few many much
-    other another one two own same too does did doing done yes let get got use used using via per etc
-    এবং একটি একটা এটি এটা এই সেই তার তাঁর তাদের আমার আমাদের আমি আমরা তুমি আপনি আপনার সে তারা কিন্তু জন্য থেকে করে করা করতে করি করেন হয় হয়ে হতে
-    হলে হবে আছে ছিল যদি তবে আর বা না কি কী যে যা যখন তখন সব খুব এক দিয়ে নিয়ে মধ্যে সঙ্গে সাথে কোনো কোন কিছু এখন পরে আগে মতো শুধু আরও যায়
-    http https www com org html""".split()
+    только лишь даже именно просто очень можно нужно надо может могут могу хочу хотя чем кто кого чего чему какой какая какие какое
+    каких который которая которые которое которых которой свой свою свои свое себя себе сам сама само сами самый такой такая такие
+    такое более менее лучше также после перед между через около почему потому поэтому здесь сразу пока снова опять каждый каждая
+    каждое каждые другой другая другие другое нет либо ведь разве ли же бы не ни туда сюда оттуда отсюда откуда куда вон наверное
+    почти ровно совсем всегда никогда иногда ничего никто нибудь кажется например кстати итак значит хорошо спасибо пожалуйста
+    извини давай дальше больше меньше много мало несколько вместо кроме вообще обычно вдруг вроде хоть тем уж лет день дня дней
+    сегодня вчера завтра the and for with that this these those from have has had were was been being are they them their then than
+    when what where which while who whom whose why how will would should could can may might must shall there here about into over
+    under after before between through your you yours our ours his her hers him she its not but also only very just more most some
+    such any all each every both few many much other another one two own same too does did doing done yes let get got use used using
+    via per etc back nothing something anything everything never always still even again maybe please thanks thank well now today
+    yesterday tomorrow day days because though although এবং একটি একটা এটি এটা এই সেই তার তাঁর তাদের আমার আমাদের আমি আমরা তুমি আপনি
+    আপনার সে তারা কিন্তু জন্য থেকে করে করা করতে করি করেন হয় হয়ে হতে হলে হবে আছে ছিল যদি তবে আর বা না কি কী যে যা যখন তখন সব খুব এক
+    দিয়ে নিয়ে মধ্যে সঙ্গে সাথে কোনো কোন কিছু এখন পরে আগে মতো শুধু আরও যায় নয় নেই যেন যেমন তেমন এমন কেন কেমন কোথায় এবার আবার
+    একবার দুটো তিনটে করলে বলে বলল গেল গেছে দেয় নিজের নিজে অথচ তাই তাও http https www com org html""".split()
 )
+_LONGER = tuple(length**0.3 for length in range(32))  # longer words say more; by a stem's length
 _LETTER = re.compile(r"[^\W\d_]")
 _DIGITS = re.compile(r"\d")
-_URL = re.compile(r"(?:https?://|www\.)[^\s<>)\]]+")
+_URL = re.compile(r"(?:https?://|www\.)[^\s<>)\]]+|⟨[a-z-]{2,20}⟩")
 _FENCE = re.compile(r"[ \t>]*(?:`{3}|~{3})")
 _LEAD = re.compile(r"^(?:[#>\-*+\s]|\d{1,9}[.)]\s|\[[ xX]\]\s)+")
 _WIKI = re.compile(r"!?\[\[([^\[\]|\n]{1,500})(?:\|([^\[\]\n]{0,500}))?\]\]")
@@ -51,7 +56,7 @@ _INLINE = re.compile(r"!?\[([^\[\]\n]{0,500})\]\([^()\n]{0,500}\)")
 _MARKS = re.compile(r"[*`]+|==|~~|__")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)  # told apart by identity, so that what is worked out from them can be kept
 class Statistics:
     """In how many notes of the vault a stem stands."""
 
@@ -83,7 +88,7 @@ class Digest(NamedTuple):
     """How many words were looked at."""
 
 
-_Known = tuple[str, str, bool]  # of a folded word: its stem, its language, whether it may be a keyword
+_Known = tuple[str, str, int]  # of a folded word: its stem, its language, its length if it may be a keyword, else 0
 
 
 def statistics(texts: Iterable[str]) -> Statistics:
@@ -106,26 +111,32 @@ def weight(stem: str, statistics: Statistics | None) -> float:
     """The inverse document frequency of a stem, 0 for one that stands everywhere; 1 when nothing is known of the vault."""
     if statistics is None:
         return 1.0
-    count = statistics.df.get(stem, 1)
-    return log((statistics.notes + 2) / (count + 1)) if count <= _limit(statistics) else 0.0
+    return _idf(statistics.notes, statistics.df.get(stem, 1))
 
 
-def digest(said: str, statistics: Statistics | None = None, most: int = 6) -> Digest:
-    """Keywords, anchor and language of a text in one pass. Code in fences counts only when there is little else."""
+def digest(said: str, statistics: Statistics | None = None, about: Iterable[str] = (), most: int = 6) -> Digest:
+    """Keywords, anchor and language of a text in one pass; its words that its titles (`about`) hold too weigh more.
+
+    Code in fences counts only when there is little else, addresses and the targets of links not at all.
+    """
     sentences = text.sentences(_prose(said[:SAMPLE]))
     said_words = [text.words(sentence) for sentence in sentences]
     counts = Counter(chain.from_iterable(said_words))
-    forms, language = _sorted(counts, shortest=4 if statistics is None else 3)
-    weights = _weights(forms, counts, statistics, most)
-    field = {word: stem for stem in weights for word in forms[stem]}
-    return Digest(_shown(weights, forms, counts), _anchor(sentences, said_words, weights, field), language, counts.total())
+    terms = _terms(counts, shortest=4 if statistics is None else 3)
+    for title in about:
+        for stem in _stems_of(title):
+            if stem in terms.tf:
+                terms.tf[stem] += 1
+    weights = _weights(terms.tf, statistics, most)
+    field = {word: stem for stem in weights for word in (terms.form[stem], *terms.others.get(stem, ()))}
+    return Digest(_shown(weights, terms, counts), _anchor(sentences, said_words, weights, field), terms.language, counts.total())
 
 
 def keywords(words: Sequence[str], statistics: Statistics | None = None, most: int = 6) -> tuple[str, ...]:
     """The keywords of folded words (`text.words`), the best first: tf x idf with the vault's df; without it, longer words win."""
     counts = Counter(words)
-    forms, _ = _sorted(counts, shortest=4 if statistics is None else 3)
-    return _shown(_weights(forms, counts, statistics, most), forms, counts)
+    terms = _terms(counts, shortest=4 if statistics is None else 3)
+    return _shown(_weights(terms.tf, statistics, most), terms, counts)
 
 
 def anchor(said: str, statistics: Statistics | None = None) -> str:
@@ -133,49 +144,80 @@ def anchor(said: str, statistics: Statistics | None = None) -> str:
     return digest(said, statistics).anchor
 
 
-def _sorted(counts: Mapping[str, int], shortest: int) -> tuple[dict[str, list[str]], str]:
-    """Stem -> its forms, of the words that may be keywords; and the language of them all.
+class _Terms(NamedTuple):
+    tf: dict[str, int]  # stem -> how often
+    form: dict[str, str]  # stem -> the first word that has it
+    others: dict[str, list[str]]  # stem -> the other words, where there are any
+    language: str  # of all words
+
+
+def _terms(counts: Mapping[str, int], shortest: int) -> _Terms:
+    """The stems that may be keywords, and the language.
 
     `shortest`: short words are mostly function words; only the vault's own counts know which are not.
     """
-    forms: dict[str, list[str]] = {}
+    tf: dict[str, int] = {}
+    form: dict[str, str] = {}
+    others: dict[str, list[str]] = {}
     letters: dict[str, int] = {}
+    last, size = "und", 0
     for word, count in counts.items():
         stem, code, worth = _known(word)
-        if worth and len(word) >= shortest:
-            if stem in forms:
-                forms[stem].append(word)
+        if worth >= shortest:
+            if stem in tf:
+                tf[stem] += count
+                others.setdefault(stem, []).append(word)
             else:
-                forms[stem] = [word]
-        letters[code] = letters.get(code, 0) + count * len(word)
+                tf[stem] = count
+                form[stem] = word
+        if code != last:
+            letters[last] = letters.get(last, 0) + size
+            last, size = code, 0
+        size += count * len(word)
+    letters[last] = letters.get(last, 0) + size
     letters.pop("und", None)
     if "ja" in letters:  # Japanese mixes its syllables with Han characters; Chinese has only these
         letters["ja"] += letters.pop("zh", 0)
     code = max(letters, key=lambda one: letters[one], default="und")
-    return forms, code if letters.get(code, 0) >= 3 else "und"
+    return _Terms(tf, form, others, code if letters.get(code, 0) >= 3 else "und")
 
 
-def _weights(forms: Mapping[str, Sequence[str]], counts: Mapping[str, int], statistics: Statistics | None, most: int) -> dict[str, float]:
+def _weights(tf: Mapping[str, int], statistics: Statistics | None, most: int) -> dict[str, float]:
     """Stem -> tf x idf of the best stems, the best first."""
-    tf = [(counts[words[0]] if len(words) == 1 else sum([counts[word] for word in words]), stem) for stem, words in forms.items()]
     if statistics is None:
-        scored = [(-count * len(stem) ** 0.5, stem) for count, stem in tf]
+        scored = [(-count * len(stem) ** 0.5, stem) for stem, count in tf.items()]
     else:
-        df, most_notes, base = statistics.df, _limit(statistics), log(statistics.notes + 2)
-        held = [(count, df.get(stem, 1), stem) for count, stem in tf]
-        scored = [(count * (log(notes + 1) - base), stem) for count, notes, stem in held if notes <= most_notes]
-        scored = scored or [(-float(count), stem) for count, stem in tf]
-    return {stem: -score for score, stem in nsmallest(most, scored)}
+        table, unknown = _table(statistics), _idf(statistics.notes, 1)
+        # A word that is said once here and nowhere else joins this text to nothing.
+        scored = [
+            (-count * (table[stem] if stem in table else (unknown if count > 1 else 0.5 * unknown) * _LONGER[min(len(stem), 31)]), stem)
+            for stem, count in tf.items()
+        ]
+    best = nsmallest(most, scored)
+    if best and not best[-1][0]:  # what stands everywhere, only when there is nothing else
+        best = [one for one in best if one[0]] or nsmallest(most, [(-float(count), stem) for stem, count in tf.items()])
+    return {stem: -score for score, stem in best}
 
 
-def _limit(statistics: Statistics) -> float:
-    """The most notes that a stem may stand in, to tell one note from another."""
-    return _EVERYWHERE * statistics.notes if statistics.notes >= _ENOUGH_NOTES else float("inf")
+@functools.lru_cache(maxsize=4)
+def _table(statistics: Statistics) -> dict[str, float]:
+    """Stem -> its idf, more for a longer one."""
+    return {stem: _idf(statistics.notes, count) * _LONGER[min(len(stem), 31)] for stem, count in statistics.df.items()}
 
 
-def _shown(weights: Mapping[str, float], forms: Mapping[str, Sequence[str]], counts: Mapping[str, int]) -> tuple[str, ...]:
+def _idf(notes: int, count: int) -> float:
+    """log((N + 2) / (n + 1)); 0 for what stands everywhere."""
+    return log((notes + 2) / (count + 1)) if notes < _ENOUGH_NOTES or count <= _EVERYWHERE * notes else 0.0
+
+
+def _shown(weights: Mapping[str, float], terms: _Terms, counts: Mapping[str, int]) -> tuple[str, ...]:
     """Each stem in its most frequent form, the first of equals."""
-    return tuple([words[0] if len(words := forms[stem]) == 1 else max(words, key=counts.__getitem__) for stem in weights])
+    return tuple(
+        [
+            max((terms.form[stem], *terms.others[stem]), key=counts.__getitem__) if stem in terms.others else terms.form[stem]
+            for stem in weights
+        ]
+    )
 
 
 def _anchor(
@@ -202,9 +244,13 @@ def _plain(sentence: str) -> str:
     """A sentence of Markdown on one line, without marks and the targets of links."""
     if sentence.startswith("#") and "\n" in sentence:
         sentence = sentence.partition("\n")[2]
-    if "](" in sentence or "[[" in sentence:
-        sentence = _WIKI.sub(lambda match: match[2] or match[1], _INLINE.sub(r"\1", sentence))
+    if "](" in sentence:
+        sentence = _INLINE.sub(r"\1", sentence)
     return " ".join(_MARKS.sub("", _LEAD.sub("", sentence)).split())
+
+
+def _shown_of(link: re.Match[str]) -> str:
+    return link[2] or link[1].partition("#")[0]
 
 
 @functools.lru_cache(maxsize=200_000)
@@ -220,12 +266,19 @@ def _known(word: str) -> _Known:
     # A word of digits, or one that is mostly digits (a piece of a UUID, a measure), names nothing.
     digits = len(_DIGITS.findall(word))
     worth = len(word) >= 3 and word not in _COMMON and digits * 3 < len(word) and _LETTER.match(word) is not None
-    return text.stem(word), language, worth
+    return text.stem(word), language, len(word) if worth else 0
+
+
+@functools.lru_cache(maxsize=1_000)
+def _stems_of(about: str) -> frozenset[str]:
+    return content(about)
 
 
 def _prose(said: str) -> str:
-    """The text without addresses, and without fenced code if enough is left; without ``` it is returned as it is."""
-    if "://" in said or "www." in said:
+    """The text without addresses, marks of what was redacted and targets of links, and without fenced code if enough is left."""
+    if "[[" in said:
+        said = _WIKI.sub(_shown_of, said)
+    if "://" in said or "www." in said or "⟨" in said:
         said = _URL.sub(" ", said)
     if "```" not in said and "~~~" not in said:
         return said
