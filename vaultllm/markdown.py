@@ -53,6 +53,7 @@ _NO_TAG = r"\u2000-\u200b\u200e-\u206f\u2e00-\u2e7f\u3000-\u3003'!\"#$%&()*+,.:;
 _TAG = rf"#(?<![^\s(>|,;*«“„]#)(?P<tag>[^{_NO_TAG}]+)"
 _INLINES = re.compile(rf"\\[\\\[\]!#]|{_WIKI}|{_INLINE}|://[^\s<>]*|{_TAG}")
 _WIKILINK = re.compile(_WIKI)
+_CELL_END = re.compile(r"(?<!\\)\|")
 _PIPE = re.compile(r"\\?\|")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:|//")
 _ESCAPED = re.compile(r"\\([!-/:-@\[-`{-~])")
@@ -81,18 +82,24 @@ def parse(path: str, data: bytes, fallback: str = "") -> Note:
     blocks, found = _blocks(body, rows, first, spans)
     problems += (*front.problems, *found, *_mojibake(text))
 
-    # Indented code is known only to the block rules; for links and tags it is code like any other.
     hidden = filled(body, [span[:2] for span in spans], " ").split("\n") if spans else rows.copy()
-    for block in blocks:
-        if block.kind == "code":
-            for number in range(block.lines[0] - first, block.lines[1] - first + 1):
-                hidden[number] = ""
+    hide_blocks(hidden, blocks, first)
     links, tags = _links_and_tags(hidden, rows, first)
     above = [link for number, line in enumerate(lines[: first - 1], 1) for link in _wikilinks(line, number)]
     distinct = _distinct([*_property_tags(front.properties), *tags])
     title = _title(front.properties, blocks, path)
     sha256 = hashlib.sha256(data).hexdigest()
     return Note(path, title, text, first, front.properties, blocks, (*above, *links), distinct, sha256, encoding, problems)
+
+
+def hide_blocks(rows: list[str], blocks: Iterable[Block], first: int) -> None:
+    """Take out of the rows of a body (from line `first`) what only the block rules know: in code and HTML nothing is a link or a
+    tag, and in a table a `|` ends the cell and the link that it stands in, unless it is written `\\|`.
+    """
+    for block in blocks:
+        if block.kind in ("code", "html", "table"):
+            for number in range(block.lines[0] - first, block.lines[1] - first + 1):
+                rows[number] = _CELL_END.sub("\n", rows[number]) if block.kind == "table" else ""
 
 
 def plain_note(path: str, data: bytes, fallback: str = "") -> Note:

@@ -111,10 +111,7 @@ class _Text:
         # Obsidian reads links and tags in `%%` comments, not in HTML's.
         prose = [span[:2] for span in self.spans if span.kind != "comment" or body.startswith("<!--", span.start)]
         self.prose = [""] * (first - 1) + markdown.filled(body, prose, " ").split("\n")
-        for block in note.blocks:
-            if block.kind == "code":
-                for number in range(block.lines[0] - 1, block.lines[1]):
-                    self.prose[number] = ""
+        markdown.hide_blocks(self.prose, note.blocks, 1)
 
     def place(self, line: int, char: int) -> Fact:
         """A character of a line (from 0) as Obsidian says it."""
