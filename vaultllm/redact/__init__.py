@@ -84,7 +84,7 @@ def _merged(spans: list[Span]) -> Iterator[Span]:
 def _spans(text: str) -> list[Span]:
     """All that looks like a secret, overlaps included."""
     plain = numbers.ascii_digits(text)
-    numeric = numbers.HINT.search(plain) is not None
+    numeric = numbers.RUN.search(plain) is not None
     sure = list(forms.tokens(text))
     likely = list(labels.labelled(plain, numeric))
     if "@" in text:

@@ -11,12 +11,12 @@ import binascii
 import functools
 import hashlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from vaultllm.redact.labels import is_code, is_placeholder, is_random
 from vaultllm.redact.spans import END, LEFT, Span
 
-# kind, literals one of which must be in the text, pattern (group 1, when there is one, is what is replaced).
+# kind, how it may begin, pattern (group 1, when there is one, is what is replaced).
 _FORMS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("anthropic", ("sk-ant-",), r"sk-ant-[\w-]{20,}+"),
     ("openrouter", ("sk-or-",), r"sk-or-(?:v1-)?[\w-]{32,}+"),
@@ -34,24 +34,25 @@ _FORMS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("google", ("1//0",), r"1//0[\w-]{38,}+"),
     ("gcp", ("private_key_id",), r'private_key_id\\?"?\s{0,2}:\s{0,2}\\?"?([0-9a-f]{40})'),
     ("azure", ("AccountKey=", "SharedAccessKey="), r"(?:AccountKey|SharedAccessKey)=([A-Za-z0-9+/]{40,}+={0,2})"),
-    ("azure", ("8Q~",), r"[\w~.-]{3}8Q~[\w~.-]{31,34}"),
     ("azure-sas", ("sig=",), r"sig=([A-Za-z0-9%+/_-]{40,}+={0,2})"),
-    ("stripe", ("k_live_", "k_test_"), r"[srp]k_(?:live|test)_[A-Za-z0-9]{16,}+"),
+    ("stripe", ("sk_live_", "sk_test_", "rk_live_", "rk_test_"), r"[sr]k_(?:live|test)_[A-Za-z0-9]{16,}+"),
     ("stripe", ("whsec_",), r"whsec_[A-Za-z0-9+/]{24,}+={0,2}"),
-    ("telegram-bot", (":AA",), r"(?:bot)?(\d{8,10}:AA[\w-]{30,}+)"),
-    ("discord-webhook", ("/api/webhooks/",), r"discord(?:app)?\.com/api/(?:v\d+/)?webhooks/(\d{15,20}/[\w-]{40,}+)"),
+    (
+        "discord-webhook",
+        ("discord.com/api/", "discordapp.com/api/"),
+        r"discord(?:app)?\.com/api/(?:v\d+/)?webhooks/(\d{15,20}/[\w-]{40,}+)",
+    ),
     ("twilio", ("SK", "AC"), rf"(?:SK|AC)[0-9a-f]{{32}}{END}"),
     ("sendgrid", ("SG.",), r"SG\.[\w-]{16,32}\.[\w-]{16,}+"),
     ("mailgun", ("key-",), rf"key-[0-9a-f]{{32}}{END}"),
-    ("mailchimp", ("-us",), rf"[0-9a-f]{{32}}-us\d{{1,2}}{END}"),
     ("npm", ("npm_",), r"npm_[A-Za-z0-9]{36,}+"),
     ("npm", ("_authToken=",), r"_authToken=([\w+/.-]{20,}+={0,2})"),
     ("pypi", ("pypi-Ag",), r"pypi-Ag[\w-]{40,}+"),
     ("huggingface", ("hf_",), r"hf_(?=[A-Za-z0-9]{0,34}[A-Z0-9])[A-Za-z0-9]{30,}+"),
     ("huggingface", ("api_org_",), r"api_org_[A-Za-z0-9]{30,}+"),
-    ("digitalocean", ("_v1_",), r"do[opr]_v1_[0-9a-f]{60,}+"),
+    ("digitalocean", ("dop_v1_", "doo_v1_", "dor_v1_"), r"do[opr]_v1_[0-9a-f]{60,}+"),
     ("heroku", ("HRKU-",), r"HRKU-[\w-]{30,}+"),
-    ("heroku", ("eroku", "EROKU"), r"[Hh](?:eroku|EROKU)[^\n]{0,40}?\b([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})"),
+    ("heroku", ("heroku", "Heroku", "HEROKU"), r"[Hh](?:eroku|EROKU)[^\n]{0,40}?\b([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})"),
     ("yandex", ("AQVN",), r"AQVN[\w-]{30,}+"),
     ("yandex", ("y0_", "y1_", "y2_", "y3_"), r"y[0-3]_[\w-]{30,}+"),
     ("yandex", ("t1.",), r"(?<![.-])t1\.[\w-]{10,}+={0,2}\.[\w-]{40,}+={0,2}"),
@@ -74,17 +75,22 @@ _FORMS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("postman", ("PMAK-",), r"PMAK-[0-9a-f]{24}-[0-9a-f]{34}"),
     ("age", ("AGE-SECRET-KEY-1",), r"AGE-SECRET-KEY-1[0-9A-Z]{50,}+"),
     ("jwt", ("eyJ",), r"(?<!-)eyJ[\w-]{8,}+\.[\w-]{8,}+\.[\w-]*+"),
-    ("bearer", ("earer ",), r"[Bb]earer[ ]{1,3}(?=[A-Za-z._~+/-]{0,60}\d)([\w.~+/-]{16,}+={0,2})"),
+    ("bearer", ("Bearer ", "bearer "), r"[Bb]earer[ ]{1,3}(?=[A-Za-z._~+/-]{0,60}\d)([\w.~+/-]{16,}+={0,2})"),
     ("wallet", ("xprv", "yprv", "zprv"), r"[xyz]prv[1-9A-HJ-NP-Za-km-z]{90,}+"),
 )
-_LONGEST_ORDINARY = 20  # no form of the table is shorter without white space
+_APART = frozenset(("gcp", "heroku", "bearer"))  # their mark is a word of its own
+_SHORTEST = 20  # no token of a service is shorter, and few words of a sentence are longer
 
+_TELEGRAM = re.compile(LEFT + r"(?:bot)?(\d{8,10}:AA[A-Za-z0-9_-]{30,}+)")
+_AZURE = re.compile(LEFT + r"[A-Za-z0-9_~.-]{3}8Q~[A-Za-z0-9_~.-]{31,34}")
+_MAILCHIMP = re.compile(rf"{LEFT}[0-9a-f]{{32}}-us\d{{1,2}}{END}")
 _BASIC = re.compile(LEFT + r"[Bb]asic[ ]{1,3}([A-Za-z0-9+/]{8,}+={0,2})")
 _DISCORD = re.compile(rf"(?<![\w.-])[MNO][A-Za-z0-9_-]{{22,28}}+\.[A-Za-z0-9_-]{{6}}\.[A-Za-z0-9_-]{{27,}}+{END}")
 _MAILGUN = re.compile(rf"{LEFT}[0-9a-f]{{32}}-[0-9a-f]{{8}}-[0-9a-f]{{8}}(?!-){END}")
 _WIF = re.compile(rf"{LEFT}[5KL][1-9A-HJ-NP-Za-km-z]{{50,51}}{END}")
 _AWS_SECRET = re.compile(r"(?<![A-Za-z0-9+/=⟩])[A-Za-z0-9+/]{40}(?![A-Za-z0-9+/=⟨])")
 _URL_PASSWORD = re.compile(r"://(?:[^\s/:@?#⟨⟩]{0,200}+:(?P<password>[^\s/⟨⟩]{1,300})|(?P<user>[^\s/:@?#⟨⟩]{16,200}))@")
+_HOST_PASSWORD = re.compile(r":(?<=[\w.-]:)([^\s@/:⟨⟩]{4,64})@\d{1,3}(?:\.\d{1,3}){3}")
 # A run of letters of the local part can begin only where none stands before it: one try for each run.
 _EMAIL = re.compile(r"(?<![\w.+%⟩-])[\w.+%-]++@(?!\d+(?:\.\d+)*(?:[^\w.]|$))(?:[\w-]{1,63}\.){1,8}([^\W\d_]{2,24})(?![\w⟨-])")
 _NO_MAIL = frozenset("png jpg jpeg gif svg webp avif pdf md js mjs ts tsx jsx json css scss html py rs go yaml yml toml txt".split())
@@ -98,12 +104,12 @@ def tokens(text: str) -> Iterator[Span]:
     """Secrets whose form alone says what they are."""
     if "PRIVATE KEY" in text or _OPENSSH in text:
         yield from _private_keys(text)
-    longest = max(map(len, text.split()), default=0)
-    if longest >= _LONGEST_ORDINARY:
-        yield from _services(text, longest)
+    long_words = [word for word in text.split() if len(word) >= _SHORTEST]
+    if long_words:
+        yield from _services(text, long_words)
     if "asic " in text:
         yield from _basic(text)
-    if "://" in text and "@" in text:
+    if "@" in text and ":" in text:
         yield from _url_passwords(text)
 
 
@@ -113,36 +119,52 @@ def _table() -> tuple[tuple[str, tuple[str, ...], re.Pattern[str]], ...]:
     return tuple((kind, marks, re.compile(LEFT + pattern, re.ASCII)) for kind, marks, pattern in _FORMS)
 
 
-def _of(kind: str, pattern: re.Pattern[str], text: str, proof: Callable[[str], bool] = lambda found: True) -> Iterator[Span]:
-    """The matches that pass the proof; only the group is meant when there is one that took part."""
+def _of(kind: str, pattern: re.Pattern[str], text: str) -> Iterator[Span]:
+    """All matches; only the group is meant when there is one."""
     for match in pattern.finditer(text):
-        if proof(match[0]):
-            yield Span(*match.span(match.lastindex or 0), kind)
+        yield Span(*match.span(match.lastindex or 0), kind)
 
 
-def _services(text: str, longest: int) -> Iterator[Span]:
-    """Tokens with a mark of their own."""
+def _services(text: str, long_words: list[str]) -> Iterator[Span]:
+    """Tokens of services."""
     keys = []
+    words = " ".join(long_words)
     for kind, marks, pattern in _table():
-        if any(mark in text for mark in marks):
-            for span in _of(kind, pattern, text, lambda found: not _sample(found)):
-                yield span
-                if kind == "aws-key":
-                    keys.append(span)
+        for mark in marks:
+            at = text.find(mark) if mark in words or kind in _APART else -1
+            while at >= 0:
+                match = pattern.match(text, at)
+                if match and not _is_sample(match[0]):
+                    span = Span(*match.span(match.lastindex or 0), kind)
+                    yield span
+                    keys += [span] if kind == "aws-key" else []
+                at = text.find(mark, match.end() if match else at + len(mark))
     done = 0
     for key in keys:  # the secret half stands beside the id
         area = (max(done, key.start - 300), min(len(text), key.end + 300))
         for match in _AWS_SECRET.finditer(text, *area):
-            if is_random(match[0], strict=False) and not re.fullmatch("[0-9a-f]+", match[0]):
+            if all(re.search(letters, match[0]) for letters in ("[0-9]", "[a-z]", "[A-Z]")):
                 yield Span(*match.span(), "aws-secret")
         done = max(done, key.end)
-    if longest >= 50:
-        yield from _of("discord", _DISCORD, text)
-        yield from _of("mailgun", _MAILGUN, text)
-        yield from _of("wallet", _WIF, text, _is_base58check)
+    if ":AA" in words:
+        yield from _of("telegram-bot", _TELEGRAM, text)
+    if "8Q~" in words:
+        yield from _of("azure", _AZURE, text)
+    if "-us" in words:
+        yield from _of("mailchimp", _MAILCHIMP, text)
+    at = 0
+    for word in long_words:
+        if len(word) < 50:
+            continue
+        at = text.index(word, at)
+        for kind, pattern in (("discord", _DISCORD), ("mailgun", _MAILGUN), ("wallet", _WIF)):
+            for match in pattern.finditer(text, at, at + len(word)):
+                if kind != "wallet" or _is_base58check(match[0]):
+                    yield Span(*match.span(), kind)
+        at += len(word)
 
 
-def _sample(found: str) -> bool:
+def _is_sample(found: str) -> bool:
     """Whether a token is a documented example or crosses filled in."""
     return len(set(found[-12:])) < 4 or re.search(r"x{5,}|example|your[_-]|\.\.\.", found, re.IGNORECASE) is not None
 
@@ -200,6 +222,7 @@ def _url_passwords(text: str) -> Iterator[Span]:
         if is_placeholder(match[group]) or is_code(match[group]) or (group == "user" and not is_random(match[group], strict=False)):
             continue
         yield Span(*match.span(group), "url-password")
+    yield from _of("url-password", _HOST_PASSWORD, text)
 
 
 def mails(text: str) -> Iterator[Span]:
