@@ -32,7 +32,8 @@ _FIRST_KEY = re.compile(r"\{\s*\"([^\"\\]{0,200})\"")
 _NEXT_CHAT = re.compile(
     r"(?:[\[,}]\s*)(?=\{(?:\s*\"(?:name|type|id)\"\s*:\s*(?:null|-?\d+|\"(?:[^\"\\]|\\.)*+\")\s*,){1,3}\s*\"messages\"\s*:\s*\[)"
 )
-_SPACE = re.compile(r"[ \t\n\r\ufeff]*")
+_BLANK = " \t\n\r\ufeff"
+_SPACE = re.compile(f"[{_BLANK}]*")
 _ESCAPED = re.compile(r"(?<!\\)((?:\\\\)*+)\\x([0-9A-Fa-f]{2})")
 _CUT_ESCAPE = re.compile(r"\\(?:x[0-9A-Fa-f]?)?")
 _DECODER = json.JSONDecoder(strict=False)  # raw control characters in strings are met in real exports
@@ -98,9 +99,11 @@ class Window:
 
     def at(self, place: int) -> tuple[int, int]:
         """Line and column of a place in the text; places must be asked for in order."""
+        if place <= self._counted:
+            return self._line, max(1, self._gone + place - self._begin + 1)
         self._line, column = self.where(place)
         self._begin = self._gone + place - column + 1
-        self._counted = max(self._counted, place)
+        self._counted = place
         return self._line, column
 
     def where(self, place: int) -> tuple[int, int]:
@@ -119,6 +122,8 @@ class Window:
 
     def peek(self) -> str:
         """The next character that is no white space, which `place` then points at; empty at the end of the file."""
+        if self.place < len(self.text) and self.text[self.place] not in _BLANK:
+            return self.text[self.place]
         while True:
             match = _SPACE.match(self.text, self.place)
             self.place = match.end() if match else self.place

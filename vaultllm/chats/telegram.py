@@ -21,6 +21,7 @@ from vaultllm.text import fold
 
 PART = 20_000
 """Turns after which a chat goes on as another conversation (`<id>/2`), so that the memory needed stays bounded."""
+_SHOWN = 5  # names of those who speak, for the message that asks which of them is the owner
 _APART = 3600.0  # seconds after which the same sender begins another turn
 
 
@@ -77,12 +78,9 @@ class Chat:
 
     def _say(self, data: dict[str, Any], said: str, lines: Lines) -> None:
         number, who = name(data.get("from_id")), name(data.get("from"))
-        self._names.setdefault(f"{who or 'a deleted account'} ({number})" if number else who)
         sender = (number, who, name(data.get("forwarded_from")))
         stamp = data.get("date_unixtime")
         time = float(stamp) if isinstance(stamp, str) and stamp.isascii() and stamp.isdecimal() and len(stamp) < 12 else seconds(stamp)
-        raw = raw_time(data.get("date"))
-        at = from_epoch(time) or read_time(raw, self._clock)
         file = data.get("file_name") or data.get("file")
         files = [name(file).rpartition("/")[2]] if isinstance(file, str) and not file.startswith("(") else []
         last = self._said[-1] if self._said else None
@@ -92,6 +90,10 @@ class Chat:
             last.lines = (min(last.lines[0], lines[0]), max(last.lines[1], lines[1]))
             last.time = time
         else:
+            if len(self._names) < _SHOWN:
+                self._names.setdefault(f"{who or 'a deleted account'} ({number})" if number else who)
+            raw = raw_time(data.get("date"))
+            at = from_epoch(time) or read_time(raw, self._clock)
             self._said.append(_Said(sender, name(data.get("id")), at, raw, time, lines, [said], files))
 
     def _role(self, sender: tuple[str, str, str]) -> Role:
@@ -123,7 +125,7 @@ class Chat:
         return found
 
     def _unknown(self, turns: list[Any], lines: Lines) -> list[Problem]:
-        names = ", ".join(list(self._names)[:5])
+        names = ", ".join(self._names)
         if turns and not self._me:
             message = f"everybody here speaks as `user`, because nobody is named as you: set scan.me to one of {names}"
             return [Problem("W-ME", message, lines[0])]

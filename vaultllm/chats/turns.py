@@ -55,7 +55,7 @@ def text(value: object) -> str:
         return ""
     if "\r" in value or "\0" in value:
         value = value.replace("\r\n", "\n").replace("\r", "\n").replace("\0", "")
-    return encodable(value).strip("\n").rstrip()
+    return (value if value.isascii() else encodable(value)).strip("\n").rstrip()
 
 
 def name(value: object) -> str:
@@ -64,6 +64,8 @@ def name(value: object) -> str:
         return ""
     if isinstance(value, int):
         return str(value) if abs(value) < 1 << 64 else ""
+    if isinstance(value, str) and value.isascii() and value.isprintable() and "  " not in value:
+        return value.strip()  # the short way for nearly all of them
     return " ".join(text(value).split())
 
 
