@@ -377,6 +377,10 @@ BOMBS: dict[str, Callable[[int], str]] = {
     "heroku": lambda n: "heroku " * (n // 7) + "1" * 30,
     "passport": lambda n: "паспорт 12 34 " * (n // 14),
     "seed": lambda n: "seed: " + "abc " * (n // 4),
+    "commands": lambda n: "curl -u a: mysql -p " * (n // 20),
+    "no sign": lambda n: "пароль от a1b2 " * (n // 15),
+    "codes": lambda n: "backup codes: " + "ab12-cd34 " * (n // 10),
+    "hosts": lambda n: "a:b12@1.1.1." * (n // 12),
     "found": lambda n: "vasya@mail.ru пароль: qwerty12 +7 916 123-45-67\n" * (n // 48),
 }
 
