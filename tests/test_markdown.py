@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vaultllm import blocks, markdown
+from vaultllm import blocks, markdown, reading
+from vaultllm.config import Settings
 from vaultllm.schema import Link, Note
 
 PIECES = (
@@ -372,6 +373,79 @@ def test_tags_of_text_and_properties():
     assert parse(text).tags == ("Один", "два/три", "x", "y", "z", "тег/под-тег", "c", "ক্ষ", "head", "e")
     for odd in ("tags: 5", "tags:", "tags: {a: b}", "tags: [1, null, true]"):
         assert parse(f"---\n{odd}\n---\n").tags == ()
+
+
+# -- the traps of other readers (each is a way in which a library or a plugin loses or invents something)
+
+
+def test_trap_a_items_deeper_than_nine_levels_stay() -> None:
+    text = "".join("    " * depth + f"- уровень{depth} [[Цель{depth}]]\n" for depth in range(40))
+    note = parse(text)
+    assert [(block.kind, block.lines) for block in note.blocks] == [("list", (1, 40))]
+    assert [link.target for link in note.links] == [f"Цель{depth}" for depth in range(40)]
+    assert all(f"уровень{depth} " in told(text) for depth in range(40))
+
+
+def test_trap_b_links_and_tags_know_their_lines() -> None:
+    text = "---\na: 1\n---\n\n`[[no]]`\n[[a]]\n\n> - [[b]] #c\n\n```\n[[no]]\n```\n[[d]]"
+    assert [(link.target, link.line) for link in parse(text).links] == [("a", 6), ("b", 8), ("d", 13)]
+
+
+def test_trap_c_sums_of_money_are_no_formulas() -> None:
+    note = parse("цена $5 [[Сад]] and $10 #тег и $ 3 $ [[Дом]]")
+    assert ([link.target for link in note.links], note.tags) == (["Сад", "Дом"], ("тег",))
+
+
+@pytest.mark.parametrize(
+    ("text", "body_line"),
+    [("\ufeff---\na: 1\n---\nx", 4), ("----\na: 1\n----\nx", 1), ("---\na: 1\n...\nx", 4), ("---\n\nтекст\n\n---\nx", 1)],
+)
+def test_trap_d_front_matter_is_only_what_is_meant_as_such(text: str, body_line: int) -> None:
+    note = parse(text)
+    assert (note.body_line, note.properties) == ((body_line, {"a": 1}) if body_line > 1 else (1, {}))
+    assert_covered(note)
+
+
+@pytest.mark.parametrize(
+    "comment",
+    [
+        "%%\n# тайна\n\n- тайна\n\n```\nтайна\n```\n%%",
+        "> цитата %% тайна %%",
+        "- a\n  %%\n  тайна\n\n  # тайна\n  %%\n- b",
+        "слово %%тайна%% слово",
+        "слово %%тайна\nтайна%% слово",
+        "<!-- тайна\n\nтайна -->",
+        "# Глава %%тайна%%",
+        "| a %%тайна%% |\n|---|\n| b |",
+        "```\nкод\n```\n%%\nтайна\n%%",
+        "%% тайна %%\n%% тайна %%",
+        "[^1]: сноска %%тайна%%",
+        "слово `x %%` и %%тайна%% `%% y`",
+    ],
+)
+def test_trap_e_comments_are_never_told(comment: str) -> None:
+    said = told(f"Насос качает воду из колодца.\n\n{comment}\n\nВода течёт в бочку по трубе.")
+    assert "тайна" not in said.lower()
+    assert "Насос качает" in said
+    assert "течёт в бочку" in said
+
+
+def test_trap_f_a_pipe_in_a_table_ends_the_cell_unless_escaped() -> None:
+    text = "| a | b |\n|---|---|\n| [[Дом|x]] | [[Сад\\|y]] `[[no|z]]` |\n\nвне [[Дом|x]]"
+    assert [(link.target, link.alias) for link in parse(text).links] == [("Сад", "y"), ("Дом", "x")]
+    assert kinds(text) == [("table", (1, 3)), ("paragraph", (5, 5))]
+
+
+def test_trap_g_twenty_thousand_brackets_take_no_time() -> None:
+    started = time.process_time()
+    for unit in ("[", "![[", "]]", "[[a|", "[a](", "[^"):
+        parse(unit * 20_000)
+    assert time.process_time() - started < 3
+
+
+def told(text: str) -> str:
+    """Everything that becomes of a note: texts, titles, keywords."""
+    return reading.read_note("n.md", text.encode(), Settings(vault_id="test")).yaml
 
 
 # -- visible, mask
