@@ -19,7 +19,7 @@ import pytest
 
 from tests.test_cli import Shell
 from tests.test_ingest import snapshot
-from vaultllm import config, importing, imports, render, steps
+from vaultllm import chats, config, importing, imports, reading, render, steps
 from vaultllm.chats import mend
 from vaultllm.errors import DataError, UsageError, VaultError
 from vaultllm.schema import Conversation, Turn
@@ -281,6 +281,31 @@ def test_a_note_without_its_conversations_id_is_mended_by_its_messages(job: step
     assert scene.turns[1].text == CODE
     # The cutting is no copy of the talk: all of that is read too.
     assert {turn.uid for one in job.ledger.scenes(stored_path("c1")) for turn in one.turns} == {uid for uid, _, _, _ in TALK}
+
+
+def test_what_the_plugin_really_wrote_in_every_version_is_known_as_its_damage(shared: Path) -> None:
+    asked = 'Привет! Посмотри:\n\n> цитата\n>> двойная\n\n```python\ndef f(x):\n    if x:\n        return {"cited": 1}\n```'
+    answered = (
+        "Ответ **A**.\n\n- пункт\n    - подпункт\n\nФормула: \\(x^2\\) и \\[y=1\\]\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n"
+        "> [!note] вложенный callout\n> текст\n\nИсточник. See links."
+    )
+    said_ = {"u1": asked, "a1": answered, "a1b": "Ответ B (regenerate).", "u2": "Первый вариант вопроса", "a2": "Ответ на первый вариант"}
+    said_ |= {"u2e": "Отредактированный вопрос", "a2e": "Ответ на отредактированный"}
+    export = conversation(*(said(uid, text) for uid, text in said_.items()))
+    notes = sorted((shared / "real" / "nexus_versions").glob("out-*.md"))
+    assert len(notes) >= 15
+    for path in notes:
+        settings = config.Settings(vault_id="x")
+        parsed = reading.parse(path.name, path.read_bytes(), settings)
+        _, _, (found,) = chats.read(parsed, settings.scan, "")
+        mended = mend.mend(found, export)
+        assert (mended.mended, mended.same, mended.edited, mended.lacking) == (2, 5, 0, 0), path.name
+        rows = parsed.text.split("\n")
+        for turn in mended.conversation.turns:
+            if turn.uid in said_:
+                assert turn.text == said_[turn.uid]
+                for number, row in enumerate(turn.text.split("\n"), turn.text_line):
+                    assert damaged(row).lstrip("> ") in rows[number - 1] or row.startswith(("Формула", "Источник"))
 
 
 # -- ingest
