@@ -11,6 +11,18 @@ from pathlib import Path
 from vaultllm.text import sha
 
 
+def write_if_changed(path: Path, content: str) -> None:
+    """`write_whole`, its folder made, unless the file says just this already. Raises OSError."""
+    data = content.encode("utf-8")
+    try:
+        with open(path, "rb") as file:
+            if file.read() == data:
+                return
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, data)
+
+
 def write_whole(path: Path, content: str | bytes, *, lasting: bool = False) -> None:
     """Put a file in place by a rename: a reader sees the old one or the new one, never a part. Readable by its owner alone.
 

@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from vaultllm import imports, reading, vault, workers
 from vaultllm.config import Workspace
 from vaultllm.errors import VaultError, VaultllmError
-from vaultllm.files import write_whole
+from vaultllm.files import write_if_changed
 from vaultllm.keywords import Statistics, statistics
 from vaultllm.ledger import Change, KnownNote, Ledger, NoteRow
 from vaultllm.redact import redact
@@ -239,7 +239,7 @@ def _store(
         if isinstance(result, Problem):
             continue
         if result.scenes:
-            _write_if_changed(scene_file(workspace, row.path), result.yaml)
+            write_if_changed(scene_file(workspace, row.path), result.yaml)
         else:
             scene_file(workspace, row.path).unlink(missing_ok=True)
     with ledger.transaction():
@@ -257,24 +257,18 @@ def _store(
 def scene_file(workspace: Workspace, path: str) -> Path:
     """Where a note's scenes are written; a name too long for the file system is cut and marked with a hash."""
     name = path + ".yaml"
-    parts = [
-        part if len(part.encode()) <= 250 else part.encode()[:200].decode("utf-8", "ignore") + "~" + sha(part, digits=8) + ".yaml"
-        for part in name.split("/")
-    ]
-    return workspace.scenes.joinpath(*parts)
+    if len(name.encode()) > 250:
+        parts = [
+            part if len(part.encode()) <= 250 else part.encode()[:200].decode("utf-8", "ignore") + "~" + sha(part, digits=8) + ".yaml"
+            for part in name.split("/")
+        ]
+        name = "/".join(parts)
+    return workspace.scenes / name
 
 
 def write_scenes(workspace: Workspace, ledger: Ledger, path: str) -> None:
     """Write a note's scene file from the ledger."""
-    _write_if_changed(scene_file(workspace, path), to_yaml(path, list(ledger.scenes(path))))
-
-
-def _write_if_changed(path: Path, content: str) -> None:
-    data = content.encode("utf-8")
-    if path.exists() and path.read_bytes() == data:
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, data)
+    write_if_changed(scene_file(workspace, path), to_yaml(path, list(ledger.scenes(path))))
 
 
 def _keep_problems(ledger: Ledger, scan: vault.Scan) -> None:

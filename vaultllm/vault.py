@@ -26,6 +26,8 @@ from vaultllm.schema import Problem
 from vaultllm.text import decode, nfc
 
 _SAFE = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY"))
+_FOLDER = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0)
+_BENEATH = os.open in os.supports_dir_fd and hasattr(os, "O_NOFOLLOW")
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV, errno.EINVAL}
 _DATALESS = 0x40000000  # macOS: the file's bytes are in the cloud only
 
@@ -231,12 +233,8 @@ def read(vault: Path, path: str, max_bytes: int) -> bytes:
 @contextlib.contextmanager
 def _opened(vault: Path, path: str, mode: int) -> Iterator[int]:
     """A descriptor of a regular file within the vault; OSErrors inside become VaultErrors."""
-    folder = _inside(vault, str(PurePosixPath(path).parent), path)
-    name = PurePosixPath(path).name
-    if not name or name == "..":
-        raise VaultError("this is no path of a note", path=path, code="E-OUTSIDE")
     try:
-        descriptor = os.open(folder / name, mode | _SAFE)
+        descriptor = _open_beneath(vault, path, mode)
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise VaultError("it is a symbolic link, which is not followed", path=path, code="E-OUTSIDE") from error
@@ -245,14 +243,37 @@ def _opened(vault: Path, path: str, mode: int) -> Iterator[int]:
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise VaultError("it is not a regular file; remove it or rename it", path=path, code="E-READ")
-        # A folder on the way may have been swapped for a link while we opened.
-        if _inside(vault, str(PurePosixPath(path).parent), path) != folder:
-            raise VaultError("its folder changed while it was opened; try again", path=path, code="E-READ")
         yield descriptor
     except OSError as error:
         raise VaultError(f"the note cannot be read ({error.strerror})", path=path, code="E-READ") from error
     finally:
         os.close(descriptor)
+
+
+def _open_beneath(vault: Path, path: str, mode: int) -> int:
+    """Open folder by folder, each within the one before: none can be swapped for a link that leads away. Raises OSError, VaultError."""
+    *folders, name = path.split("/")
+    if not name or "\0" in path or ("\\" in path and os.sep == "\\") or {"", ".."} & {*folders, name}:
+        raise VaultError("the path leaves the vault", path=path.replace("\0", "\\0"), code="E-OUTSIDE")
+    if _BENEATH:
+        folder = os.open(vault, _FOLDER)
+        try:
+            for part in folders:
+                above, folder = folder, os.open(part, _FOLDER | os.O_NOFOLLOW, dir_fd=folder)
+                os.close(above)
+            return os.open(name, mode | _SAFE, dir_fd=folder)
+        except OSError as error:
+            if error.errno not in (errno.ELOOP, errno.ENOTDIR) or not folders:
+                raise
+        finally:
+            os.close(folder)
+    # A folder that is a link within the vault (or a system without `openat`): what the path means is checked before and after.
+    inside = _inside(vault, "/".join(folders), path)
+    descriptor = os.open(inside / name, mode | _SAFE)
+    if _inside(vault, "/".join(folders), path) != inside:
+        os.close(descriptor)
+        raise VaultError("its folder changed while it was opened; try again", path=path, code="E-READ")
+    return descriptor
 
 
 def _inside(vault: Path, folder: str, path: str) -> Path:
