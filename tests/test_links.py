@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import time
 import unicodedata
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from vaultllm import markdown
+from vaultllm import markdown, reading
+from vaultllm.config import Settings
+from vaultllm.ledger import Ledger, NoteRow
 from vaultllm.links import Resolver, heading_key, locate
 
 PATHS = (
@@ -176,3 +180,49 @@ def test_our_own_links_to_headings_are_found_again() -> None:
 def test_headings_compare_without_punctuation_and_case() -> None:
     assert heading_key("Что — это?  (2024)") == heading_key("что — это 2024")
     assert heading_key("a-b_c") == "a-b_c"
+
+
+# -- in the ledger: what a scene is linked with
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    with Ledger(tmp_path / "ledger.db") as opened:
+        yield opened
+
+
+def put(ledger: Ledger, path: str, text: str) -> int:
+    """Store a note; the slot of its first scene."""
+    read = reading.read_note(path, text.encode(), Settings(vault_id="v"))
+    ledger.put_note(NoteRow(path, read.title, 1, 1, 1, 1, "x", "1", "", ""), read.scenes)
+    (slot,) = ledger.db.execute(
+        "SELECT s.slot FROM scenes s JOIN notes n ON n.id = s.note WHERE n.path = ? ORDER BY s.ordinal", (path,)
+    ).fetchone()
+    return int(slot)
+
+
+def test_of_notes_with_one_name_the_folders_say_which_is_linked(ledger: Ledger) -> None:
+    words = "Насос качает воду из колодца в бочку у теплицы."
+    town, garden = put(ledger, "Город/План.md", words), put(ledger, "Дача/Сад/План.md", words)
+    by_folder = put(ledger, "a.md", f"{words} [[Сад/план]]")
+    nearest = put(ledger, "Город/b.md", f"{words} [[ПЛАН]]")
+    relative = put(ledger, "Дача/c.md", f"{words} [план](Сад/План.md) и [[../Город/План]]")
+    decomposed = put(ledger, "d.md", words + unicodedata.normalize("NFD", " [[Ёж]] [[й]]"))
+    assert set(ledger.linked([by_folder])) == {(by_folder, garden)}
+    assert set(ledger.linked([nearest])) == {(nearest, town)}
+    assert set(ledger.linked([relative])) == {(relative, garden), (relative, town)}
+    assert set(ledger.linked([garden])) == {(garden, by_folder), (garden, relative)}
+    assert set(ledger.linked([town])) == {(town, nearest), (town, relative)}
+    hedgehog = put(ledger, "Ёж.md", words)
+    assert set(ledger.linked([decomposed])) == {(decomposed, hedgehog)}
+    assert set(ledger.linked([hedgehog])) == {(hedgehog, decomposed)}
+
+
+def test_a_note_that_comes_later_takes_the_links_that_mean_it(ledger: Ledger) -> None:
+    words = "Насос качает воду из колодца в бочку у теплицы."
+    far = put(ledger, "z/y/План.md", words)
+    linking = put(ledger, "Дача/a.md", f"{words} [[План]]")
+    assert ledger.linked([linking]) == [(linking, far)]
+    near = put(ledger, "Дача/План.md", words)
+    assert ledger.linked([linking]) == [(linking, near)]
+    assert ledger.linked([far]) == []

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from vaultllm import imports
 from vaultllm.errors import LockedError, VaultError, VaultllmError
 from vaultllm.imports import Talk
+from vaultllm.links import Resolver
 from vaultllm.memory import twins, words
 from vaultllm.rows import PassageRow, SceneRow
 from vaultllm.schema import Passage, Problem, Run, Scene, from_dict, to_dict
@@ -100,6 +101,11 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE INDEX twins_first ON twins(first);
     CREATE INDEX scenes_place ON scenes(note, ordinal, train, sha);
     CREATE INDEX scenes_survey ON scenes(kind, language, trust, train, reason, length);
+    """,
+    # A link as written: of notes with one name, its folders say which is meant.
+    """
+    ALTER TABLE links ADD COLUMN written TEXT NOT NULL DEFAULT '';
+    UPDATE notes SET parser = '';
     """,
 )
 
@@ -215,7 +221,7 @@ class _New:
         self.top = {"notes": notes, "scenes": scenes, "passages": passages}
         self.notes: list[tuple[Any, ...]] = []
         self.scenes: list[tuple[Any, ...]] = []
-        self.links: list[tuple[int, str]] = []
+        self.links: list[tuple[int, str, str]] = []
         self.passages: list[tuple[Any, ...]] = []
         self.terms: list[tuple[int, words.Terms]] = []
 
@@ -355,7 +361,7 @@ class Ledger:
                 change += self._put_note(note, scenes, known.get(note.path), new)
             self.db.executemany(f"INSERT INTO notes (id, {', '.join(_NOTE)}) VALUES ({_marks(14)})", new.notes)
             self.db.executemany(f"INSERT INTO scenes (slot, note, ordinal, {_SCENE}) VALUES ({_marks(13)})", new.scenes)
-            self.db.executemany("INSERT INTO links (scene, target) VALUES (?, ?)", new.links)
+            self.db.executemany("INSERT INTO links (scene, target, written) VALUES (?, ?, ?)", new.links)
             self.db.executemany(f"INSERT INTO passages (slot, scene, {_PASSAGE}) VALUES ({_marks(10)})", new.passages)
             words.add(self.db, new.terms)
             self.db.executemany("INSERT OR IGNORE INTO outbox (passage) VALUES (?)", [(slot,) for slot, _ in new.terms])
@@ -397,7 +403,7 @@ class Ledger:
                 changed += said != scene.sha
                 self.db.execute(f"UPDATE scenes SET (note, ordinal, {_SCENE}) = ({_marks(12)}) WHERE slot = ?", (*values, slot))
                 self.db.execute("DELETE FROM links WHERE scene = ?", (slot,))
-            new.links += [(slot, note_key(target)) for target in scene.links]
+            new.links += [(slot, note_key(target), target) for target in scene.links]
             self._put_passages(slot, scene.passages, new, is_known)
         for slot, _ in old.values():
             self._bury("scene = ?", slot)
@@ -671,17 +677,34 @@ class Ledger:
         return pairs
 
     def linked(self, scene_slots: Sequence[int]) -> list[tuple[int, int]]:
-        """(scene, first scene of a note it links to) and (scene, scene that links to its note) pairs for these scenes."""
+        """(scene, first scene of a note it links to) and (scene, scene that links to its note) pairs for these scenes.
+
+        Names are found by an index; which of several notes with one name is meant, `links.Resolver` says from the folders.
+        """
         pairs: list[tuple[int, int]] = []
         for slot in scene_slots:
-            pairs += self.db.execute(
-                "SELECT l.scene, s.slot FROM links l JOIN notes n ON n.name = l.target JOIN scenes s ON s.note = n.id AND s.ordinal = 0"
-                " WHERE l.scene = ? AND s.slot != l.scene"
-                " UNION SELECT s.slot, l.scene FROM scenes s JOIN notes n ON n.id = s.note JOIN links l ON l.target = n.name"
+            out = self.db.execute(
+                "SELECT l.written, l.target, f.path, n.path, s.slot FROM links l JOIN scenes o ON o.slot = l.scene"
+                " JOIN notes f ON f.id = o.note JOIN notes n ON n.name = l.target"
+                " JOIN scenes s ON s.note = n.id AND s.ordinal = 0 WHERE l.scene = ? AND s.slot != l.scene",
+                (slot,),
+            )
+            meant: dict[tuple[str, str], dict[str, int]] = {}
+            for written, name, source, path, other in out:
+                meant.setdefault((written or name, source), {})[path] = other
+            for (written, source), slots in meant.items():
+                found = Resolver(slots).resolve(written, source)
+                pairs += [(slot, slots[found])] if found else []
+            back = self.db.execute(
+                "SELECT l.scene, l.written, l.target, f.path, n.path FROM scenes s JOIN notes n ON n.id = s.note"
+                " JOIN links l ON l.target = n.name JOIN scenes o ON o.slot = l.scene JOIN notes f ON f.id = o.note"
                 " WHERE s.slot = ? AND l.scene != s.slot",
-                (slot, slot),
+                (slot,),
             ).fetchall()
-        return pairs
+            named = self.db.execute("SELECT path FROM notes WHERE name = ?", (back[0][2],)) if back else ()
+            resolver = Resolver(path for (path,) in named)
+            pairs += [(slot, scene) for scene, written, name, source, path in back if resolver.resolve(written or name, source) == path]
+        return list(dict.fromkeys(pairs))
 
     # -- runs, answers, odds and ends
 
