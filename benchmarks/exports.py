@@ -138,7 +138,8 @@ def measure(path: Path, method: str) -> None:
     # Not ru_maxrss: a process inherits that from the one that started it.
     (row,) = (row for row in Path("/proc/self/status").read_text().splitlines() if row.startswith("VmHWM"))
     peak = int(row.split()[1]) / 1024
-    speed = path.stat().st_size / 1e6 / seconds
+    size = sum(one.file_size for one in zipfile.ZipFile(path).infolist()) if path.suffix == ".zip" else path.stat().st_size
+    speed = size / 1e6 / seconds
     print(f"{method:10} {seconds:8.1f} s {speed:8.1f} MB/s   peak {peak:7.0f} MB   counted {sum(counted)}")
 
 

@@ -95,7 +95,6 @@ def test_the_json_of_a_note_is_parsed_once_for_all_readers(monkeypatch: pytest.M
     exports._found.cache_clear()
     text = (FOLDER / "telegram-full.json").read_text(encoding="utf-8")
     assert read(text)[0] == "telegram"
-    assert read(text, "again.json")[0] == "telegram"
     assert calls == [1]
 
 
@@ -487,6 +486,27 @@ def test_texts_are_cleaned_of_what_no_note_can_hold() -> None:
         ("assistant", "last key wins", "", ()),
     ]
     assert [(one.code, one.count) for one in talk.problems] == [("E-MESSAGE", 1)]
+
+
+def test_many_broken_lines_are_told_together(tmp_path: Path) -> None:
+    path = tmp_path / "talks.jsonl"
+    path.write_text("x\n" * 1000 + json.dumps(claude("a")) + "\n1\n2\n", encoding="utf-8")
+    found, problems = streamed(path)
+    assert [one.id for one in found] == ["a"]
+    assert len(problems) == 102
+    assert sum(one.count for one in problems if one.code == "E-JSON") == 1000
+    assert [(one.line, one.count) for one in problems if one.code == "E-SHAPE"] == [(1002, 2)]
+
+
+def test_an_object_at_the_top_is_held_only_up_to_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exports, "LARGEST", 10_000)
+    path = tmp_path / "conversations.json"
+    talk = {"conversations": [{"from": "human", "value": "x" * 100}] * 1000}
+    path.write_text(json.dumps({"a": "b", **talk}) + json.dumps(claude("next")), encoding="utf-8")
+    found, problems = streamed(path)
+    assert [one.id for one in found] == ["", "next"]
+    assert 50 < found[0].seen < 100  # as far as it could be held
+    assert [one.code for one in problems] == ["E-SIZE"]
 
 
 def test_what_stands_between_marks_is_cut_in_linear_time() -> None:

@@ -60,6 +60,10 @@ def read(data: dict[str, Any], lines: Lines, settings: ScanSettings, timezone: s
         nodes[key] = Node(parents.get(key, ""), turn, seconds(mapping(message).get("create_time")))
     current = data.get("current_node")
     problems: list[Problem] = []
+    named = [(key, mapping(node).get("parent")) for key, node in tree.items()]
+    if lost := sum(isinstance(parent, str) and bool(parent) and key not in parents for key, parent in named):
+        why = f"{lost} messages follow one that the export does not hold; what stands before them is taken for another branch"
+        problems.append(Problem("W-TREE", why, lines[0], lost))
     if not isinstance(current, str) or current not in nodes:
         current = newest_leaf(nodes)
         if nodes:

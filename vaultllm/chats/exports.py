@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from vaultllm.chats import chatgpt, claude, datasets, grok, lechat, openwebui, perplexity, telegram
-from vaultllm.chats.json_items import CHUNK, Item, decoded, items, json_lines
+from vaultllm.chats.json_items import CHUNK, LARGEST, Item, decoded, items, json_lines
 from vaultllm.chats.turns import listed, mapping, name, no_conversation
 from vaultllm.config import ScanSettings
 from vaultllm.schema import Conversation, Lines, Note, Problem
@@ -33,6 +33,7 @@ MAX_FILES = 100_000
 
 _SUFFIXES = (".json", ".jsonl", ".ndjson")
 _LISTS = ("messages", "conversations", "chats")  # keys of the object at the top that hold talks
+_HEAD = ("id", "name", "type")  # keys of a Telegram chat
 _KNOWN = (*_LISTS, "left_chats", "personal_information")
 # An encrypted archive is a RuntimeError, an unknown compression a NotImplementedError.
 _UNZIP_ERRORS = (OSError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
@@ -84,12 +85,15 @@ def detect(name: str, note: Note, settings: ScanSettings) -> str:
 def read(note: Note, settings: ScanSettings, timezone: str) -> list[Conversation]:
     """The conversations of an export; what is broken is a conversation without turns that carries the problem."""
     parsed = _parsed(note.text, note.path.lower().endswith(".json"))
-    return [conversation for _, conversation in _talks(parsed, settings, timezone)]
+    found = [conversation for _, conversation in _talks(parsed, settings, timezone)]
+    _parsed.cache_clear()  # a decoded file takes ten times its size
+    _found.cache_clear()
+    return found
 
 
 @functools.lru_cache(maxsize=1)
 def _parsed(text: str, whole: bool) -> tuple[Item, ...]:
-    return tuple(items(iter((text,)), _is_wanted) if whole else json_lines(iter((text,))))
+    return tuple(items(iter((text,)), _is_wanted) if whole else json_lines(iter((text,)), _is_wanted))
 
 
 @functools.lru_cache(maxsize=1)
@@ -134,7 +138,8 @@ class _File:
         self._lechat = lechat.Talks()
         self._found = False  # a conversation in this file
         self._inside = False  # a conversation within the object at the top
-        self._strange: list[Lines] = []
+        self._strange, self._strange_at = 0, (1, 1)  # values that are no conversations, and where the first is
+        self._held = 0  # characters of what the object at the top holds, as far as it has come
 
     def take(self, item: Item) -> _Talks:
         """One value; yields what is complete with it."""
@@ -143,7 +148,7 @@ class _File:
             if path != ("messages",):
                 yield from self._close_chat({})
             if not path:
-                self._top, self._inside = {}, False
+                self._top, self._inside, self._held = {}, False, 0
             yield "", no_conversation(item.lines, item.problem)
         elif len(path) > 2:
             yield from self._take_chat(item)
@@ -152,8 +157,11 @@ class _File:
                 yield from self._close(item.lines)
         elif len(path) == 2:
             yield from self._take_member(item)
+        elif path == ("*",) and item.value is None:
+            self._is_strange(item.lines, item.times)
         elif path and path != ("*",):
-            self._top[path[0]] = item.value
+            if self._hold(item):
+                self._top[path[0]] = item.value
         else:
             yield from self._take_one(item.value, item.lines)
 
@@ -164,8 +172,8 @@ class _File:
             self._found = True
             yield "lechat", conversation
         if self._strange and self._found:
-            message = f"{len(self._strange)} elements are no conversations; they are left out"
-            yield "", no_conversation(self._strange[0], Problem("E-SHAPE", message, self._strange[0][0], len(self._strange)))
+            message = f"{self._strange} elements are no conversations; they are left out"
+            yield "", no_conversation(self._strange_at, Problem("E-SHAPE", message, self._strange_at[0], self._strange))
 
     def _take_one(self, value: Any, lines: Lines) -> _Talks:
         one = _format(value) if isinstance(value, dict) else None
@@ -175,7 +183,16 @@ class _File:
         elif isinstance(value, dict) and lechat.takes(value):
             self._lechat.add(value, lines)
         else:
-            self._strange.append(lines)
+            self._is_strange(lines)
+
+    def _is_strange(self, lines: Lines, count: int = 1) -> None:
+        self._strange_at = self._strange_at if self._strange else lines
+        self._strange += count
+
+    def _hold(self, item: Item) -> bool:
+        """Whether a part of the object at the top can be kept: a conversation is not larger than the largest value."""
+        self._held += item.size
+        return self._held <= LARGEST
 
     def _take_member(self, item: Item) -> _Talks:
         """An element of `messages`, `conversations` or `chats` at the top: a conversation, or a part of the object at the top."""
@@ -186,6 +203,8 @@ class _File:
         elif place == "*" and key != "messages" and _is_wanted(item.value) and not telegram.takes(item.value):
             self._inside = True
             yield from self._take_one(item.value, item.lines)
+        elif not self._hold(item):
+            pass  # said when the object ends
         elif place == "*":
             kept = self._top.setdefault(key, [])
             if isinstance(kept, list):
@@ -200,23 +219,23 @@ class _File:
         if item.end:
             yield from self._close_chat({})
         elif len(item.path) == 3:
-            self._strange.append(item.lines)
+            self._is_strange(item.lines)
         else:
             self._chat = self._chat or self._new_chat()
             if len(item.path) == 4:
-                self._chat.head[item.path[3]] = item.value
+                self._chat.head.update({item.path[3]: item.value} if item.path[3] in _HEAD else {})
             else:
                 yield from self._from_telegram(self._chat.add(item.value, item.lines))
 
     def _new_chat(self) -> telegram.Chat:
         chat = telegram.Chat(self._settings, self._timezone, name(mapping(self._top.get("personal_information")).get("user_id")))
-        chat.head.update((key, self._top[key]) for key in ("id", "name", "type") if key in self._top)
+        chat.head.update((key, self._top[key]) for key in _HEAD if key in self._top)
         return chat
 
     def _close_chat(self, head: dict[str, Any]) -> _Talks:
         if self._chat is not None:
             chat, self._chat = self._chat, None
-            chat.head.update((key, head[key]) for key in ("id", "name", "type") if key in head)
+            chat.head.update((key, head[key]) for key in _HEAD if key in head)
             yield from self._from_telegram(chat.rest())
 
     def _from_telegram(self, conversations: Iterator[Conversation]) -> _Talks:
@@ -227,12 +246,19 @@ class _File:
     def _close(self, lines: Lines) -> _Talks:
         """The end of the object at the top: it is a conversation, or it held some."""
         top, self._top = self._top, {}
+        held, self._held = self._held, 0
+        if held > LARGEST:
+            message = (
+                f"the object that begins on line {lines[0]} is larger than {LARGEST // 2**20} million characters; it is not read whole"
+            )
+            yield "", no_conversation(lines, Problem("E-SIZE", message, lines[0]))
         is_chat = self._chat is not None
         yield from self._close_chat(top)
         if not self._inside and not is_chat:
             yield from self._take_one(top, lines)
         elif not is_chat:
-            self._strange += [lines for key in _LISTS for _ in listed(top.get(key))]
+            if strange := sum(len(listed(top.get(key))) for key in _LISTS):
+                self._is_strange(lines, strange)
             beside = sorted(key for key, value in top.items() if isinstance(value, (list, dict)) and value and key not in _KNOWN)
             if beside:
                 message = f"besides its chats the file holds {', '.join(beside)[:200]}; that is left out"
@@ -324,7 +350,7 @@ def _plain(file: IO[bytes], shown: str, settings: ScanSettings, timezone: str, o
     bad: list[int] = []
     broken: list[str] = []
     chunks = decoded(_chunks(file, broken), bad)
-    parsed = items(chunks, _is_wanted) if not shown.lower().endswith((".jsonl", ".ndjson")) else json_lines(chunks)
+    parsed = items(chunks, _is_wanted) if not shown.lower().endswith((".jsonl", ".ndjson")) else json_lines(chunks, _is_wanted)
     silent = True
     for format_name, conversation in _talks(parsed, settings, timezone):
         silent = False

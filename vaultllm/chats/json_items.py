@@ -38,6 +38,7 @@ _ESCAPED = re.compile(r"(?<!\\)((?:\\\\)*+)\\x([0-9A-Fa-f]{2})")
 _CUT_ESCAPE = re.compile(r"\\(?:x[0-9A-Fa-f]?)?")
 _DECODER = json.JSONDecoder(strict=False)  # raw control characters in strings are met in real exports
 _PATIENT = json.JSONDecoder(strict=False, parse_int=lambda digits: int(digits) if len(digits) < 400 else float("inf"))
+_TOLD = 100  # broken lines that have a problem of their own
 _WORK = 256 * 2**20  # characters that may be looked at in vain after errors of one file, so that a hostile file ends too
 
 
@@ -52,6 +53,10 @@ class Item(NamedTuple):
     """Where it stands in the file."""
     problem: Problem | None = None
     end: bool = False
+    size: int = 0
+    """Characters of the value."""
+    times: int = 1
+    """How many values it stands for: those of the top that nobody wants come as one, at the end and without a value."""
 
 
 class _TooLargeError(ValueError):
@@ -185,8 +190,20 @@ def _decode(text: str, place: int) -> tuple[Any, int]:
 
 def items(chunks: Iterator[str], wanted: Callable[[Any], bool]) -> Iterator[Item]:
     """The values of a file: containers in OPENED are entered; after an error reading goes on at the next value that is `wanted`."""
-    window = Window(mended(chunks))
-    yield from _elements(window, (), wanted, "")
+    yield from _sifted(_elements(Window(mended(chunks)), (), wanted, ""), wanted)
+
+
+def _sifted(found: Iterator[Item], wanted: Callable[[Any], bool]) -> Iterator[Item]:
+    """The items, the unwanted elements at the top only counted: millions of numbers shall take no memory."""
+    first: Lines = (0, 0)
+    count = 0
+    for item in found:
+        if item.path == ("*",) and item.problem is None and not wanted(item.value):
+            first, count = first if count else item.lines, count + 1
+        else:
+            yield item
+    if count:
+        yield Item(("*",), None, first, times=count)
 
 
 def _elements(window: Window, path: Path, wanted: Callable[[Any], bool], closing: str) -> Iterator[Item]:
@@ -266,8 +283,10 @@ def _one(window: Window, path: Path, wanted: Callable[[Any], bool]) -> Iterator[
         yield from _members(window, path, wanted)
         yield Item(path, None, (first, window.at(window.place)[0]), end=True)
     else:
-        value = window.value()
-        yield Item(path, value, (first, window.at(window.place)[0]))
+        value, end = window.look()
+        size = end - window.place
+        window.place = end
+        yield Item(path, value, (first, window.at(end)[0]), size=size)
 
 
 def _members(window: Window, path: Path, wanted: Callable[[Any], bool]) -> Iterator[Item]:
@@ -299,9 +318,14 @@ def _broken(error: Exception, row: int, column: int) -> Problem:
     return Problem("E-JSON", f"the JSON is broken at {row}:{column} ({what}); the conversation there is left out, export it again", row)
 
 
-def json_lines(chunks: Iterator[str]) -> Iterator[Item]:
+def json_lines(chunks: Iterator[str], wanted: Callable[[Any], bool]) -> Iterator[Item]:
     """The values of a JSON Lines file (path `*`); a broken line costs only itself."""
-    row = 0
+    yield from _sifted(_json_lines(chunks), wanted)
+
+
+def _json_lines(chunks: Iterator[str]) -> Iterator[Item]:
+    broken: list[int] = []  # lines that are told together
+    told = 0
     for row, line in enumerate(_lines(mended(chunks)), start=1):
         place = len(line) - len(line.lstrip(" \t\r\ufeff"))
         if place == len(line):
@@ -314,8 +338,14 @@ def json_lines(chunks: Iterator[str]) -> Iterator[Item]:
                 raise _ShapeError("something follows the value", end)
             yield Item(("*",), value, (row, row))
         except (ValueError, RecursionError) as error:
-            column = getattr(error, "pos", 0) + 1
-            yield Item((), None, (row, row), _broken(error, row, column))
+            told += 1
+            if told <= _TOLD:
+                yield Item((), None, (row, row), _broken(error, row, getattr(error, "pos", 0) + 1))
+            else:
+                broken = [broken[0] if broken else row, row]
+    if broken:
+        message = f"{told - _TOLD} more lines, from {broken[0]} to {broken[1]}, are broken; they are left out, export the file again"
+        yield Item((), None, (broken[0], broken[1]), Problem("E-JSON", message, broken[0], told - _TOLD))
 
 
 def _lines(chunks: Iterator[str]) -> Iterator[str]:
