@@ -46,10 +46,24 @@ def digest(file: Path) -> str:
 
 
 def test_notes_and_exports_are_found_in_order(tmp_path):
-    for name in ("б.md", "a/B.MD", "a/c.markdown", "conversations.json", "Conversations-001.json", "data.json", "x.png", "note.txt"):
+    for name in (
+        "б.md",
+        "a/B.MD",
+        "a/c.markdown",
+        "conversations.json",
+        "Conversations-001.json",
+        "data.json",
+        "x.png",
+        "note.txt",
+        "chat-1.json",
+        "result.json",
+        "t/s.jsonl",
+        "my result.json",
+    ):
         put(tmp_path, name)
     found = scan(tmp_path)
-    assert [file.path for file in found.files] == ["Conversations-001.json", "a/B.MD", "a/c.markdown", "conversations.json", "б.md"]
+    exports = ["Conversations-001.json", "chat-1.json", "conversations.json", "result.json", "t/s.jsonl"]
+    assert [file.path for file in found.files] == sorted([*exports, "a/B.MD", "a/c.markdown", "б.md"])
     assert found.skipped == ()
     on_disk = (tmp_path / "б.md").stat()
     assert found.files[-1] == ("б.md", 1, on_disk.st_mtime_ns, on_disk.st_ctime_ns, on_disk.st_ino)

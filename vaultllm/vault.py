@@ -34,6 +34,8 @@ _DATALESS = 0x40000000  # macOS: the file's bytes are in the cloud only
 _NOISE = re.compile(r"\.|~\$|~syncthing~|4913$|node_modules$|#.*#$|.*(?:~|\.swp|\.swx|\.tmp|\.icloud)$", re.I | re.S)
 _ICLOUD = re.compile(r"\.(.+\.(?:md|markdown))\.icloud", re.I | re.S)
 _NOTES = (".md", ".markdown", ".canvas")
+_EXPORTS = "conversations*.json, chat-*.json, perplexity*.json, grok*.json, result.json, *.jsonl"  # as the services name them
+_EXPORT = re.compile("|".join(fnmatch.translate(pattern) for pattern in _EXPORTS.split(", ")), re.I)
 _OTHER_KINDS = {
     ".excalidraw.md": "Excalidraw drawings hold a picture, not notes",
     ".excalidraw": "Excalidraw drawings hold a picture, not notes",
@@ -69,7 +71,7 @@ class Scan(NamedTuple):
 
 
 def scan(vault: Path, settings: ScanSettings, own_folder: str) -> Scan:
-    """All notes of the vault: `.md`, `.markdown`, `.canvas`, and chat exports (`conversations*.json`).
+    """All notes of the vault: `.md`, `.markdown`, `.canvas`, and chat exports (`is_note`).
 
     Left out in silence: dot files and folders, temporary and sync files, `settings.ignore`, and `own_folder` with our answers.
     Raises VaultError when the vault itself cannot be listed.
@@ -133,7 +135,7 @@ def left_out(vault: Path, path: str, settings: ScanSettings, own_folder: str) ->
                 why = f"'{here}' is left out by scan.ignore, or is the folder of our own answers"
             else:
                 kinds = ", ".join(_NOTES)
-                why = f"only {kinds} and conversations*.json are read"
+                why = f"only {kinds} and chat exports ({_EXPORTS}) are read"
             return Problem("W-IGNORED", f"{why}, so nothing of it is read; rename or move it to change that")
         prefix = here + "/"
     return Problem("W-KIND", "this is a folder, not a note; name one of its files")
@@ -155,7 +157,7 @@ def _sort_in(
             skipped.append((note, Problem("W-OFFLINE", "the note is in iCloud only; download it in Finder")))
         return
     lower = name.lower()
-    noted = lower.endswith(_NOTES) or (lower.startswith("conversations") and lower.endswith(".json"))
+    noted = is_note(name)
     linked = entry.is_symlink()
     folder = entry.is_dir(follow_symlinks=False)
     other = next((message for kind, message in _OTHER_KINDS.items() if lower.endswith(kind)), "")
@@ -215,6 +217,11 @@ def _ignored(patterns: tuple[str, ...], own_folder: str) -> re.Pattern[str]:
             glob = fnmatch.translate(plain).removesuffix(r"\Z").removesuffix(r"\z")
             parts.append(glob if "/" in plain or pattern is own_folder else rf"(?:.*/)?{glob}")
     return re.compile("|".join(f"(?:{part})" for part in parts) or r"(?!)", re.S)
+
+
+def is_note(name: str) -> bool:
+    """Whether a file of this name is read: Markdown, a canvas, or a chat export. Other JSON files are settings and data."""
+    return name.lower().endswith(_NOTES) or _EXPORT.match(name) is not None
 
 
 def read(vault: Path, path: str, max_bytes: int) -> bytes:

@@ -23,6 +23,7 @@ from watchdog import events
 from watchdog.observers import Observer
 
 from vaultllm import steps
+from vaultllm import vault as vaults
 from vaultllm.config import Workspace
 from vaultllm.errors import LockedError, VaultllmError
 from vaultllm.files import write_whole
@@ -93,7 +94,7 @@ class Dirty:
         if any(part.startswith(".") for part in inside.split("/")) or (self.own and f"{inside}/".startswith(f"{self.own}/")):
             return False
         name = inside.rpartition("/")[2].lower()
-        return folder or name.endswith((".md", ".markdown", ".canvas")) or (name.startswith("conversations") and name.endswith(".json"))
+        return folder or vaults.is_note(name)
 
     def touch(self, path: str) -> None:
         """Something happened to a path."""
