@@ -21,6 +21,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "redact",
         "mojibake",
         "properties",
+        "stretches",
         "blocks",
         "markdown",
         "metadata",

@@ -15,7 +15,7 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from vaultllm import blocks, markdown
+from vaultllm import blocks, markdown, stretches
 from vaultllm.schema import Block, Link, Note
 
 Fact = dict[str, Any]
@@ -105,12 +105,12 @@ class _Text:
         self.astral = [at for at, char in enumerate(note.text) if char > "\uffff"] if wide else []
         first = note.body_line
         body = "\n".join(self.rows[first - 1 :])
-        self.spans = markdown.stretches(body)
+        self.spans = stretches.stretches(body)
         # As the block rules see it, so that what a comment holds is no list item.
-        self.masked = [""] * (first - 1) + markdown.for_blocks(body, self.spans).split("\n")
+        self.masked = [""] * (first - 1) + stretches.for_blocks(body, self.spans).split("\n")
         # Obsidian reads links and tags in `%%` comments, not in HTML's.
         prose = [span[:2] for span in self.spans if span.kind != "comment" or body.startswith("<!--", span.start)]
-        self.prose = [""] * (first - 1) + markdown.filled(body, prose, " ").split("\n")
+        self.prose = [""] * (first - 1) + stretches.filled(body, prose, " ").split("\n")
         markdown.hide_blocks(self.prose, note.blocks, 1)
 
     def place(self, line: int, char: int) -> Fact:

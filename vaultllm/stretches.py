@@ -1,0 +1,169 @@
+"""What of a note's text is no prose: code, comments, display math; and the text without it, in the forms that readers need.
+
+Scanners over the raw text, because the inline tokens of Markdown parsers carry no positions; each is linear. Inline math is
+not told from sums of money (`$5 and $10`) here, so it stays prose. Knows nothing about blocks, links and files.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from bisect import bisect_left
+from collections.abc import Iterable
+from typing import NamedTuple
+
+# An id ends a block: what follows is a blank line, the end, or the start of another item, quote or heading.
+_SHOWN_ID = re.compile(r"(?:^|[ \t]++)\^[A-Za-z0-9-]+[ \t]*+$(?=\Z|\n(?:[ \t>]*+(?:$|[-*+][ \t]|\d{1,9}[.)][ \t]|#{1,6}[ \t])|>))", re.M)
+_HOT_MARKS = ("`", "%%", "<!--", "$$", "~~~")
+_HOT = re.compile(r"`+|~~~+|%%|<!--|\$\$")
+_LEAD = re.compile(r"[ \t>]*(?:(?:[-*+]|\d{1,9}[.)])[ \t]+)*")
+_BREAK = re.compile(r"\n(?=[ \t>]*(?:$|[-*+][ \t]|\d{1,9}[.)][ \t]|#{1,6}[ \t]|\||```|~~~))", re.M)
+_BLANK = re.compile(r"\n[ \t>]*$", re.M)
+_NEWLINE = re.compile(r"\n")
+_CLOSERS = {"%%": re.compile("%%"), "<!--": re.compile("-->"), "$$": re.compile(r"\$\$")}
+_NOT_NEWLINE = re.compile(r"[^\n]")
+
+
+def visible(text: str) -> str:
+    """What a reader sees: without `%%comments%%`, `<!-- -->` and block ids; code untouched, as many lines as before."""
+    spans = stretches(text)
+    comments = [span[:2] for span in spans if span.kind == "comment"]
+    # Comments become blanks, so that an id before one is still at its line's end; code becomes letters, so that none is.
+    probe = filled(filled(text, comments, " "), [span[:2] for span in spans if span.kind != "comment"], "x")
+    ids = [match.span() for match in _SHOWN_ID.finditer(probe)] if "^" in probe else []
+    return filled(text, sorted(comments + ids), "")
+
+
+def mask(text: str) -> str:
+    """The text with code (fences, inline) and comments blanked: same length, same lines."""
+    return filled(text, [span[:2] for span in stretches(text) if span.kind != "math"], " ")
+
+
+class Span(NamedTuple):
+    """A stretch of text that is not prose."""
+
+    start: int
+    end: int
+    kind: str
+    """`code`, `comment` or `math`."""
+
+
+class _Ahead:
+    """The next match of a pattern at or after a position that only grows: any stretch of the text is searched once."""
+
+    def __init__(self, pattern: re.Pattern[str], text: str) -> None:
+        self.pattern, self.text, self.none = pattern, text, len(text) + 1
+        self.at = -1
+
+    def __call__(self, pos: int) -> int:
+        """Its start; beyond the text's end when there is none."""
+        if self.at < pos:
+            match = self.pattern.search(self.text, pos)
+            self.at = match.start() if match else self.none
+        return self.at
+
+
+def stretches(text: str) -> list[Span]:
+    """Code, comments and display math, in order and disjoint; whichever opens first wins, what never closes is text."""
+    found: list[Span] = []
+    if not any(mark in text for mark in _HOT_MARKS):
+        return found
+    closers = {mark: _Ahead(pattern, text) for mark, pattern in _CLOSERS.items()}
+    paragraph, blank, newline = _Ahead(_BREAK, text), _Ahead(_BLANK, text), _Ahead(_NEWLINE, text)
+    runs: dict[int, list[int]] = {}
+    known = -1  # end of the paragraph whose backtick runs are in `runs`
+    pos = 0
+    while match := _HOT.search(text, pos):
+        start, mark = match.start(), match[0]
+        if start and text[start - 1] == "\\" and not text.endswith("\\\\", 0, start):
+            pos = start + 1
+            continue
+        lead = _lead(text, start) if mark != "`" else None
+        end = -1
+        kind = "comment"
+        if mark[0] in "`~":
+            kind = "code"
+            if lead is not None and len(mark) >= 3 and (mark[0] == "~" or _no_backtick(text, match.end())):
+                end = _fence_end(text, match.end(), mark, lead)
+            elif mark[0] == "`":
+                limit = paragraph(start)
+                if limit != known:
+                    runs, known = {}, limit
+                    for run in re.finditer("`+", text[start:limit]):
+                        runs.setdefault(len(run[0]), []).append(start + run.start())
+                same = runs.get(len(mark), [])
+                after = bisect_left(same, match.end())
+                end = same[after] + len(mark) if after < len(same) else -1
+        else:
+            close = closers[mark](match.end())
+            kind = "math" if mark == "$$" else "comment"
+            # At a line's start it is a block (a comment's may hold blank lines); elsewhere it stays in its paragraph or line.
+            alone = lead is not None
+            limit = (len(text) if alone else blank(start)) if kind == "comment" else (blank(start) if alone else newline(start))
+            end = close + (3 if mark == "<!--" else 2) if close < limit else -1
+        if end >= 0:
+            found.append(Span(start, end, kind))
+        pos = max(end, match.end())
+    return found
+
+
+def _lead(text: str, pos: int) -> str | None:
+    """What stands before a position on its line if that is only indentation, `>` and list marks; else None."""
+    begin = text.rfind("\n", max(0, pos - 256), pos) + 1
+    if begin == 0 and pos > 256:
+        return None
+    lead = text[begin:pos]
+    return lead if _LEAD.fullmatch(lead) else None
+
+
+def _no_backtick(text: str, pos: int) -> bool:
+    end = text.find("\n", pos)
+    return text.find("`", pos, end if end >= 0 else len(text)) < 0
+
+
+def _fence_end(text: str, pos: int, mark: str, lead: str) -> int:
+    """Where a fence that opened on this line ends: after its closing line, before its quote or item ends, or with the text."""
+    line_end = text.find("\n", pos)
+    if line_end < 0:
+        return len(text)
+    listed = any(char not in " \t>" for char in lead) or len(lead.expandtabs(4)) >= 4
+    match = _fence_close(mark[0], len(mark), min(lead.count(">"), 20), listed).search(text, line_end + 1)
+    if match is None:
+        return len(text)
+    return match.end() if match.end() > match.start() else max(match.start() - 1, line_end)
+
+
+@functools.lru_cache(maxsize=256)
+def _fence_close(char: str, length: int, quotes: int, listed: bool) -> re.Pattern[str]:
+    pattern = rf"^[ \t{'>' if quotes else ''}]*+{char}{{{length},}}[ \t]*$"
+    if quotes:
+        pattern += rf"|^(?!(?:[ \t]*>){{{quotes}}})"
+    elif listed:
+        pattern += r"|^(?=\S)"
+    return re.compile(pattern, re.M)
+
+
+def filled(text: str, spans: Iterable[tuple[int, int]], char: str) -> str:
+    """The text with spans (in order, may touch) overwritten by a character; newlines stay."""
+    parts: list[str] = []
+    last = 0
+    for start, end in spans:
+        parts += (text[last : max(start, last)], _NOT_NEWLINE.sub(char, text[max(start, last) : end]))
+        last = max(end, last)
+    return "".join((*parts, text[last:])) if parts else text
+
+
+def for_blocks(body: str, spans: list[Span]) -> str:
+    """The body as the block rules should see it: `%%` comments and display math must not look like headings or lists."""
+    parts: list[str] = []
+    last = 0
+    for start, end, kind in spans:
+        if kind == "code" or body.startswith("<!--", start):
+            continue
+        line_start, line_end = body.rfind("\n", last, start) + 1 or last, body.find("\n", end)
+        before, after = body[line_start:start], body[end : line_end if line_end >= 0 else len(body)]
+        # Blanks only where the whole line goes: blanks before text would make it indented code.
+        alone = kind == "comment" and not before.strip(" \t>") and not after.strip()
+        parts += (body[last:start], _NOT_NEWLINE.sub(" " if alone else "x", body[start:end]))
+        last = end
+    return "".join((*parts, body[last:]))
