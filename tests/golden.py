@@ -81,7 +81,7 @@ def _yaml(value: Mapping[str, Any], indent: int = 0) -> str:
         name = scene_yaml.scalar(str(key), flow=True)
         if isinstance(item, Mapping) and indent == 0:
             rows.append(f"{pad}{name}:\n{_yaml(item, indent + 2)}")
-        elif key in ("conversations", "turns", "blocks"):
+        elif key in ("conversations", "turns", "blocks") and isinstance(item, list):
             entries = (_yaml(one, indent + 2) for one in item)
             rows.append(f"{pad}{name}:\n" + "".join(f"{pad}- {entry[indent + 2 :]}" for entry in entries))
         elif isinstance(item, str) and key == "text":

@@ -269,6 +269,11 @@ def test_a_secret_in_a_talk_is_named_by_the_line_of_the_file() -> None:
     assert all(SECRET not in repr(scene) for scene in found)
 
 
+def test_the_title_that_the_ledger_keeps_holds_no_secret() -> None:
+    assert SECRET not in repr(reading.read_note("n.md", f"# Ключ {SECRET}\n\nи слова".encode(), SETTINGS))
+    assert reading.read_note("звонок +7 912 345-67-89.md", "и слова".encode(), SETTINGS).title == "звонок +7 912 345-67-89"
+
+
 def test_settings_let_a_kind_through() -> None:
     settings = Settings(vault_id="test", redact=RedactSettings(off=("openai", "token")))
     assert SECRET in cut("n.md", f"Ключ: {SECRET}", settings)[0].turns[0].text

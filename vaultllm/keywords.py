@@ -34,16 +34,17 @@ _COMMON = frozenset(
     такое более менее лучше также после перед между через около почему потому поэтому здесь сразу пока снова опять каждый каждая
     каждое каждые другой другая другие другое нет либо ведь разве ли же бы не ни туда сюда оттуда отсюда откуда куда вон наверное
     почти ровно совсем всегда никогда иногда ничего никто нибудь кажется например кстати итак значит хорошо спасибо пожалуйста
-    извини давай дальше больше меньше много мало несколько вместо кроме вообще обычно вдруг вроде хоть тем уж лет день дня дней
-    сегодня вчера завтра the and for with that this these those from have has had were was been being are they them their then than
-    when what where which while who whom whose why how will would should could can may might must shall there here about into over
-    under after before between through your you yours our ours his her hers him she its not but also only very just more most some
-    such any all each every both few many much other another one two own same too does did doing done yes let get got use used using
-    via per etc back nothing something anything everything never always still even again maybe please thanks thank well now today
-    yesterday tomorrow day days because though although এবং একটি একটা এটি এটা এই সেই তার তাঁর তাদের আমার আমাদের আমি আমরা তুমি আপনি
-    আপনার সে তারা কিন্তু জন্য থেকে করে করা করতে করি করেন হয় হয়ে হতে হলে হবে আছে ছিল যদি তবে আর বা না কি কী যে যা যখন তখন সব খুব এক
-    দিয়ে নিয়ে মধ্যে সঙ্গে সাথে কোনো কোন কিছু এখন পরে আগে মতো শুধু আরও যায় নয় নেই যেন যেমন তেমন এমন কেন কেমন কোথায় এবার আবার
-    একবার দুটো তিনটে করলে বলে বলল গেল গেছে দেয় নিজের নিজে অথচ তাই তাও http https www com org html""".split()
+    извини давай дальше больше меньше много мало сколько столько подскажи скажи расскажи несколько вместо кроме вообще обычно вдруг
+    вроде хоть тем уж лет день дня дней сегодня вчера завтра the and for with that this these those from have has had were was been
+    being are they them their then than when what where which while who whom whose why how will would should could can may might
+    must shall there here about into over under after before between through your you yours our ours his her hers him she its not
+    but also only very just more most some such any all each every both few many much other another one two own same too does did
+    doing done yes let get got use used using via per etc back nothing something anything everything never always still even again
+    maybe please thanks thank well now today yesterday tomorrow day days because though although এবং একটি একটা এটি এটা এই সেই তার
+    তাঁর তাদের আমার আমাদের আমি আমরা তুমি আপনি আপনার সে তারা কিন্তু জন্য থেকে করে করা করতে করি করেন হয় হয়ে হতে হলে হবে আছে ছিল যদি
+    তবে আর বা না কি কী যে যা যখন তখন সব খুব এক দিয়ে নিয়ে মধ্যে সঙ্গে সাথে কোনো কোন কিছু এখন পরে আগে মতো শুধু আরও যায় নয় নেই যেন
+    যেমন তেমন এমন কেন কেমন কোথায় এবার আবার একবার দুটো তিনটে করলে বলে বলল গেল গেছে দেয় নিজের নিজে অথচ তাই তাও http https www com
+    org html""".split()
 )
 _LONGER = tuple(length**0.3 for length in range(32))  # longer words say more; by a stem's length
 _LETTER = re.compile(r"[^\W\d_]")
@@ -223,9 +224,12 @@ def _shown(weights: Mapping[str, float], terms: _Terms, counts: Mapping[str, int
 def _anchor(
     sentences: Sequence[str], words: Sequence[Sequence[str]], weights: Mapping[str, float], forms: Mapping[str, str], longest: int = 200
 ) -> str:
-    best, best_score, first = "", -1.0, ""
+    best, best_score, first, row = "", -1.0, "", ""
     for sentence, said in zip(sentences, words, strict=True):
-        if not said or sentence[0] == "|":
+        if not said:
+            continue
+        if sentence[0] == "|":
+            row = row or sentence.partition("\n")[0]
             continue
         if len(said) < 4:
             first = first or sentence
@@ -236,7 +240,7 @@ def _anchor(
             score *= 0.5  # a heading names the place, a sentence says something
         if score > best_score:
             best, best_score = sentence, score
-    plain = _plain(best) or _plain(first)
+    plain = _plain(best) or _plain(first) or ", ".join(filter(None, map(_plain, row.split("|"))))
     return plain if len(plain) <= longest else plain[: longest - 1].rsplit(" ", 1)[0] + "…"
 
 
@@ -291,4 +295,4 @@ def _prose(said: str) -> str:
         elif not inside:
             kept.append(row)
     prose = "\n".join(kept)
-    return prose if len(text.WORD.findall(prose)) >= 8 else said
+    return prose if len(text.WORD.findall(prose)) >= 3 else said

@@ -80,7 +80,8 @@ def read_note(path: str, data: bytes, settings: Settings, exports: Path | None =
     turns = sum(len(conversation.turns) for conversation in conversations)
     turns += sum(problem.count for problem in told if problem.code in chats.LEFT_OUT)
     left = sum(problem.count for problem in noticed if problem.code in chats.LEFT_OUT) if conversations else 0
-    return Reading(note.title, reader, why, stored, scene_yaml.to_yaml(path, cut), (*note.problems, *noticed), turns, left, talks)
+    title = scenes.title(note, settings.redact) if noticed else note.title
+    return Reading(title, reader, why, stored, scene_yaml.to_yaml(path, cut), (*note.problems, *noticed), turns, left, talks)
 
 
 def as_copy(read: Reading, holders: Mapping[str, Collection[str]]) -> Reading:

@@ -19,7 +19,7 @@ from vaultllm.config import RedactSettings, ScanSettings, Settings
 from vaultllm.drafts import Draft
 from vaultllm.schema import Block, Conversation, Lines, Link, Note, Passage, Problem, Scene, Source, Trust, Turn
 
-PARSER = "1"  # raise it when parsing or cutting changes: every note is then parsed again
+PARSER = "2"  # raise it when parsing or cutting changes: every note is then parsed again
 PASSAGE_CHARS = 1_000  # a turn longer than this is recalled in parts
 
 # Names that say by themselves that the note is a copy. `name 1.md`, `name (1).md` and `name-HOST.md` do not: whether they
@@ -69,6 +69,11 @@ def cut(
         drafts = list(sections.nodes(note)) if canvas else sections.prose(note, settings.scenes)
     scenes, noticed = _finish(note, drafts, trust, reason, settings.redact, statistics)
     return scenes, (*problems, *noticed)
+
+
+def title(note: Note, settings: RedactSettings) -> str:
+    """The note's title without secrets; the file's own name stands everywhere and stays."""
+    return note.title if note.title in note.path else redact.redact(note.title, settings)[0]
 
 
 def _private(note: Note, settings: ScanSettings) -> bool:
@@ -135,8 +140,9 @@ def _finish(
         turns = tuple([safe.turn(turn) for turn in draft.turns])
         said = turns[0].text if len(turns) == 1 else "\n\n".join([turn.text for turn in turns if not turn.variant_of])
         first, last = bisect_left(at_lines, draft.lines[0]), bisect_right(at_lines, draft.lines[1])
-        title, headings = safe.text(draft.title), safe.all(draft.headings)
-        about = keywords.digest(said, statistics, (title, *headings))
+        titled = draft.title if draft.title in note.path else safe.text(draft.title)
+        headings = safe.all(draft.headings)
+        about = keywords.digest(said, statistics, (titled, *headings))
         why = reason or draft.reason
         if not why and draft.kind != "dialogue" and _says_little(said, about.words):
             why = "hardly any words of its own (links, headings or queries)"
@@ -146,7 +152,7 @@ def _finish(
                 id=names[index],
                 sha=text.sha(*[part for turn in turns for part in (turn.role, turn.text)]),
                 kind=draft.kind,
-                title=title,
+                title=titled,
                 headings=headings,
                 turns=turns,
                 source=Source(note.path, draft.lines, draft.uid, draft.block, "#".join(filter(None, place))),
@@ -221,9 +227,10 @@ def redacted_kinds(message: str) -> dict[str, int]:
 
 
 def _names_in(note: Note, drafts: Sequence[Draft]) -> Iterator[str]:
-    """The short texts of a note's scenes: titles, headings, targets of links, names of attachments."""
+    """The short texts of a note's scenes: titles (but not the file's own name), headings, targets of links, names of attachments."""
     for draft in drafts:
-        yield draft.title
+        if draft.title not in note.path:
+            yield draft.title
         yield from draft.headings
         yield from draft.place
         for turn in draft.turns:

@@ -73,7 +73,8 @@ def nodes(note: Note) -> Iterator[Draft]:
             key = ("block", text.nfc(note.path), block.block_id or str(ordinal))
             headings = (block.title,) if block.title else ()
             turn = Turn("user", said, block.lines)
-            yield Draft(key, _kind([block]), note.title, headings, (turn,), block.lines, date, block=block.block_id)
+            kind = _kind(markdown.parse(note.path, said.encode("utf-8", "replace")).blocks)
+            yield Draft(key, kind, note.title, headings, (turn,), block.lines, date, block=block.block_id)
 
 
 def _sections(note: Note, rows: list[str], longest: int) -> list[_Section]:
