@@ -381,6 +381,17 @@ def test_the_empty_end_of_chatgpt_md_is_no_message_but_an_empty_middle_is() -> N
     assert one("a\n" + part + part, "chatgpt-md").seen == 2
 
 
+def test_what_was_taken_out_of_several_messages_is_one_problem_with_their_number() -> None:
+    call = "**ai**: said <!--TOOL_CALL_START:a-->x<!--TOOL_CALL_END:a-->\n\n"
+    talk = one(MARKS["copilot"] + "b\n\n" + call * 3, "copilot")
+    assert [(problem.code, problem.line, problem.count) for problem in talk.problems] == [("W-TOOL", 10, 3)]
+
+
+def test_an_md_block_of_smart_chat_is_a_wrapper_only_around_a_whole_message() -> None:
+    talk = one(MARKS["smart-chat"] + "Here:\n```md\n# Plan\n```\n", "smart-chat")
+    assert talk.turns[-1].text == "Here:\n```md\n# Plan\n```"
+
+
 def test_labels_of_transcripts_are_a_setting() -> None:
     text = "Мастер: а\nУченик: б\nМастер: в\n"
     assert read(text) == ("", [])
