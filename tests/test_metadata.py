@@ -147,6 +147,17 @@ def test_sections_have_obsidians_types() -> None:
     ]
 
 
+def test_a_comment_is_one_section_however_many_blank_lines_it_has() -> None:
+    text = "a\n%%\n\n# b\n\n- c\n\n%%\n<!--\n\nd\n\n-->\n%%e%%\n%%f%%\n"
+    assert [(one["type"], one["position"]) for one in places(text, "sections")] == [
+        ("paragraph", "0:0-0:1"),
+        ("comment", "1:0-7:2"),
+        ("html", "8:0-12:3"),
+        ("comment", "13:0-14:5"),
+    ]
+    assert "headings" not in facts(text)
+
+
 def test_ids_belong_to_sections_and_to_items() -> None:
     text = "p ^One\n\n- a ^two\n- b\n  more ^three\n\n^list\n\n> q\n\n^quote\n\n```\nx ^no\n```\n"
     assert {name: place(one["position"]) for name, one in facts(text)["blocks"].items()} == {

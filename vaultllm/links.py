@@ -34,19 +34,21 @@ class Resolver:
 
     def __init__(self, paths: Iterable[str] = ()) -> None:
         """`paths`: vault-relative, of notes and attachments, as they stand on disk."""
-        self._by_name: dict[str, list[str]] = defaultdict(list)
+        self._by_name: dict[str, list[tuple[str, str]]] = defaultdict(list)  # last part of the key -> (key, path)
         for path in paths:
             self.add(path)
 
     def add(self, path: str) -> None:
         """A file is there now."""
-        self._by_name[path_key(path).rsplit("/", 1)[-1]].append(path)
+        key = path_key(path)
+        self._by_name[key.rsplit("/", 1)[-1]].append((key, path))
 
     def remove(self, path: str) -> None:
         """A file is gone."""
-        same_name = self._by_name.get(path_key(path).rsplit("/", 1)[-1], [])
-        if path in same_name:
-            same_name.remove(path)
+        key = path_key(path)
+        same_name = self._by_name.get(key.rsplit("/", 1)[-1], [])
+        if (key, path) in same_name:
+            same_name.remove((key, path))
 
     def resolve(self, target: str, source: str) -> str | None:
         """The path of the file that a link means; None when there is none.
@@ -75,21 +77,21 @@ class Resolver:
             key, rooted = joined, True
         key = key.strip("/")
         candidates = self._by_name.get(key.rsplit("/", 1)[-1], ())
-        exact = [path for path in candidates if path_key(path) == key]
+        exact = [path for other, path in candidates if other == key]
         if exact:  # `a.md` before a file `a`, the path as written before one in other case
-            return min(
-                exact, key=lambda path: (nfc(path) not in (nfc(target), nfc(target) + ".md"), not path.lower().endswith(".md"), path)
-            )
+            written = nfc(target).lstrip("/")
+            return min(exact, key=lambda path: (nfc(path) not in (written, written + ".md"), not path.lower().endswith(".md"), path))
         if rooted:
             return None
-        ends = [path for path in candidates if path_key(path).endswith("/" + key)] if "/" in key else list(candidates)
-        return min(ends, key=lambda path: _nearness(path, folder), default=None)
+        ends = ((other, path) for other, path in candidates if "/" not in key or other.endswith("/" + key))
+        nearest = min(ends, key=lambda one: _nearness(one[0], one[1], folder), default=None)
+        return nearest[1] if nearest else None
 
 
-def _nearness(path: str, folder: str) -> tuple[bool, bool, int, str]:
+def _nearness(key: str, path: str, folder: str) -> tuple[bool, bool, int, str]:
     """The order of files with one name, for a link in this folder: its own first, then those below it, then the shortest path."""
-    own = path_key(path).rpartition("/")[0]
-    return own != folder, not (own + "/").startswith(folder + "/") if folder else False, len(path), nfc(path)
+    own = key.rpartition("/")[0]
+    return own != folder, bool(folder) and not own.startswith(folder + "/"), len(path), nfc(path)
 
 
 def _joined(folder: str, relative: str) -> str | None:

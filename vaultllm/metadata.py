@@ -72,7 +72,8 @@ def metadata(note: Note) -> Fact:
         found["frontmatterLinks"] = list(_property_links("", note.properties))
     for block in note.blocks:
         section, items = text.section(block), list(text.items(block)) if block.kind in _HELD else []
-        found["sections"].append(section)
+        if not (block.kind == "comment" and section in found["sections"][-1:]):  # cut at its blank lines, it is one section still
+            found["sections"].append(section)
         found["listItems"] += items
         for one in (section, *items):
             if "id" in one:
@@ -112,6 +113,17 @@ class _Text:
         prose = [span[:2] for span in self.spans if span.kind != "comment" or body.startswith("<!--", span.start)]
         self.prose = [""] * (first - 1) + stretches.filled(body, prose, " ").split("\n")
         markdown.hide_blocks(self.prose, note.blocks, 1)
+        self.comments = dict(self._comments(body))
+
+    def _comments(self, body: str) -> Iterator[tuple[int, tuple[int, int, bool]]]:
+        """For each line (from 1) that a comment is on: the comment's first and last line, and whether it is HTML's."""
+        line, at = self.note.body_line, 0
+        for span in self.spans:
+            first = line + body.count("\n", at, span.start)
+            line, at = first + body.count("\n", span.start, span.end), span.end
+            if span.kind == "comment":
+                for number in range(first, line + 1):
+                    yield number, (first, line, body.startswith("<!--", span.start))
 
     def place(self, line: int, char: int) -> Fact:
         """A character of a line (from 0) as Obsidian says it."""
@@ -184,8 +196,10 @@ class _Text:
         """A block as one of Obsidian's sections."""
         first, last = block.lines
         kind = _TYPES.get(block.kind, block.kind)
-        if block.kind == "comment" and block.text.lstrip().startswith("<!--"):
-            kind = "html"
+        if block.kind == "comment":
+            first, _, html = self.comments.get(first, (first, last, False))
+            last = max(last, self.comments.get(last, (0, 0, False))[1])
+            kind = "html" if html else kind
         block_id = block.block_id
         if block_id and last > first and _LONE_ID.fullmatch(self.rows[last - 1]):
             last -= 1  # an id on a line of its own is in no section
