@@ -22,7 +22,7 @@ from tests.test_ingest import snapshot
 from vaultllm import chats, config, importing, imports, reading, render, steps
 from vaultllm.chats import mend
 from vaultllm.errors import DataError, UsageError, VaultError
-from vaultllm.schema import Conversation, Turn
+from vaultllm.schema import Answer, Citation, Conversation, Turn
 
 CODE = """Вот так:
 
@@ -264,6 +264,16 @@ def test_leftovers_of_citations_and_formulas_are_no_edits() -> None:
     assert mended.conversation.turns[0].text_line == 0
 
 
+def test_the_tree_of_the_export_decides_what_was_abandoned_and_not_the_order_in_the_note() -> None:
+    export = conversation(
+        said("u1", "x"), said("a1", "да"), said("a1b", "нет", variant_of="a1"), said("u2", "y", variant_of="u3"), said("u3", "z")
+    )
+    guessed = conversation(said("u1", "x"), said("a1", "да", variant_of="a1b"), said("a1b", "нет"), said("u2", "y"), said("u3", "z"))
+    mended = mend.mend(guessed, export)
+    assert {turn.uid: turn.variant_of for turn in mended.conversation.turns if turn.variant_of} == {"a1b": "a1", "u2": "u3"}
+    assert mended.variants == 2
+
+
 def test_a_message_that_the_export_does_not_know_stays_as_it_was() -> None:
     mine = said("mine", "моё  слово", lossy=True, text_line=9)
     mended = mend.mend(conversation(said("a", "x"), mine), conversation(said("b", "нет в заметке"), said("a", "x")))
@@ -467,6 +477,15 @@ def test_a_quotation_from_a_mended_talk_stands_in_its_note(job: steps.Job, tmp_p
     assert rows[source["lines"][0] - 1] == "> Граф — это вершины и рёбра, не list вовсе."
     assert "linked list" in source["quote"]
     assert source["link"].startswith("[[Граф")
+
+
+def test_a_model_that_cites_an_imported_talk_gets_a_number_and_no_broken_link() -> None:
+    source = Citation(stored_path("c2"), (3, 3), "x2", "Липа цветёт в июле", render.talk_name("Липа", "chatgpt", "2025-06-15"))
+    answer = Answer("Когда?", "В июле [1].", True, (source,), "m", "", "", "2026-01-01T10:00:00+00:00", 0.1)
+    message = render.agent_message(answer, "id")
+    assert "\\[1\\]" in message
+    assert "](" not in message
+    assert "**1.** «Липа» (ChatGPT, 2025-06-15)\n" in render.answer_note(answer, "id")[1]
 
 
 def test_a_title_that_could_be_markup_is_inert_where_a_link_would_stand() -> None:
