@@ -41,8 +41,6 @@ from vaultllm.errors import ConfigError, UsageError, VaultllmError, nearest
 
 STEPS: dict[str, Callable[..., dict[str, Any]]] = {
     "ingest": steps.ingest,
-    "import": steps.import_,
-    "repair": steps.repair,
     "dataset": steps.dataset,
     "train": steps.train,
     "retrain": steps.retrain,
