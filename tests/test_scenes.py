@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -603,6 +604,33 @@ SMALL = Settings(vault_id="test", scenes=SceneSettings.model_construct(gap_minut
 def test_any_text_is_covered_once(body: str) -> None:
     for settings in (SETTINGS, APART, SMALL):
         assert_covered_once("n.md", body.encode(), settings)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        "# a\n",
+        "## a\n\nслово\n\n",
+        "- [[x]] и\n",
+        "|a|б|\n",
+        "```dataview\n",
+        "> [!q]\n\n",
+        "[[a]] ![[b]] [c](d) ",
+        "слово\n\n",
+        "<<<<<<< \n",
+    ],
+)
+def test_time_grows_with_the_note_and_not_faster(part: str) -> None:
+    def cost(size: int) -> float:
+        note = markdown.parse("n.md", (part * (size // len(part))).encode())
+        started = time.process_time()
+        found, _ = scenes.cut(note, "", [], SETTINGS)
+        scene_yaml.to_yaml("n.md", found)
+        assert all(scenes.passages(scene) for scene in found)
+        return time.process_time() - started
+
+    cost(2_000)
+    assert cost(240_000) < 8 * max(cost(60_000), 0.02)
 
 
 def test_problems_of_the_reader_are_kept() -> None:

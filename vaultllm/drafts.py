@@ -29,6 +29,7 @@ class Draft:
     block: str = ""
     place: tuple[str, ...] = ()  # heading path at its beginning, for links
     reason: str = ""
+    links: tuple[str, ...] | None = None  # targets, where the lines of the file do not tell
 
 
 def visible(said: str) -> str:

@@ -51,6 +51,7 @@ _LETTER = re.compile(r"[^\W\d_]")
 _DIGITS = re.compile(r"\d")
 _URL = re.compile(r"(?:https?://|www\.)[^\s<>)\]]+|⟨[a-z-]{2,20}⟩")
 _FENCE = re.compile(r"[ \t>]*(?:`{3}|~{3})")
+_END = re.compile(r"[.!?…।][\"'»”)\]]?(?=\s)|\n(?=[ \t]*\n)|\n(?=[ \t]*(?:[-*+]|\d{1,9}[.)])[ \t])")
 _LEAD = re.compile(r"^(?:[#>\-*+\s]|\d{1,9}[.)]\s|\[[ xX]\]\s)+")
 _WIKI = re.compile(r"!?\[\[([^\[\]|\n]{1,500})(?:\|([^\[\]\n]{0,500}))?\]\]")
 _INLINE = re.compile(r"!?\[([^\[\]\n]{0,500})\]\([^()\n]{0,500}\)")
@@ -120,7 +121,7 @@ def digest(said: str, statistics: Statistics | None = None, about: Iterable[str]
 
     Code in fences counts only when there is little else, addresses and the targets of links not at all.
     """
-    sentences = text.sentences(_prose(said[:SAMPLE]))
+    sentences = _sentences(_prose(said[:SAMPLE]))
     said_words = [text.words(sentence) for sentence in sentences]
     counts = Counter(chain.from_iterable(said_words))
     terms = _terms(counts, shortest=4 if statistics is None else 3)
@@ -162,8 +163,9 @@ def _terms(counts: Mapping[str, int], shortest: int) -> _Terms:
     others: dict[str, list[str]] = {}
     letters: dict[str, int] = {}
     last, size = "und", 0
+    known = _KNOWN.get
     for word, count in counts.items():
-        stem, code, worth = _known(word)
+        stem, code, worth = known(word) or _known(word)
         if worth >= shortest:
             if stem in tf:
                 tf[stem] += count
@@ -257,9 +259,16 @@ def _shown_of(link: re.Match[str]) -> str:
     return link[2] or link[1].partition("#")[0]
 
 
-@functools.lru_cache(maxsize=200_000)
+_KNOWN: dict[str, _Known] = {}
+_MOST_KNOWN = 200_000  # words that are remembered: some 40 MB
+
+
 def _known(word: str) -> _Known:
-    """What is always so of a folded word."""
+    """What is always so of a folded word; remembered."""
+    if (known := _KNOWN.get(word)) is not None:
+        return known
+    if len(_KNOWN) >= _MOST_KNOWN:
+        _KNOWN.clear()
     first = word[0]
     if "а" <= first <= "я":
         language = "ru"
@@ -270,7 +279,22 @@ def _known(word: str) -> _Known:
     # A word of digits, or one that is mostly digits (a piece of a UUID, a measure), names nothing.
     digits = len(_DIGITS.findall(word))
     worth = len(word) >= 3 and word not in _COMMON and digits * 3 < len(word) and _LETTER.match(word) is not None
-    return text.stem(word), language, len(word) if worth else 0
+    _KNOWN[word] = known = (text.stem(word), language, len(word) if worth else 0)
+    return known
+
+
+def _sentences(said: str) -> list[str]:
+    """As `text.sentences`, a little coarser and in half the time: no sentence is empty, and each line of it keeps its marks."""
+    found = []
+    start = 0
+    for match in _END.finditer(said):
+        end = match.end()
+        if sentence := said[start:end].strip():
+            found.append(sentence)
+        start = end
+    if sentence := said[start:].strip():
+        found.append(sentence)
+    return found
 
 
 @functools.lru_cache(maxsize=1_000)

@@ -13,11 +13,12 @@ from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from operator import itemgetter
 
 from vaultllm import exchanges, keywords, markdown, redact, sections, text
 from vaultllm.config import RedactSettings, ScanSettings, Settings
 from vaultllm.drafts import Draft
-from vaultllm.schema import Block, Conversation, Lines, Link, Note, Passage, Problem, Scene, Source, Trust, Turn
+from vaultllm.schema import Conversation, Lines, Note, Passage, Problem, Scene, Source, Trust, Turn
 
 PARSER = "2"  # raise it when parsing or cutting changes: every note is then parsed again
 PASSAGE_CHARS = 1_000  # a turn longer than this is recalled in parts
@@ -133,8 +134,8 @@ def _finish(
     """Drafts -> scenes: redacted, named, chained, with what each is about."""
     names, problems = _names(drafts)
     safe = _Redacted(settings, _names_in(note, drafts))
-    links = sorted(note.links, key=lambda link: link.line)
-    at_lines = [link.line for link in links]
+    links = sorted([(link.line, link.target) for link in note.links if link.target], key=itemgetter(0))
+    at_lines = [line for line, _ in links]
     scenes: list[Scene] = []
     for index, draft in enumerate(drafts):
         turns = tuple([safe.turn(turn) for turn in draft.turns])
@@ -162,7 +163,7 @@ def _finish(
                 reason=why,
                 at=draft.at,
                 tags=note.tags,
-                links=safe.all(_targets(links[first:last], draft, note.blocks)),
+                links=safe.all(dict.fromkeys([target for _, target in links[first:last]]) if draft.links is None else draft.links),
                 prev=names[index - 1] if index else "",
                 next=names[index + 1] if index + 1 < len(drafts) else "",
                 field=about.field,
@@ -255,29 +256,24 @@ def _names(drafts: Sequence[Draft]) -> tuple[list[str], list[Problem]]:
     return names, problems
 
 
-def _targets(links: Sequence[Link], draft: Draft, blocks: Sequence[Block]) -> tuple[str, ...]:
-    """Targets of the links of a scene, in order, no repeats; in a file of JSON, whose lines scenes share, those that it names."""
-    if not links:
-        return ()
-    shared = not draft.turns[0].text_line and not (draft.kind == "dialogue" and blocks)
-    return tuple(dict.fromkeys(link.target for link in links if link.target and not (shared and link.target not in draft.turns[0].text)))
-
-
 def _says_little(said: str, words: int) -> bool:
     """Whether prose is only links, embeds, headings, plugin queries and a word or two: the skeleton of a daily note."""
-    if words > 3 * FEW_WORDS * (1 + said.count("[") + said.count("#") + said.count("://")) and "```" not in said and "~~~" not in said:
-        return False  # without looking closer: no link or heading has so many words
-    rows: list[str] = []
+    if words > 500:  # if they are all links, so long a list of links was written by somebody
+        return False
+    found = letters = 0
     closing = ""
     for row in said.split("\n"):
         if closing:
             closing = "" if row.strip().startswith(closing) else closing
-        elif opened := _QUERY.match(row):
+        elif ("```" in row or "~~~" in row) and (opened := _QUERY.match(row)):
             closing = opened["marks"]
         else:
-            rows.append(row)
-    own = text.WORD.findall(_LINK.sub(" ", "\n".join(rows)))
-    return len(own) < FEW_WORDS and sum(map(len, own)) < FEW_LETTERS
+            own = text.WORD.findall(_LINK.sub(" ", row) if "[" in row or "#" in row or "<" in row or "://" in row else row)
+            found += len(own)
+            letters += sum(map(len, own))
+            if found >= FEW_WORDS or letters >= FEW_LETTERS:
+                return False
+    return True
 
 
 # -- what is recalled

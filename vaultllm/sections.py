@@ -73,8 +73,9 @@ def nodes(note: Note) -> Iterator[Draft]:
             key = ("block", text.nfc(note.path), block.block_id or str(ordinal))
             headings = (block.title,) if block.title else ()
             turn = Turn("user", said, block.lines)
-            kind = _kind(markdown.parse(note.path, said.encode("utf-8", "replace")).blocks)
-            yield Draft(key, kind, note.title, headings, (turn,), block.lines, date, block=block.block_id)
+            inner = markdown.parse(note.path, said.encode("utf-8", "replace"))
+            links = tuple(dict.fromkeys(link.target for link in inner.links if link.target))
+            yield Draft(key, _kind(inner.blocks), note.title, headings, (turn,), block.lines, date, block=block.block_id, links=links)
 
 
 def _sections(note: Note, rows: list[str], longest: int) -> list[_Section]:
