@@ -280,6 +280,22 @@ def test_a_folder_is_read_with_its_archives_and_without_following_links(tmp_path
     assert ([one.id for one in found], problems) == (["a", "c", "b"], [])
 
 
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_what_may_not_be_read_in_a_folder_costs_only_itself(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text("[]", encoding="utf-8")
+    (tmp_path / "a.json").chmod(0)
+    (tmp_path / "closed").mkdir(mode=0)
+    (tmp_path / "b.json").write_text(json.dumps([claude("b")]), encoding="utf-8")
+    found, problems = streamed(tmp_path)
+    assert ([one.id for one in found], [one.code for one in problems]) == (["b"], ["E-READ", "E-READ"])
+
+
+def test_names_that_are_no_utf8_can_be_shown(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"\xff.json")).write_text("[1", encoding="utf-8")
+    (problem,) = streamed(tmp_path)[1]
+    assert problem.message.encode().startswith(b"?.json")
+
+
 # -- Telegram
 
 

@@ -23,6 +23,7 @@ from vaultllm.chats.turns import (
     name,
     newest_leaf,
     no_conversation,
+    no_end,
     raw_time,
     seconds,
 )
@@ -67,8 +68,7 @@ def read(data: dict[str, Any], lines: Lines, settings: ScanSettings, timezone: s
     if not isinstance(current, str) or current not in nodes:
         current = newest_leaf(nodes)
         if nodes:
-            why = "the export does not say where this talk stands; its newest message is taken for the last one"
-            problems.append(Problem("W-TREE", why, lines[0]))
+            problems.append(no_end(lines))
     identity = name(data.get("conversation_id")) or name(data.get("id"))
     turns = arrange(nodes, current)
     return conversation(identity, data.get("title"), "chatgpt", from_epoch(data.get("create_time")), lines, turns, left, *problems)

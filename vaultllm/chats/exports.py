@@ -23,6 +23,7 @@ from vaultllm.chats.json_items import CHUNK, LARGEST, Item, decoded, items, json
 from vaultllm.chats.turns import listed, mapping, name, no_conversation
 from vaultllm.config import ScanSettings
 from vaultllm.schema import Conversation, Lines, Note, Problem
+from vaultllm.text import encodable
 
 MAX_RATIO = 200
 """An archive's file that unpacks to more than so many times its size is refused: JSON shrinks 5 to 30 times."""
@@ -75,9 +76,10 @@ NAMES: tuple[str, ...] = (*(one.name for one in FORMATS), *_GATHERED)
 
 def detect(name: str, note: Note, settings: ScanSettings) -> str:
     """Why the file is an export of the format with this name; empty when it is none."""
-    if not note.path.lower().endswith(_SUFFIXES) or note.text[:64].lstrip()[:1] not in ("[", "{"):
+    whole = note.path.lower().endswith(".json")
+    if not note.path.lower().endswith(_SUFFIXES) or (whole and note.text[:64].lstrip()[:1] not in ("[", "{")):
         return ""
-    found = _found(note.text, note.path.lower().endswith(".json"))
+    found = _found(note.text, whole)
     titles = {**{one.name: one.title for one in FORMATS}, **_GATHERED}
     return titles[name] if name == found else ""
 
@@ -286,12 +288,16 @@ def stream(
         else:
             with path.open("rb") as file:
                 opened(file)
-                yield from _one_file(file, path.name, settings, timezone, others)
+                yield from _one_file(file, encodable(path.name), settings, timezone, others)
     except OSError as error:
-        yield Problem("E-READ", f"{path.name} cannot be read ({error.strerror or error}); what was not read yet is left out")
+        yield _unread(path, error)
     if others:
         message = f"no chats of a known format are in {', '.join(others[:5])}{' …' if len(others) > 5 else ''}; left out"
         yield Problem("W-EXPORT", message, 0, len(others))
+
+
+def _unread(path: Path, error: OSError) -> Problem:
+    return Problem("E-READ", f"{encodable(path.name)} cannot be read ({error.strerror or error}); what was not read yet is left out")
 
 
 def _folder(
@@ -299,19 +305,27 @@ def _folder(
 ) -> Iterator[Conversation | Problem]:
     """Every export in a folder and below, by name; links are not followed."""
     count = 0
-    for folder, folders, files in os.walk(path):
+    closed: list[OSError] = []
+    for folder, folders, files in os.walk(path, onerror=closed.append):
         folders.sort()
         for file_name in sorted(files):
-            file = Path(folder, file_name)
-            if not file_name.lower().endswith((*_SUFFIXES, ".zip")) or not stat.S_ISREG(file.lstat().st_mode):
+            if not file_name.lower().endswith((*_SUFFIXES, ".zip")):
                 continue
+            file = Path(folder, file_name)
             count += 1
             if count > MAX_FILES:
                 yield Problem("E-SIZE", f"{path.name} holds more than {MAX_FILES} files; the rest is left out, import it in parts")
                 return
-            with file.open("rb") as found:
-                opened(found)
-                yield from _one_file(found, file.relative_to(path).as_posix(), settings, timezone, others)
+            try:
+                if not stat.S_ISREG(file.lstat().st_mode):
+                    continue
+                with file.open("rb") as found:
+                    opened(found)
+                    yield from _one_file(found, encodable(file.relative_to(path).as_posix()), settings, timezone, others)
+            except OSError as error:
+                closed.append(error)
+    for one in closed:
+        yield _unread(Path(one.filename or path), one)
 
 
 def _one_file(file: IO[bytes], shown: str, settings: ScanSettings, timezone: str, others: list[str]) -> Iterator[Conversation | Problem]:

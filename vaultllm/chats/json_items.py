@@ -315,7 +315,7 @@ def _broken(error: Exception, row: int, column: int) -> Problem:
     if isinstance(error, _TooLargeError):
         return Problem("E-SIZE", f"the conversation on line {row} is left out: {error}; export it alone", row)
     what = "nested too deeply" if isinstance(error, RecursionError) else getattr(error, "msg", str(error))
-    return Problem("E-JSON", f"the JSON is broken at {row}:{column} ({what}); the conversation there is left out, export it again", row)
+    return Problem("E-JSON", f"the JSON is broken at {row}:{column} ({what}); what stands there is left out, export it again", row)
 
 
 def json_lines(chunks: Iterator[str], wanted: Callable[[Any], bool]) -> Iterator[Item]:

@@ -19,13 +19,14 @@ from vaultllm.chats.turns import (
     moment,
     name,
     newest_leaf,
+    no_end,
     raw_time,
     seconds,
     spoken,
     without,
 )
 from vaultllm.config import ScanSettings
-from vaultllm.schema import Conversation, Lines, Role, Turn
+from vaultllm.schema import Conversation, Lines, Problem, Role, Turn
 
 _ROLES: dict[str, Role] = {"user": "user", "assistant": "assistant", "system": "system"}
 _FOLDED = ("reasoning", "tool_calls", "code_interpreter")
@@ -44,6 +45,7 @@ def read(data: dict[str, Any], lines: Lines, settings: ScanSettings, timezone: s
     tree = mapping(history.get("messages"))
     left: Counter[str] = Counter()
     nodes: dict[str, Node] = {}
+    problems: list[Problem] = []
     if tree:
         for key, message in tree.items():
             parent = mapping(message).get("parentId")
@@ -51,6 +53,7 @@ def read(data: dict[str, Any], lines: Lines, settings: ScanSettings, timezone: s
         current = history.get("currentId")
         if not isinstance(current, str) or current not in nodes:
             current = newest_leaf(nodes)
+            problems.append(no_end(lines))
     else:
         current = ""
         for place, message in enumerate(listed(inner.get("messages"))):
@@ -58,7 +61,7 @@ def read(data: dict[str, Any], lines: Lines, settings: ScanSettings, timezone: s
             current = str(place)
     title = name(data.get("title")) or name(inner.get("title"))
     created = moment(data.get("created_at") or inner.get("timestamp"))
-    return conversation(data.get("id") or inner.get("id"), title, "openwebui", created, lines, arrange(nodes, current), left)
+    return conversation(data.get("id") or inner.get("id"), title, "openwebui", created, lines, arrange(nodes, current), left, *problems)
 
 
 def _time(message: object) -> float:

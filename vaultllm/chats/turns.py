@@ -126,6 +126,11 @@ def no_conversation(lines: Lines, problem: Problem) -> Conversation:
     return Conversation("", "", "", "", (), lines, problems=(problem,))
 
 
+def no_end(lines: Lines) -> Problem:
+    """The problem of a tree without a current message."""
+    return Problem("W-TREE", "the export does not say where this talk stands; its newest message is taken for the last one", lines[0])
+
+
 def arrange(nodes: Mapping[str, Node], current: str) -> list[Turn]:
     """The turns of a tree: the talk (from a root to `current`), each abandoned branch right before the turn at which it parted.
 
