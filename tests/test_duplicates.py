@@ -120,12 +120,12 @@ CREATE TABLE scenes (slot INTEGER PRIMARY KEY, note INTEGER NOT NULL REFERENCES 
 
 
 def database() -> sqlite3.Connection:
-    from vaultllm import ledger
+    from vaultllm import database
 
     db = sqlite3.connect(":memory:")
     db.execute("PRAGMA foreign_keys = ON")
     db.executescript(SCHEMA)
-    (migration,) = [one for one in ledger.MIGRATIONS if "CREATE TABLE signatures" in one]
+    (migration,) = [one for one in database.MIGRATIONS if "CREATE TABLE signatures" in one]
     db.executescript(migration)
     return db
 

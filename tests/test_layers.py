@@ -51,6 +51,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "memory.embed",
         "memory.chroma",
         "tokenizer",
+        "database",
         "ledger",
         "models.plan",
         "models.micro",

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from vaultllm import rows
+from vaultllm.database import APPLICATION_ID, MIGRATIONS, explained
 from vaultllm.errors import VaultError
-from vaultllm.ledger import APPLICATION_ID, MIGRATIONS, Change, Ledger, NoteRow, explained, note_key
+from vaultllm.ledger import Change, Ledger, NoteRow, note_key
 from vaultllm.memory import words
 from vaultllm.schema import Passage, Problem, Scene, Source, Turn
 from vaultllm.text import sha
@@ -81,7 +82,7 @@ def test_a_ledger_opens_again_with_what_was_put(tmp_path: Path) -> None:
 
 def test_migration_goes_on_from_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Ledger(tmp_path / "l.db").close()
-    monkeypatch.setattr("vaultllm.ledger.MIGRATIONS", (*MIGRATIONS, "CREATE TABLE later (x); CREATE TABLE still_later (x)"))
+    monkeypatch.setattr("vaultllm.database.MIGRATIONS", (*MIGRATIONS, "CREATE TABLE later (x); CREATE TABLE still_later (x)"))
     with Ledger(tmp_path / "l.db") as ledger:
         assert ledger.db.execute("PRAGMA user_version").fetchone() == (len(MIGRATIONS) + 1,)
         ledger.db.execute("SELECT * FROM later, still_later")
@@ -89,7 +90,7 @@ def test_migration_goes_on_from_where_it_was(tmp_path: Path, monkeypatch: pytest
 
 def test_a_migration_that_fails_leaves_the_version_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Ledger(tmp_path / "l.db").close()
-    monkeypatch.setattr("vaultllm.ledger.MIGRATIONS", (*MIGRATIONS, "CREATE TABLE later (x); CREATE TABLE notes (x)"))
+    monkeypatch.setattr("vaultllm.database.MIGRATIONS", (*MIGRATIONS, "CREATE TABLE later (x); CREATE TABLE notes (x)"))
     with pytest.raises(VaultError, match="already exists"):
         Ledger(tmp_path / "l.db")
     db = sqlite3.connect(tmp_path / "l.db")

@@ -34,7 +34,8 @@ def put(ledger: Ledger, path: str, text: str | bytes) -> None:
     data = text if isinstance(text, bytes) else text.encode()
     note = markdown.parse(path, data)
     reader, why, talks = chats.read(note, ScanSettings(), "")
-    cut, _ = scenes.cut(note, reader, talks, Settings(vault_id="test"))
+    apart = Settings.model_validate({"vault_id": "test", "scenes": {"min_chars": 0}})
+    cut, _ = scenes.cut(note, reader, talks, apart)
     row = NoteRow(path, note.title, len(data), 0, 0, 0, note.sha256, scenes.PARSER, reader, why)
     ledger.put_note(row, [rows.row(scene, scenes.passages(scene)) for scene in cut])
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vaultllm import ledger, text
+from vaultllm import database, ledger, text
 from vaultllm.memory import words
 
 
@@ -22,7 +22,7 @@ def db() -> Iterator[sqlite3.Connection]:
 
 def _base() -> sqlite3.Connection:
     base = sqlite3.connect(":memory:", isolation_level=None)
-    for statement in ledger.MIGRATIONS[0].split(";"):
+    for statement in database.MIGRATIONS[0].split(";"):
         if statement.strip():
             base.execute(statement)
     return base

@@ -127,7 +127,8 @@ def reply(
     joint = "" if note.text.endswith("\n") or not note.text else "\n"
     after = markdown.parse(path, (note.text + joint + addition).encode("utf-8", "replace"))
     _, heard = _talk(workspace, after)
-    if heard is None or len(heard.turns) != len(talk.turns) + 1 or heard.turns[-1].role != "assistant":
+    swallowed = any(problem.code == "W-FENCE" for problem in after.problems)  # Obsidian would show the answer as code
+    if swallowed or heard is None or len(heard.turns) != len(talk.turns) + 1 or heard.turns[-1].role != "assistant":
         raise DataError("an answer here would not be read as one: is a code fence or comment open at the end? close it", path=path)
     with lock():
         vault.append(workspace.vault, path, addition, hashlib.sha256(data).hexdigest())

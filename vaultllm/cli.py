@@ -27,8 +27,8 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from vaultllm import __version__, config, steps, views
+from vaultllm.database import explained
 from vaultllm.errors import UsageError, VaultError, VaultllmError
-from vaultllm.ledger import explained
 from vaultllm.schema import Progress
 
 

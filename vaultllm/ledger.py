@@ -10,15 +10,13 @@ from __future__ import annotations
 import json
 import operator
 import sqlite3
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vaultllm import imports
-from vaultllm.errors import LockedError, VaultError, VaultllmError
+from vaultllm.database import Database, explained
 from vaultllm.imports import Talk
 from vaultllm.links import Resolver
 from vaultllm.memory import twins, words
@@ -28,86 +26,6 @@ from vaultllm.text import fold, sha
 
 if TYPE_CHECKING:
     import numpy as np
-
-APPLICATION_ID = 0x76_6C_6C_6D  # "vllm" in the file's header: says whose database this is
-
-# Each entry takes the schema one version up; never edit one that was released, append another.
-MIGRATIONS: tuple[str, ...] = (
-    """
-    CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-    CREATE TABLE notes (
-        id INTEGER PRIMARY KEY, path TEXT NOT NULL UNIQUE, name TEXT NOT NULL, title TEXT NOT NULL,
-        size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, ctime_ns INTEGER NOT NULL, inode INTEGER NOT NULL,
-        sha256 TEXT NOT NULL, parser TEXT NOT NULL, reader TEXT NOT NULL, why TEXT NOT NULL
-    );
-    CREATE INDEX notes_name ON notes(name);
-    CREATE TABLE problems (path TEXT NOT NULL, code TEXT NOT NULL, line INTEGER NOT NULL, message TEXT NOT NULL);
-    CREATE INDEX problems_path ON problems(path);
-    CREATE TABLE scenes (
-        slot INTEGER PRIMARY KEY, note INTEGER NOT NULL REFERENCES notes(id) ON DELETE CASCADE, ordinal INTEGER NOT NULL,
-        id TEXT NOT NULL, sha TEXT NOT NULL, kind TEXT NOT NULL, language TEXT NOT NULL, trust TEXT NOT NULL,
-        train INTEGER NOT NULL, at TEXT NOT NULL, record TEXT NOT NULL, UNIQUE (note, id)
-    );
-    CREATE INDEX scenes_id ON scenes(id);
-    CREATE TABLE links (scene INTEGER NOT NULL REFERENCES scenes(slot) ON DELETE CASCADE, target TEXT NOT NULL);
-    CREATE INDEX links_scene ON links(scene);
-    CREATE INDEX links_target ON links(target);
-    CREATE TABLE passages (
-        slot INTEGER PRIMARY KEY, scene INTEGER NOT NULL REFERENCES scenes(slot) ON DELETE CASCADE, ordinal INTEGER NOT NULL,
-        first INTEGER NOT NULL, last INTEGER NOT NULL, uid TEXT NOT NULL, role TEXT NOT NULL,
-        text TEXT NOT NULL, context TEXT NOT NULL, sha TEXT NOT NULL, UNIQUE (scene, ordinal)
-    );
-    CREATE TABLE vectors (passage INTEGER PRIMARY KEY, embedder TEXT NOT NULL, vector BLOB NOT NULL);
-    CREATE TABLE outbox (passage INTEGER PRIMARY KEY);
-    CREATE VIRTUAL TABLE stems USING fts5(text, context, content='', tokenize="ascii tokenchars '_#'");
-    CREATE VIRTUAL TABLE grams USING fts5(text, context, content='', tokenize="ascii tokenchars '_#'");
-    CREATE VIRTUAL TABLE stems_terms USING fts5vocab('stems', 'row');
-    CREATE VIRTUAL TABLE grams_terms USING fts5vocab('grams', 'row');
-    CREATE TABLE runs (id TEXT PRIMARY KEY, created TEXT NOT NULL, record TEXT NOT NULL) WITHOUT ROWID;
-    CREATE TABLE answers (
-        id TEXT PRIMARY KEY, path TEXT NOT NULL, sha256 TEXT NOT NULL, created TEXT NOT NULL, record TEXT NOT NULL
-    ) WITHOUT ROWID;
-    """,
-    # What is counted at every ingest and every question must not read the texts and vectors themselves.
-    """
-    CREATE INDEX scenes_train ON scenes(train, id, sha);
-    CREATE INDEX vectors_embedder ON vectors(embedder);
-    CREATE INDEX vectors_empty ON vectors(embedder) WHERE vector = zeroblob(length(vector));
-    """,
-    # The account of messages: how many a note holds, how many of them are in no scene (each for a counted reason).
-    """
-    ALTER TABLE notes ADD COLUMN turns INTEGER NOT NULL DEFAULT 0;
-    ALTER TABLE notes ADD COLUMN turns_left INTEGER NOT NULL DEFAULT 0;
-    ALTER TABLE problems ADD COLUMN count INTEGER NOT NULL DEFAULT 1;
-    ALTER TABLE scenes ADD COLUMN reason TEXT NOT NULL DEFAULT '';
-    ALTER TABLE scenes ADD COLUMN length INTEGER NOT NULL DEFAULT 0;
-    """,
-    # Which talk stands in which note, and with what it was joined: so that a note is read again when its imported copy changes.
-    """
-    CREATE TABLE talks (path TEXT NOT NULL, conversation TEXT NOT NULL, joined TEXT NOT NULL, uids TEXT NOT NULL);
-    CREATE INDEX talks_path ON talks(path);
-    CREATE INDEX talks_conversation ON talks(conversation);
-    UPDATE notes SET parser = '';
-    """,
-    # What a scene's text is known by, and which scenes say nearly the same as an earlier one (memory/twins.py).
-    """
-    CREATE TABLE signatures (
-        scene INTEGER PRIMARY KEY REFERENCES scenes(slot) ON DELETE CASCADE, sha TEXT NOT NULL, signature BLOB NOT NULL
-    );
-    CREATE TABLE twins (
-        scene INTEGER PRIMARY KEY REFERENCES scenes(slot) ON DELETE CASCADE,
-        first INTEGER NOT NULL REFERENCES scenes(slot) ON DELETE CASCADE
-    );
-    CREATE INDEX twins_first ON twins(first);
-    CREATE INDEX scenes_place ON scenes(note, ordinal, train, sha);
-    CREATE INDEX scenes_survey ON scenes(kind, language, trust, train, reason, length);
-    """,
-    # A link as written: of notes with one name, its folders say which is meant.
-    """
-    ALTER TABLE links ADD COLUMN written TEXT NOT NULL DEFAULT '';
-    UPDATE notes SET parser = '';
-    """,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,66 +149,20 @@ class _New:
         return self.top[table]
 
 
-class Ledger:
+class Ledger(Database):
     """An open ledger. Use as a context manager; one per thread."""
 
     def __init__(self, path: Path) -> None:
-        """Open or create; migrate. Raises VaultError when it is damaged, not ours, or from a newer version."""
-        self.path = path
+        """Open or create. Raises VaultError when it is damaged, not ours, or from a newer version."""
+        super().__init__(path)
         try:
-            self.db = sqlite3.connect(path, timeout=30.0, isolation_level=None)
-            try:
-                self._refuse_foreign()
-                path.chmod(0o600)
-                self.db.execute("PRAGMA foreign_keys = ON")
-                self.db.execute("PRAGMA secure_delete = ON")  # what is deleted leaves the disk too
-                self._to_wal()
-                self.db.execute("PRAGMA synchronous = NORMAL")
-                self._migrate()
-                self._check_words()
-            except BaseException:
-                self.db.close()
-                raise
-        except (sqlite3.Error, OSError) as error:
+            self._check_words()
+        except sqlite3.Error as error:
+            self.close()
             raise explained(error, path) from error
 
-    def _to_wal(self) -> None:
-        """Write-ahead logging. SQLite does not wait its timeout for this switch when two make the same file, so we do."""
-        for last in [False] * 40 + [True]:
-            try:
-                self.db.execute("PRAGMA journal_mode = WAL")
-                return
-            except sqlite3.OperationalError:
-                if last:
-                    raise
-                time.sleep(0.05)
-
-    def _refuse_foreign(self) -> None:
-        """Before anything is written: is this file ours, and not newer than us?"""
-        self.db.execute("BEGIN")  # one snapshot: another process may be making the file right now
-        (tables,) = self.db.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        (version,) = self.db.execute("PRAGMA user_version").fetchone()
-        (application,) = self.db.execute("PRAGMA application_id").fetchone()
-        self.db.execute("COMMIT")
-        if application != APPLICATION_ID and (version or application or tables):
-            raise VaultError("this SQLite file is not a ledger of vaultllm; choose another --state", path=str(self.path))
-        if version > len(MIGRATIONS):
-            raise VaultError(
-                f"the ledger has schema {version}, this vaultllm knows {len(MIGRATIONS)}; update vaultllm", path=str(self.path)
-            )
-
-    def _migrate(self) -> None:
-        (version,) = self.db.execute("PRAGMA user_version").fetchone()
-        while version < len(MIGRATIONS):
-            with self.transaction():
-                # Read again under the lock: another process may have migrated while we waited for it.
-                (version,) = self.db.execute("PRAGMA user_version").fetchone()
-                if version < len(MIGRATIONS):
-                    for statement in _statements(MIGRATIONS[version]):
-                        self.db.execute(statement)
-                    version += 1
-                    self.db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-                    self.db.execute(f"PRAGMA user_version = {version}")
+    def __enter__(self) -> Ledger:
+        return self
 
     def _check_words(self) -> None:
         """A words index made by another version of ours or of the stemmer is made anew: removing words needs the very same terms."""
@@ -300,31 +172,6 @@ class Ledger:
             if self.get(_WORDS) != words.version():
                 words.rebuild(self.db)
                 self.set(_WORDS, words.version())
-
-    def close(self) -> None:
-        """Close the file."""
-        self.db.close()
-
-    def __enter__(self) -> Ledger:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-    @contextmanager
-    def transaction(self) -> Iterator[None]:
-        """All or nothing; joins the transaction that is already open."""
-        if self.db.in_transaction:
-            yield
-            return
-        self.db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self.db.execute("COMMIT")
-        except BaseException:
-            if self.db.in_transaction:  # a full disk has made SQLite roll back by itself
-                self.db.execute("ROLLBACK")
-            raise
 
     # -- notes, scenes, passages
 
@@ -734,32 +581,6 @@ class Ledger:
         for identity, record in self.db.execute("SELECT id, record FROM answers"):
             marks |= {f"{identity}-agent", sha(json.loads(record).get("said", "").strip())}
         return frozenset(marks)
-
-    def get(self, key: str) -> str | None:
-        """A value of the meta table."""
-        row = self.db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
-        return None if row is None else str(row[0])
-
-    def set(self, key: str, value: str) -> None:
-        """Set a value of the meta table."""
-        self.db.execute("INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)", (key, value))
-
-
-def explained(error: sqlite3.Error | OSError, path: Path | None = None) -> VaultllmError:
-    """What a failure of SQLite, or of the disk below it, means to the user."""
-    where = None if path is None else str(path)
-    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_IOERR) & 0xFF
-    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return LockedError("another vaultllm writes to the ledger; try again when it is done", path=where)
-    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-        advice = "move it away and run: vaultllm ingest (it is rebuilt from the vault)"
-        return VaultError(f"the ledger is damaged ({error}); {advice}", path=where)
-    return VaultError(f"the ledger cannot be used ({error}); make room on its disk, and the state folder writable", path=where)
-
-
-def _statements(script: str) -> list[str]:
-    """The statements of a migration (none of ours holds a `;` within)."""
-    return [statement for statement in script.split(";") if statement.strip()]
 
 
 def note_key(target: str) -> str:
