@@ -46,7 +46,7 @@ class Repaired(Taken):
     """What an export mends."""
 
     notes: dict[str, mend.Mended] = field(default_factory=dict)
-    """Each note that was joined with its conversation."""
+    """Each note that was joined with its conversation; of the joined talks only the problems are kept."""
     left: int = 0
     """Notes of the importer that this export does not hold."""
     not_in_vault: int = 0
@@ -100,8 +100,12 @@ def repair(workspace: Workspace, files: Sequence[Path], *, dry_run: bool = False
         for path in sorted(paths):
             for found in _heard(workspace, path):
                 if imports.name_of(found) in names:
-                    taken.notes[path] = mend.mend(found, joined)
-                    taken.problems += [(path, one) for one in taken.notes[path].conversation.problems if one.code == "W-EDITED"]
+                    mended = mend.mend(found, joined)  # of a whole vault only the counts fit into memory
+                    light = dataclasses.replace(mended.conversation, turns=(), loose=())
+                    # A cutting that names no conversation need not hold all of it.
+                    taken.notes[path] = dataclasses.replace(mended, conversation=light, lacking=mended.lacking if found.id else 0)
+    for path, mended in sorted(taken.notes.items()):
+        taken.problems += [(path, one) for one in mended.conversation.problems if one.code == "W-EDITED"]
     _refuse_nothing(taken, files)
     taken.left = len({path for paths in held.values() for path in paths} - taken.notes.keys())
     return taken
@@ -124,7 +128,8 @@ def _talks(files: Sequence[Path], settings: Settings, taken: Taken, progress: Re
         for one in exports.stream(path, settings.scan, settings.timezone, reading_.opened):
             progress(Progress("reading exports", reading_.share()))
             if isinstance(one, Problem):
-                taken.problems.append((str(path), one))
+                message = one.message.removeprefix(f"{path.name}: ")  # the path says it
+                taken.problems.append((str(path), dataclasses.replace(one, message=message)))
                 continue
             for problem in one.problems:
                 left_out[problem.code] += problem.count
@@ -134,7 +139,8 @@ def _talks(files: Sequence[Path], settings: Settings, taken: Taken, progress: Re
             else:
                 taken.outcomes["empty"] += 1
         for code, count in left_out.items():
-            taken.problems.append((str(path), dataclasses.replace(first[code], message=f"first: {first[code].message}", count=count)))
+            message = first[code].message if first[code].count == count else f"{count} in all; in the first talk: {first[code].message}"
+            taken.problems.append((str(path), dataclasses.replace(first[code], message=message, count=count)))
     progress(Progress("reading exports", 1.0))
 
 

@@ -95,7 +95,8 @@ def as_copy(read: Reading, holders: Mapping[str, Collection[str]]) -> Reading:
         problems.append(Problem("W-COPY", f"this talk is read from the note {note}; the imported copy only mends it", count=held))
     if lacking:
         message = (
-            f"the note {note} lacks {lacking} messages of this talk; delete it and all are read from here, or update it by its importer"
+            f"the note {note} lacks {lacking} messages of the imported talk «{read.title}»; "
+            "update it by its importer, or delete it and all are read from here"
         )
         problems.append(Problem("W-MISSING", message, count=lacking))
     return replace(read, scenes=(), yaml="", problems=tuple(problems), turns_left=read.turns)
