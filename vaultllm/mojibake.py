@@ -30,6 +30,7 @@ CODECS = {
 """The encodings that are taken back, and their names for people."""
 SURE = 4  # the weight at which chance is ruled out: four letters, two of three bytes, one mark of punctuation or an emoji
 _DEPTH = 3  # how often a text may have been broken
+_ASKED, _LONG = 200, 2_000  # ftfy is slow: so many lines are shown to it, and none longer than that
 _LOST = {"cp1252": b" ", "latin-1": b" ", "cp1251": b" ?"}  # bytes that stand where NBSP (A0), and 98 of cp1251, were lost
 
 
@@ -78,12 +79,18 @@ _QUOTED = re.compile(r"“[^”\n]*”|«[^»\n]*»|„[^“”\n]*[“”]")
 _CONTROLS = re.compile("[\x80\x82-\x8c\x8e\x91-\x9c\x9e\x9f]")  # Latin-1's where Windows-1252 has signs
 _WEST = ("latin-1", "cp1252")
 _CASE = re.compile("[a-z][À-ß√]")  # what clean text has not: a capital after a small letter
+# A capital before a closing quote, a dash or an ellipsis may be chance («AMANHÃ»); before other signs it is not.
+_PROOF = re.compile("[\xc2-\xf4](?=[^\x00-\x7f\xa0«»“”„‘’‚‹›–—…•\xc0-\xff])")
 _ABOUT = re.compile(
     r"mojibake|character encoding|unicode|charset|utf-?8|latin-?1|cp-?(?:125\d|866)|windows-125\d|iso[- ]?8859|koi-?8|code ?page|ftfy"
     r"|кодировк|кракоз|юникод|ইউনিকোড",
     re.IGNORECASE,
 )
-_UNNATURAL = re.compile(r"[а-яё][А-ЯЁ]|[─-▓]|ЁЯ")
+# What Cyrillic text has not; without it a line may be words that happen to be UTF-8 («чай», «дії»: one Chinese character each).
+_UNNATURAL = {
+    "cp866": re.compile("[а-яё][А-ЯЁ]|[─-▓]|ЁЯ"),
+    "cp1251": re.compile("[а-яёіїєґјљњћќўџђѓѕ][А-Я]|[А-Яа-п][°±µ¶·†‡‰€™‹›‚„¦§©¬®¤\xad\x98ЂЃЉЊЋЌЏЎЈҐЅ]|рџ"),
+}
 _SCRIPTS = re.compile(
     "(?P<latin>[\xaa\xba\xc0-\xd6\xd8-\xf6\xf8-\u024f\u1e00-\u1eff])|(?P<cyrillic>[\u0400-\u052f])|(?P<greek>[\u0370-\u03ff\u1f00-\u1fff])"
     "|(?P<hebrew>[\u0590-\u05ff])|(?P<arabic>[\u0600-\u06ff])|(?P<devanagari>[\u0900-\u0963\u0966-\u097f])"
@@ -165,6 +172,9 @@ def repair(text: str) -> Repaired:
     strong = strong or _mostly(lines, undone, code)
     if not strong:
         return Repaired(text, 0, (), 0, *_garbled(lines, hot, code, lost))
+    about = _ABOUT.search(text) is not None
+    if about and sum(found.weight for found in strong.values()) < 10 * SURE:  # a text that quotes it
+        return Repaired(text, 0, (), 0, *_garbled(lines, hot, code, lost))
     chains = _chains(strong.values())
     scripts = frozenset().union(*(found.scripts for found in strong.values()))
     weak = {number: found for number in foreign if number not in strong and (found := _undo_known(lines[number], chains, scripts))}
@@ -174,7 +184,7 @@ def repair(text: str) -> Repaired:
     if not whole:
         weak = {number: found for number, found in weak.items() if not (code[number] or _doubtful(lines[number], found))}
         clean = (line for number, line in enumerate(lines) if number not in strong and number not in weak)
-        if (len(strong) < 10 or len(strong) < 0.2 * len(prose)) and any(_ABOUT.search(line) for line in clean):
+        if about and (len(strong) < 10 or len(strong) < 0.2 * len(prose)) and any(_ABOUT.search(line) for line in clean):
             return Repaired(text, 0, (), 0, *_garbled(lines, hot, code, lost))
     chosen = strong | weak
     rest = [chosen[number].text if number in chosen else line for number, line in enumerate(lines)]
@@ -184,8 +194,8 @@ def repair(text: str) -> Repaired:
                 rest[number] = _runs(lines[number], chains, scripts)
     changed = [number for number in foreign if rest[number] != lines[number]]
     left = [number for number in hot if _HOT.search(rest[number])]
-    used = Counter(codec for found in chosen.values() for codec in found.codecs)
-    west = "latin-1" if _CONTROLS.search(text) else "cp1252"
+    used = Counter(codec for found in strong.values() for codec in found.codecs)
+    west = "cp1252" if used["cp1252"] or not (_CONTROLS.search(text) or len(chains[0]) > 1) else "latin-1"
     names = tuple(dict.fromkeys(west if name in _WEST else name for name, _ in used.most_common()))
     return Repaired("\n".join(rest), len(changed), names, changed[0] + 1, *_garbled(rest, left, code, lost))
 
@@ -200,14 +210,15 @@ def _undo(line: str, depth: int = 1) -> _Undone | None:
         deeper = _undo(text, depth + 1) if depth < _DEPTH and not text.isascii() and _HOT.search(text) else None
         if deeper and deeper.weight >= SURE:
             found = _Undone(deeper.text, (codec, *deeper.codecs), deeper.weight, deeper.scripts)
-        elif codec == "cp866" and not _UNNATURAL.search(line):
-            continue  # words such as «чай» are UTF-8 for one Chinese character there
+        elif codec in _UNNATURAL and not _UNNATURAL[codec].search(line):
+            continue
         else:
             scripts = _scripts(text)
             if scripts is None:
                 continue
             weight = min(_weight(text), deeper.weight if deeper else 1 << 30)  # broken still, perhaps: no proof of one turn only
-            found = _Undone(text, (codec,), weight, scripts)
+            by_chance = codec in _WEST and not _PROOF.search(line)
+            found = _Undone(text, (codec,), 1 if by_chance else weight, scripts)
         if best is None or found.weight > best.weight:
             best = found
     return best
@@ -216,7 +227,7 @@ def _undo(line: str, depth: int = 1) -> _Undone | None:
 def _chains(strong: Iterable[_Undone]) -> list[tuple[str, ...]]:
     """The ways that texts went, the longest first; those of the West both, since most lines have no character that tells them apart."""
     found: set[tuple[str, ...]] = set()
-    for codecs in {undone.codecs for undone in strong}:
+    for codecs, _ in Counter(undone.codecs for undone in strong).most_common(8):
         found.update(product(*(_WEST if codec in _WEST else (codec,) for codec in codecs)))
     return sorted(found, key=lambda chain: (-len(chain), chain))
 
@@ -230,14 +241,17 @@ def _undo_known(line: str, chains: Iterable[tuple[str, ...]], scripts: frozenset
         found = _scripts(text, known=True) if text is not None and text != line else None
         if text is not None and found is not None:
             weight = _weight(text)
-            if found <= scripts | {_OTHER} or (weight >= 2 * SURE and not found.isdisjoint(scripts)):
+            natural = chain[0] == "cp866" and not _UNNATURAL["cp866"].search(line)
+            if found <= (scripts if natural else scripts | {_OTHER}) or (
+                not natural and weight >= 2 * SURE and not found.isdisjoint(scripts)
+            ):
                 return _Undone(text, chain, weight, found)
     return None
 
 
 def _doubtful(line: str, found: _Undone) -> bool:
     """Whether a line in a note that is mostly clean may as well be clean, or a quotation in code."""
-    return "`" in line or _OTHER in found.scripts or (found.codecs[0] == "cp866" and not _UNNATURAL.search(line))
+    return "`" in line or _OTHER in found.scripts or (found.codecs[0] == "cp866" and not _UNNATURAL["cp866"].search(line))
 
 
 def _decoded(line: str, codec: str, lossy: bool = False) -> str | None:
@@ -262,12 +276,12 @@ def _sequence(codec: str) -> re.Pattern[bytes]:
     """One character of UTF-8, in which bytes that the encoding loses may be lost; Mac Roman loses F0, a private character."""
     lost = b"[" + _LOST.get(codec, b"\x80") + b"]"
     pattern = _SEQUENCE.replace(b"C", b"[\x80-\xbf" + _LOST.get(codec, b"") + b"]").replace(b"L", lost)
-    return re.compile(pattern + (rb"|\x9f[\x80-\xbf][\x80-\xbf]" if codec == "mac-roman" else b""))
+    return re.compile(pattern + (rb"|[\x9d\x9f][\x80-\xbf][\x80-\xbf]" if codec == "mac-roman" else b""))
 
 
 def _with_lost(codec: str) -> Callable[[re.Match[bytes]], bytes]:
     if codec == "mac-roman":
-        return lambda match: b"\xf0" + match[0] if match[0].startswith(b"\x9f") else match[0]
+        return lambda match: b"\xf0" + match[0] if match[0].startswith((b"\x9d", b"\x9f")) else match[0]
     return lambda match: match[0].replace(b" ", b"\xa0").replace(b"?", b"\x98")
 
 
@@ -320,20 +334,17 @@ def _mostly(lines: list[str], undone: dict[int, _Undone], code: list[bool]) -> d
     foreign = sum(not line.isascii() and not inside for line, inside in zip(lines, code, strict=True))
     if not outside or any(_ABOUT.search(line) for line in lines):
         return {}
-    if (
-        len(outside) == foreign
-        and sum(found.weight for found in outside.values()) >= SURE
-        and len({f.codecs for f in outside.values()}) == 1
-    ):
+    weights = [found.weight for found in outside.values()]
+    same = len({found.codecs for found in outside.values()}) == 1
+    if len(outside) == foreign and same and sum(weights) >= SURE and max(weights) > 1:
         return outside
+    single = [number for number in outside if len(lines[number]) < _LONG and _CASE.search(lines[number])][:_ASKED]
+    if not single:
+        return {}
     from ftfy import TextFixerConfig, fix_encoding
 
     plain = TextFixerConfig(restore_byte_a0=False, replace_lossy_sequences=False, decode_inconsistent_utf8=False, fix_c1_controls=False)
-    return {
-        number: found
-        for number, found in outside.items()
-        if _CASE.search(lines[number]) and fix_encoding(lines[number], plain) == found.text
-    }
+    return {number: outside[number] for number in single if fix_encoding(lines[number], plain) == outside[number].text}
 
 
 def _runs(line: str, chains: list[tuple[str, ...]], scripts: frozenset[str]) -> str:
@@ -341,7 +352,8 @@ def _runs(line: str, chains: list[tuple[str, ...]], scripts: frozenset[str]) -> 
 
     A run of one character is believed when a longer one stands beside it.
     """
-    found = {run: undone for run in set(_FOREIGN.findall(line)) if (undone := _undo_known(run, chains, scripts))}
+    tried = ((run, _undo_known(run, chains, scripts)) for run in set(_FOREIGN.findall(line)))
+    found = {run: undone for run, undone in tried if undone and not _doubtful(run, undone)}
     sure = any(undone.weight >= 2 for undone in found.values())
     return _FOREIGN.sub(lambda match: found[match[0]].text if sure and match[0] in found else match[0], line)
 
@@ -371,7 +383,7 @@ def _garbled(lines: list[str], hot: Iterable[int], code: list[bool], lost: tuple
 def _looks_broken(line: str) -> bool:
     foreign = sum(map(len, _FOREIGN.findall(line)))
     for codec, table in _TABLES.items():
-        if codec == "cp866" and not _UNNATURAL.search(line):
+        if codec in _UNNATURAL and not _UNNATURAL[codec].search(line):
             continue
         data = line.translate(table).encode("latin-1", "replace")
         pieces = re.findall(_sequence("koi8-r"), data)
