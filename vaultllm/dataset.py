@@ -25,6 +25,8 @@ CONTEXT_CHARS = 1500
 # Code in fences, or indented: what an importer that collapses white space breaks.
 _CODE = re.compile(r"^(?:[ \t>]*(?:`{3}|~{3})|(?: {4}|\t)[ \t]*\S)", re.MULTILINE)
 
+_OURS = "our own answer: a model does not learn from itself"
+
 Form = Literal["jsonl", "sharegpt", "alpaca"]
 Split = Literal["train", "val"]
 
@@ -88,7 +90,12 @@ def build(scenes: Iterable[Scene], *, val: float, ours: Collection[str] = ()) ->
     like: dict[str, Scene] = {}  # id of the first of those that are nearly the same -> the one that is used
     kept: list[Scene] = []
     for scene in ordered:
-        reason = _refused(scene, ours)
+        reason = _refused(scene)
+        if not reason and any(_is_ours(turn, ours) for turn in scene.turns):
+            reason, scene = _OURS, replace(scene, turns=_without(scene.turns, ours))
+            if scene.turns:  # what was said before and after may be learnt
+                dropped.append(Dropped(scene.id, scene.source.path, reason, whole=False))
+                reason = ""
         if not reason and (first := first_with.get(scene.sha)):
             reason = f"the same text as scene {first.id} in {first.source.path}"
         elif not reason and scene.duplicate and (first := like.get(scene.duplicate)):
@@ -118,13 +125,28 @@ def build(scenes: Iterable[Scene], *, val: float, ours: Collection[str] = ()) ->
     return Dataset(sha(*(f"{example.id} {example.split}" for example in examples)), examples, tuple(dropped), used)
 
 
-def _refused(scene: Scene, ours: Collection[str]) -> str:
+def _is_ours(turn: Turn, ours: Collection[str]) -> bool:
+    return turn.role == "assistant" and (turn.uid in ours or sha(turn.text.strip()) in ours)
+
+
+def _without(turns: Sequence[Turn], ours: Collection[str]) -> tuple[Turn, ...]:
+    """The turns but our replies and the questions they answer, which would else be joined with the next question."""
+    kept: list[Turn] = []
+    for turn in turns:
+        if _is_ours(turn, ours):
+            while kept and kept[-1].role == "user":
+                kept.pop()
+        else:
+            kept.append(turn)
+    return tuple(kept)
+
+
+def _refused(scene: Scene) -> str:
     """Why a scene may not be learnt; empty if it may."""
     if not scene.train:
         return scene.reason or "it may not be trained on"
-    replied = any(turn.role == "assistant" and (turn.uid in ours or sha(turn.text.strip()) in ours) for turn in scene.turns)
-    if scene.trust == "generated" or replied:
-        return "our own answer: a model does not learn from itself"
+    if scene.trust == "generated":
+        return _OURS
     if scene.trust == "clipped":
         return "a clipped page: somebody else's words"
     return ""
