@@ -15,7 +15,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from vaultllm import config
+from vaultllm import config, steps
 from vaultllm.config import RedactSettings
 from vaultllm.errors import ConfigError
 from vaultllm.redact import KINDS, Finding, numbers, redact
@@ -322,6 +322,48 @@ def test_a_wrong_setting_is_an_error_with_its_line(tmp_path: Path, body: str, li
     with pytest.raises(ConfigError, match=re.escape(part)) as caught:
         config.load_settings(path)
     assert caught.value.line == line
+
+
+EVERYWHERE = """---
+title: "Итог: {written}"
+key: "{written}"
+---
+# {written} и насос
+
+Вода стояла низко, и насос молчал весь день. {written} %%{written}%%
+
+## Внутри {written}
+
+| a | {written} |
+|---|---|
+| Тут #{tag} | вода |
+"""
+
+
+def test_no_planted_secret_is_anywhere_in_the_state(tmp_path: Path) -> None:
+    secrets = []
+    kinds = [kind for kind in KINDS if kind != "pin"]  # so short that it stands in any file
+    for kind in kinds:
+        rng = random.Random(kind)
+        written, secret = BENCH.MAKERS[kind](rng)
+        while BENCH.is_placeholder(secret) or len(secret) < 8:
+            written, secret = BENCH.MAKERS[kind](rng)
+        tag = secret if clean(secret).startswith("⟨") and " " not in secret else "вода"
+        if "\n" in written:
+            note = f"Вода стояла низко.\n\n```\n{written}\n```\n"
+        else:
+            note = EVERYWHERE.format(written=written.replace('"', ""), tag=tag)
+        chat = f">[!nexus_user] **User** - 16.06.2025 at 21:34\n> Запомни: {written.splitlines()[-1]}\n<!-- UID: {kind} -->\n"
+        (tmp_path / "vault").mkdir(exist_ok=True)
+        (tmp_path / "vault" / f"{kind}.md").write_text(note, "utf-8")
+        (tmp_path / "vault" / f"{kind} chat.md").write_text(chat, "utf-8")
+        secrets.append((kind, secret.splitlines()[0]))
+    job = steps.Job(config.init_workspace(tmp_path / "vault", str(tmp_path / "state")))
+    assert steps.ingest(job)["notes"]["parsed"] == 2 * len(kinds)
+    job.close()
+    stored = b"".join(path.read_bytes() for path in (tmp_path / "state").rglob("*") if path.is_file())
+    assert "насос молчал".encode() in stored, "the state holds the notes"
+    assert [(kind, secret) for kind, secret in secrets if secret.encode() in stored] == []
 
 
 PIECES = st.one_of(

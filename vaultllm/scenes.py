@@ -162,7 +162,7 @@ def _finish(
                 train=not why,
                 reason=why,
                 at=draft.at,
-                tags=note.tags,
+                tags=safe.all(note.tags),
                 links=safe.all(dict.fromkeys([target for _, target in links[first:last]]) if draft.links is None else draft.links),
                 prev=names[index - 1] if index else "",
                 next=names[index + 1] if index + 1 < len(drafts) else "",
@@ -228,7 +228,7 @@ def redacted_kinds(message: str) -> dict[str, int]:
 
 
 def _names_in(note: Note, drafts: Sequence[Draft]) -> Iterator[str]:
-    """The short texts of a note's scenes: titles (but not the file's own name), headings, targets of links, names of attachments."""
+    """The short texts of a note's scenes: titles (but not the file's own name), headings, targets of links, tags, names of attachments."""
     for draft in drafts:
         if draft.title not in note.path:
             yield draft.title
@@ -238,6 +238,7 @@ def _names_in(note: Note, drafts: Sequence[Draft]) -> Iterator[str]:
             yield from turn.attachments
     for link in note.links:
         yield link.target
+    yield from note.tags
 
 
 def _names(drafts: Sequence[Draft]) -> tuple[list[str], list[Problem]]:

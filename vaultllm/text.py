@@ -177,7 +177,7 @@ def _wide(data: bytes) -> str:
     """`utf-16-le` or `-be` when the bytes are UTF-16 without a BOM: zeros on one side only, and text when read so."""
     sample = data[: _SAMPLE & ~1]
     low, high = sample[0::2].count(0), sample[1::2].count(0)
-    if bool(low) == bool(high):
+    if bool(low) == bool(high) or 12 * (low + high) < len(sample) // 2:  # a few zeros are damage: in UTF-16 each blank holds one
         return ""
     encoding = "utf-16-le" if high else "utf-16-be"
     text = sample[: len(sample) & ~1].decode(encoding, "replace")
