@@ -638,3 +638,10 @@ def test_problems_of_the_reader_are_kept() -> None:
     reader, _, talks = chats.read(note, SETTINGS.scan, "")
     _, problems = scenes.cut(note, reader, talks, APART)
     assert any(isinstance(problem, Problem) and problem.code == "W-EMPTY" for problem in problems)
+
+
+def test_the_questions_an_importer_offers_are_not_the_owners_words() -> None:
+    offered = CHAT.rstrip("\n") + "\n\n## Related Queries\n\n- Сколько стоит датчик?\n"
+    found = cut("c.md", offered)
+    assert all("Сколько стоит" not in turn.text for scene in found for turn in scene.turns)
+    assert found[-1].source.lines[1] == len(offered.rstrip("\n").split("\n"))

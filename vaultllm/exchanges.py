@@ -17,6 +17,7 @@ from vaultllm.schema import Conversation, Note, Turn
 TOPIC_STEMS = 6  # a question with fewer stems worth a keyword says nothing about a change of topic
 TOPIC_SHARE = 0.05  # of the weight of a question's stems that the talk before it must share, or the topic is another
 
+_OFFERED = re.compile(r"\s*## Related Queries[ \t]*$", re.MULTILINE)  # what Perplexity would have one ask next: nobody's words
 _LOOSE_LINK = re.compile(r"!?\[\[[^\]]*\]\]")
 
 
@@ -136,14 +137,14 @@ def _other_topic(run: Sequence[Turn], question: Turn, statistics: keywords.Stati
 
 
 def _with_loose(note: Note, talk: Conversation) -> list[Turn]:
-    """The turns, and between them the owner's own lines as turns of the owner's, unless they are bare links."""
+    """The turns, and between them the owner's own lines as turns of the owner's, unless they are bare links or offered questions."""
     if not talk.loose:
         return list(talk.turns)
     rows = note.text.split("\n")
     turns = list(talk.turns)
     for first, last in talk.loose:
         own = markdown.visible("\n".join(rows[first - 1 : last]))
-        if HAS_WORD.search(_LOOSE_LINK.sub("", own)):
+        if HAS_WORD.search(_LOOSE_LINK.sub("", own)) and not _OFFERED.match(own):
             lead = len(own) - len(own.lstrip("\n"))
             turns.append(Turn("user", own.strip("\n"), (first, last), first + lead, author="note"))
     return sorted(turns, key=lambda turn: turn.lines[0]) if len(turns) > len(talk.turns) else turns
