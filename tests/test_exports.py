@@ -143,6 +143,20 @@ def test_one_broken_conversation_in_a_stream_costs_only_itself(tmp_path: Path, m
         assert [one.code for one in problems] == ["E-JSON", "E-JSON"]
 
 
+def test_what_looks_like_a_talk_within_a_broken_one_is_none() -> None:
+    talks = [claude(name) for name in "abc"]
+    talks[1]["chat_messages"].append({"results": [{"instruction": "x", "output": "y"}], "end": "broken"})
+    _, found = read(json.dumps(talks).replace('"broken"', "broken"))
+    assert [(one.id, [problem.code for problem in one.problems]) for one in found] == [("a", []), ("", ["E-JSON"]), ("c", [])]
+
+
+def test_a_broken_message_does_not_cut_a_telegram_chat_in_two() -> None:
+    text = (FOLDER / "telegram-nobody-is-me.json").read_text(encoding="utf-8").replace('"id": 4,', '"id": four,')
+    _, found = read(text)
+    assert [(one.id, [turn.uid[-1] for turn in one.turns]) for one in found if one.id] == [("telegram-42", ["2", "6", "7", "8"])]
+    assert [(problem.code, problem.line) for one in found if not one.id for problem in one.problems] == [("E-JSON", 9)]
+
+
 def test_a_broken_chat_of_a_full_telegram_export_costs_only_itself(tmp_path: Path) -> None:
     said = [
         {"id": n, "type": "message", "date": "2025-06-16T21:34:40", "from": f"p{n % 2}", "from_id": f"user{n % 2}", "text": "x"}
@@ -280,13 +294,21 @@ def test_a_folder_is_read_with_its_archives_and_without_following_links(tmp_path
     assert ([one.id for one in found], problems) == (["a", "c", "b"], [])
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_what_may_not_be_read_in_a_folder_costs_only_itself(tmp_path: Path) -> None:
+def test_what_may_not_be_read_in_a_folder_costs_only_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    right_open, right_scan = Path.open, os.scandir
+
+    def refuse(right: Any, path: Any, *args: Any) -> Any:
+        if Path(path).name in ("a.json", "closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return right(path, *args)
+
     (tmp_path / "a.json").write_text("[]", encoding="utf-8")
-    (tmp_path / "a.json").chmod(0)
-    (tmp_path / "closed").mkdir(mode=0)
+    (tmp_path / "closed").mkdir()
     (tmp_path / "b.json").write_text(json.dumps([claude("b")]), encoding="utf-8")
+    monkeypatch.setattr(Path, "open", lambda path, *args: refuse(right_open, path, *args))
+    monkeypatch.setattr(os, "scandir", lambda path: refuse(right_scan, path))
     found, problems = streamed(tmp_path)
+    monkeypatch.undo()
     assert ([one.id for one in found], [one.code for one in problems]) == (["b"], ["E-READ", "E-READ"])
 
 
@@ -364,6 +386,14 @@ def test_every_kept_message_of_any_graph_stands_once_and_variants_name_a_turn_of
             assert turn.variant_of == following
     above = dict.fromkeys(talk, "") | dict(zip(talk[1:], talk, strict=False))
     assert [turn.parent for turn in found if not turn.variant_of] == list(above.values())
+
+
+def test_older_siblings_come_first_in_whatever_order_the_export_holds_them() -> None:
+    def node(name: str, parent: str, time: float) -> Node:
+        return Node(parent, Turn("assistant", name, (1, 1), uid=name), time)
+
+    nodes = {"c": node("c", "q", 4), "b": node("b", "q", 3), "now": node("now", "q", 2), "a": node("a", "q", 0), "q": node("q", "", 1)}
+    assert [turn.uid for turn in arrange(nodes, "now")] == ["q", "a", "b", "c", "now"]
 
 
 def test_a_tree_of_any_depth_and_width_is_read_in_linear_time() -> None:

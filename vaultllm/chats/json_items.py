@@ -97,7 +97,7 @@ class Window:
             return False
         self.at(self.place)
         self._gone += self.place
-        self._counted = max(0, self._counted - self.place)
+        self._counted = 0
         self.text = "".join((self.text[self.place :], *parts))
         self.place = 0
         return True
