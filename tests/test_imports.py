@@ -19,7 +19,7 @@ import pytest
 from tests.test_cli import Shell
 from tests.test_ingest import snapshot
 from tests.test_views import shown
-from vaultllm import chats, config, importing, imports, reading, render, steps, views
+from vaultllm import chats, config, importing, imports, ingest, reading, render, steps, views
 from vaultllm.chats import mend
 from vaultllm.errors import DataError, UsageError, VaultError
 from vaultllm.schema import Answer, Citation, Conversation, Turn
@@ -121,6 +121,13 @@ def job(tmp_path: Path) -> Iterator[steps.Job]:
     made.close()
 
 
+def bring(job: steps.Job, *exports: Path) -> ingest.Ingested:
+    """What `import` does, without the memory's vectors, which take most of its time."""
+    if exports:
+        importing.take(job.workspace, exports)
+    return ingest.ingest(job.workspace, job.ledger)
+
+
 def state_of(job: steps.Job) -> dict[str, Any]:
     """All that reading yields: scenes, problems, the account of messages, the scene files."""
     counts = job.ledger.db.execute("SELECT path, title, reader, turns, turns_left FROM notes ORDER BY path").fetchall()
@@ -197,16 +204,15 @@ def test_what_is_no_stored_talk_is_a_value_error(content: bytes) -> None:
 
 def test_a_damaged_stored_talk_is_reported_and_replaced_by_the_next_import(job: steps.Job, tmp_path: Path) -> None:
     export = write_export(tmp_path, talk("c2", OTHER))
-    steps.import_(job, [export])
+    bring(job, export)
     path = imports.file_of(imports.root_of(job.workspace.state), stored_path("c2"))
     whole = path.read_bytes()
     path.write_bytes(whole[:100] + b"\xff")
-    failed = steps.ingest(job)["notes"]["failed"]
-    assert [(one["path"], one["code"]) for one in failed] == [(stored_path("c2"), "E-IMPORT")]
-    result = steps.import_(job, [export])
-    assert result["conversations"]["changed"] == 1
+    bring(job)
+    assert [(where, problem.code) for where, problem in job.ledger.problems()] == [(stored_path("c2"), "E-IMPORT")]
+    bring(job, export)
     assert path.read_bytes() == whole
-    assert result["notes"]["failed"] == []
+    assert job.ledger.problems() == []
 
 
 # -- mending
@@ -248,7 +254,7 @@ def test_a_note_gets_exact_text_model_time_and_tree_back_in_its_own_places(job: 
 def test_what_the_owner_changed_in_a_message_stays_and_is_said(job: steps.Job, tmp_path: Path) -> None:
     path = job.workspace.vault / "Чат.md"
     path.write_text(note("c1", TALK).replace("> Пожалуйста, обращайтесь.", "> Не за что, сказал он мне."), encoding="utf-8")
-    steps.import_(job, [write_export(tmp_path, talk("c1", TALK, current="a3"))])
+    bring(job, write_export(tmp_path, talk("c1", TALK, current="a3")))
     texts = {turn.uid: turn for scene in job.ledger.scenes("Чат.md") for turn in scene.turns}
     assert (texts["a3"].text, texts["a1"].text) == ("Не за что, сказал он мне.", CODE)
     assert texts["a3"].model == "gpt-4o"
@@ -283,10 +289,10 @@ def test_a_message_that_the_export_does_not_know_stays_as_it_was() -> None:
 
 def test_a_note_without_its_conversations_id_is_mended_by_its_messages(job: steps.Job, tmp_path: Path) -> None:
     (job.workspace.vault / "Вырезка.md").write_text(note("", TALK[:2]).partition("\n\n\n")[2], encoding="utf-8")
-    steps.ingest(job)
+    bring(job)
     (scene,) = job.ledger.scenes("Вырезка.md")
     assert scene.turns[1].text != CODE
-    steps.import_(job, [write_export(tmp_path, talk("c1", TALK, current="a3"))])
+    bring(job, write_export(tmp_path, talk("c1", TALK, current="a3")))
     (scene,) = job.ledger.scenes("Вырезка.md")
     assert scene.turns[1].text == CODE
     # The cutting is no copy of the talk: all of that is read too.
@@ -326,11 +332,11 @@ def test_whatever_comes_first_the_ledger_is_the_same(job: steps.Job, tmp_path: P
     path = job.workspace.vault / "Чат.md"
     text = note("c1", TALK[:-1])
     # import first, the note later
-    steps.import_(job, [export])
+    bring(job, export)
     alone = state_of(job)
     assert {turn.uid for scene in alone["scenes"] for turn in scene.turns} >= {"a3", "x2"}
     path.write_text(text, encoding="utf-8")
-    steps.ingest(job)
+    bring(job)
     both = state_of(job)
     # the account is exact: 6 messages are read from the note, 1 it lacks
     assert [(code.code, code.count) for where, code in both["problems"] if where == stored_path("c1")] == [("W-COPY", 6), ("W-MISSING", 1)]
@@ -338,18 +344,18 @@ def test_whatever_comes_first_the_ledger_is_the_same(job: steps.Job, tmp_path: P
     assert {row[0]: row[3:] for row in both["notes"]}["Чат.md"] == (6, 0)
     assert not list(job.ledger.scenes(stored_path("c1")))
     # an ingest with nothing new reads nothing
-    assert steps.ingest(job)["notes"]["parsed"] == 0
+    assert bring(job).parsed == 0
     # the note goes: the talk is read from the store again
     path.unlink()
-    steps.ingest(job)
+    bring(job)
     assert state_of(job) == alone
     # the note first, the import later; and all at once, from nothing
     for order in (("note", "import"), ("together",)):
         other = steps.Job(config.open_workspace(str(job.workspace.vault), str(tmp_path / "-".join(order))))
         path.write_text(text, encoding="utf-8")
         if order[0] == "note":
-            steps.ingest(other)
-        steps.import_(other, [export])
+            bring(other)
+        bring(other, export)
         assert state_of(other) == both
         other.close()
 
@@ -357,38 +363,37 @@ def test_whatever_comes_first_the_ledger_is_the_same(job: steps.Job, tmp_path: P
 def test_a_newer_export_mends_again_and_a_removed_talk_leaves_the_memory(job: steps.Job, tmp_path: Path) -> None:
     path = job.workspace.vault / "Чат.md"
     path.write_text(note("c1", TALK), encoding="utf-8")
-    steps.import_(job, [write_export(tmp_path, talk("c1", TALK[:4], current="a2"), talk("c2", OTHER))])
+    bring(job, write_export(tmp_path, talk("c1", TALK[:4], current="a2"), talk("c2", OTHER)))
     texts = {turn.uid: turn.text for scene in job.ledger.scenes("Чат.md") for turn in scene.turns}
     assert texts["a1"] == CODE
     assert texts["a2b"] != TALK[4][2]  # this export does not hold it yet
-    steps.import_(job, [write_export(tmp_path / "later", talk("c1", TALK, current="a3"))])
+    bring(job, write_export(tmp_path / "later", talk("c1", TALK, current="a3")))
     texts = {turn.uid: turn.text for scene in job.ledger.scenes("Чат.md") for turn in scene.turns}
     assert texts["a2b"] == TALK[4][2]
     root = imports.root_of(job.workspace.state)
     for identity in ("c1", "c2"):
         imports.file_of(root, stored_path(identity)).unlink()
-    result = steps.ingest(job)
-    assert result["notes"]["removed"] == 2
+    assert bring(job).removed == 2
     texts = {turn.uid: turn.text for scene in job.ledger.scenes("Чат.md") for turn in scene.turns}
     assert texts["a1"] != CODE
     assert not any("Липа" in turn.text for scene in job.ledger.scenes() for turn in scene.turns)
-    assert steps.ingest(job)["notes"]["parsed"] == 0
+    assert bring(job).parsed == 0
 
 
 def test_a_vault_that_vanishes_is_not_hidden_by_many_imported_talks(job: steps.Job, tmp_path: Path) -> None:
     for number in range(24):
         (job.workspace.vault / f"{number}.md").write_text(f"слово {number}\n", encoding="utf-8")
     talks = [talk(f"c{i}", [(f"u{i}", "user", f"Вопрос номер {i}?", "")]) for i in range(130)]
-    steps.import_(job, [write_export(tmp_path, *talks)])
+    bring(job, write_export(tmp_path, *talks))
     for number in range(24):
         (job.workspace.vault / f"{number}.md").unlink()
     with pytest.raises(VaultError, match="24 of 25 known notes have vanished"):
-        steps.ingest(job)
-    steps.ingest(job, confirm=True)
+        bring(job)
+    ingest.ingest(job.workspace, job.ledger, confirm=True)
     shutil.rmtree(imports.root_of(job.workspace.state))
     with pytest.raises(VaultError, match="130 of 130 known imported talks have vanished"):
-        steps.ingest(job)
-    assert steps.ingest(job, confirm=True)["notes"]["removed"] == 130
+        bring(job)
+    assert ingest.ingest(job.workspace, job.ledger, confirm=True).removed == 130
 
 
 def test_every_message_is_in_a_scene_or_counted(job: steps.Job, tmp_path: Path) -> None:
@@ -579,7 +584,7 @@ def test_an_import_that_is_killed_is_finished_by_the_same_command(tmp_path: Path
     for state in (shell.state, tmp_path / "clean"):
         job = steps.Job(config.open_workspace(str(shell.vault), str(state)))
         if state != shell.state:
-            steps.import_(job, [export])
+            bring(job, export)
         files = {name: digest for name, (_, digest) in snapshot(state / "imports").items() if name != "uids"}
         states.append((state_of(job), files, set((state / "imports" / "uids").read_text(encoding="utf-8").split("\n"))))
         job.close()
