@@ -29,7 +29,8 @@ def write_whole(path: Path, content: str | bytes, *, lasting: bool = False) -> N
     Its folder must exist. `lasting`: on the disk when we return, so that what is written after it can count on it.
     One process at a time may write a path (the caller holds the lock). Raises OSError.
     """
-    aside = path.with_name(f".{sha(path.name, digits=8)}.tmp")  # a name as long as a note's has no room for a suffix
+    folder, name = os.path.split(path)
+    aside = os.path.join(folder, f".{sha(name, digits=8)}.tmp")  # a name as long as a note's has no room for a suffix
     with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
         file.write(content.encode("utf-8") if isinstance(content, str) else content)
         if lasting:
