@@ -36,7 +36,10 @@ def test_another_encoding_is_reported_with_its_place_and_a_hint_but_never_guesse
 
 
 def test_a_binary_file_is_no_text_and_a_stray_nul_costs_only_itself() -> None:
-    assert text.decode(b"\x89PNG".replace(b"\x89", b"P") + b"\0" * 50).problems[0].code == "E-BINARY"
+    assert text.decode(b"PNG" + b"\0" * 50 + b"IEND").problems[0].code == "E-BINARY"
+    assert text.decode(b"\0" * 50).problems[0].code == "E-BINARY"
+    padded = text.decode("конец".encode() + b"\0" * 50)
+    assert (padded.text, padded.problems[0].code, padded.problems[0].count) == ("конец", "W-NUL", 50)
     found = text.decode(b"one\ntwo\0\n")
     assert (found.text, found.problems[0].code, found.problems[0].line) == ("one\ntwo\n", "W-NUL", 2)
 

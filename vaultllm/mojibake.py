@@ -218,7 +218,7 @@ def _undo(line: str, depth: int = 1) -> _Undone | None:
                 continue
             weight = min(_weight(text), deeper.weight if deeper else 1 << 30)  # broken still, perhaps: no proof of one turn only
             by_chance = codec in _WEST and not _PROOF.search(line)
-            found = _Undone(text, (codec,), 1 if by_chance else weight, scripts)
+            found = _Undone(text, (codec,), 0 if by_chance else weight, scripts)
         if best is None or found.weight > best.weight:
             best = found
     return best
@@ -336,7 +336,7 @@ def _mostly(lines: list[str], undone: dict[int, _Undone], code: list[bool]) -> d
         return {}
     weights = [found.weight for found in outside.values()]
     same = len({found.codecs for found in outside.values()}) == 1
-    if len(outside) == foreign and same and sum(weights) >= SURE and max(weights) > 1:
+    if len(outside) == foreign and same and sum(weights) >= SURE:
         return outside
     single = [number for number in outside if len(lines[number]) < _LONG and _CASE.search(lines[number])][:_ASKED]
     if not single:

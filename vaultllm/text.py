@@ -92,9 +92,16 @@ def decode(data: bytes, fallback: str = "") -> Decoded:
     except UnicodeDecodeError as error:
         return _undecodable(data, mark, encoding, error, fallback)
     if "\0" in text:
-        if not mark and (wide := _wide(data)):
+        # English and Russian in UTF-16 are ASCII of which every other byte is a control character.
+        if (
+            not mark
+            and text.isascii()
+            and len(data[:_SAMPLE].translate(None, _CONTROLS)) < 0.8 * len(data[:_SAMPLE])
+            and (wide := _wide(data))
+        ):
             return _wide_text(data, wide, fallback)
-        if text.count("\0") > max(8, len(text) // 100):
+        said = text.rstrip("\0")  # a crash may pad a file with NULs up to its old length
+        if not said.strip() or said.count("\0") > max(8, len(said) // 100):
             return _binary(data)
     return _text(text, encoding)
 
