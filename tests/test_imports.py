@@ -422,6 +422,13 @@ def test_the_progress_of_an_import_is_that_of_its_bytes(job: steps.Job, tmp_path
         assert number / 3 < shares[8 * number + 4] <= (number + 1) / 3 + 0.01
 
 
+def test_a_stored_talk_can_be_explained_by_its_path(job: steps.Job, tmp_path: Path) -> None:
+    bring(job, write_export(tmp_path, talk("c2", OTHER)))
+    told = steps.explain(job, stored_path("c2"))
+    assert (told["taken"], told["reader"], told["trust"], told["scenes"]) == (True, "imported", "imported", 1)
+    assert not steps.explain(job, imports.PREFIX + "chatgpt/none.json")["taken"]
+
+
 # -- repair
 
 

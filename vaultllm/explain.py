@@ -45,11 +45,15 @@ def explain(workspace: Workspace, path: str) -> dict[str, Any]:
     in_scenes, left_out}, redacted, problems: [{code, line, count, message}]}; for one that is left out the first three and its
     problem.
     """
-    skipped = vault.left_out(workspace.vault, path, workspace.settings.scan, workspace.settings.answers.folder)
+    stored = imports.is_stored(path)
+    skipped = None if stored else vault.left_out(workspace.vault, path, workspace.settings.scan, workspace.settings.answers.folder)
     data = b""
     if skipped is None:
         try:
-            data = vault.read(workspace.vault, path, workspace.settings.scan.max_bytes)
+            if stored:
+                data = imports.read(imports.root_of(workspace.state), path)
+            else:
+                data = vault.read(workspace.vault, path, workspace.settings.scan.max_bytes)
         except VaultError as error:
             skipped = Problem(error.code, error.message)
     read = _read(workspace, path, data) if skipped is None else skipped
