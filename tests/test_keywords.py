@@ -99,6 +99,11 @@ def test_the_anchor_is_the_sentence_that_holds_the_keywords_on_one_line_without_
     assert keywords.anchor(said, KNOWN) == "Насос включается, когда бочка почти пуста."
 
 
+def test_the_anchor_has_no_marks_of_a_callout() -> None:
+    said = "> [!info]- Насос\n> Включается, когда бочка\n> > почти пуста.\n"
+    assert keywords.anchor(said, KNOWN) == "Насос Включается, когда бочка почти пуста."
+
+
 def test_the_anchor_of_short_sayings_is_the_first_and_of_no_words_empty_and_a_long_one_is_cut() -> None:
     assert keywords.anchor("Да. Нет.") == "Да."
     assert keywords.anchor("... --- !!!") == ""

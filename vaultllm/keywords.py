@@ -52,7 +52,8 @@ _DIGITS = re.compile(r"\d")
 _URL = re.compile(r"(?:https?://|www\.)[^\s<>)\]]+|⟨[a-z-]{2,20}⟩")
 _FENCE = re.compile(r"[ \t>]*(?:`{3}|~{3})")
 _END = re.compile(r"[.!?…।][\"'»”)\]]?(?=\s)|\n(?=[ \t]*\n)|\n(?=[ \t]*(?:[-*+]|\d{1,9}[.)])[ \t])")
-_LEAD = re.compile(r"^(?:[#>\-*+\s]|\d{1,9}[.)]\s|\[[ xX]\]\s)+")
+_LEAD = re.compile(r"^(?:[#>\-*+\s]|\d{1,9}[.)]\s|\[[ xX]\]\s|\[![^\]\n]{1,40}\][+-]?)+")
+_QUOTED = re.compile(r"\n[ \t>]*>")
 _WIKI = re.compile(r"!?\[\[([^\[\]|\n]{1,500})(?:\|([^\[\]\n]{0,500}))?\]\]")
 _INLINE = re.compile(r"!?\[([^\[\]\n]{0,500})\]\([^()\n]{0,500}\)")
 _MARKS = re.compile(r"[*`]+|==|~~|__")
@@ -252,6 +253,8 @@ def _plain(sentence: str) -> str:
         sentence = sentence.partition("\n")[2]
     if "](" in sentence:
         sentence = _INLINE.sub(r"\1", sentence)
+    if ">" in sentence:
+        sentence = _QUOTED.sub("\n", sentence)
     return " ".join(_MARKS.sub("", _LEAD.sub("", sentence)).split())
 
 
