@@ -66,12 +66,29 @@ def test_where_blocks_end(text: str, expected: list[tuple[str, int, int]]) -> No
     assert [piece[:3] for piece in blocks.split(text.split("\n"))[0]] == expected
 
 
-@pytest.mark.parametrize("unit", ["> ", "- ", "- a\nb\n", "> a\nb\n", "- > - > a\n", "a\n- b\n", "* a\n\n - b\n", "1. a\n  b\n", "|a|\n"])
+@pytest.mark.parametrize(
+    "unit",
+    [
+        "> ",
+        "- ",
+        "- a\nb\n",
+        "> a\nb\n",
+        "- > - > a\n",
+        "a\n- b\n",
+        "* a\n\n - b\n",
+        "1. a\n  b\n",
+        "|a|\n",
+        "> ```\nb\n",
+        "  > ```\n  b\n",
+    ],
+)
 def test_time_grows_with_length_only(unit: str) -> None:
-    lines = (unit * (120_000 // len(unit))).split("\n")
-    started = time.process_time()
-    blocks.split(lines)
-    assert time.process_time() - started < 4
+    for begin, end in (("", ""), ("- x\n", "\nlazy")):
+        lines = (begin + unit * (60_000 // len(unit)) + end).split("\n")
+        started = time.process_time()
+        blocks.split(lines)
+        blocks.tokens(lines)
+        assert time.process_time() - started < 4
 
 
 def test_what_is_nested_too_deep_for_the_rules_is_said() -> None:

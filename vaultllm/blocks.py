@@ -19,7 +19,7 @@ from markdown_it.token import Token
 from vaultllm.schema import BlockKind
 
 MAX_NESTING = 200
-_QUOTE_DEPTH = 20  # tokens: quotes nested deeper are taken as they begin, without a look inside
+_LOOKS = 10  # how often, on average, a line may be looked at by the rule for quotes
 
 _KINDS: dict[str, BlockKind] = {
     "heading_open": "heading",
@@ -43,6 +43,8 @@ _MARKED = re.compile(r"(?:[-+*]|[0-9]{1,9}[.)])(?:[ \t]|$)")
 _OTHER = re.compile(
     r"#{1,6}(?:[ \t]|$)|[>|<]|[-+*](?:[ \t]|$)|[0-9]{1,9}[.)](?:[ \t]|$)|```|~~~|(?:[-*_][ \t]*+){3,}+$|[-=]+[ \t]*+$|:-|-[ \t]*+[-:|]"
 )
+# What ends a quote from outside, as the rule for quotes sees it.
+_STOPS = re.compile(r"#{1,6}(?:[ \t]|$)|<!--|[-+*](?:[ \t]|$)|[0-9]{1,9}[.)](?:[ \t]|$)|```|~~~|(?:[-*_][ \t]*+){3,}+$", re.M)
 
 
 class Piece(NamedTuple):
@@ -237,7 +239,7 @@ def _rules() -> MarkdownIt:
     """Block rules only: CommonMark and tables. Link definitions stay paragraphs, so that their text is in a block."""
     md = MarkdownIt("commonmark", {"html": True, "maxNesting": MAX_NESTING}).enable("table").disable(["inline", "text_join", "reference"])
     md.block.ruler.at("table", _table, {"alt": ["paragraph", "reference"]})
-    md.block.ruler.at("blockquote", _shallow_quote, {"alt": ["paragraph", "reference", "blockquote", "list"]})
+    md.block.ruler.at("blockquote", _quote_within_reason, {"alt": ["paragraph", "reference", "blockquote", "list"]})
     return md
 
 
@@ -275,9 +277,20 @@ def _table(state: StateBlock, start: int, end: int, silent: bool) -> bool:
     return True
 
 
-def _shallow_quote(state: StateBlock, start: int, end: int, silent: bool) -> bool:
-    """Block rule: a quote. The inside of deep ones is not parsed: each level would go over all lazy lines again."""
-    if silent or state.level < _QUOTE_DEPTH:
+def _quote_within_reason(state: StateBlock, start: int, end: int, silent: bool) -> bool:
+    """Block rule: a quote. The library's rule goes through all lines up to the quote's end as it seems from outside, at each level
+    and for each quote whose inside ends sooner. When a text makes it do so too often, a quote is taken without a look inside.
+    """
+    src, begins, shifts = state.src, state.bMarks, state.tShift
+    if not src.startswith(">", begins[start] + shifts[start]):
+        return False
+    if silent:
+        return blockquote(state, start, end, silent)
+    last = start
+    while last < end and not state.isEmpty(last) and not _STOPS.match(src, begins[last] + shifts[last]):
+        last += 1
+    state.env["looks"] = state.env.get("looks", 0) + last - start
+    if state.env["looks"] <= _LOOKS * len(begins) + 1_000:
         return blockquote(state, start, end, silent)
     level, count = state.level, len(state.tokens)
     state.level += MAX_NESTING
