@@ -41,11 +41,9 @@ class Row:
     data: bytes
     """Its bytes."""
     codes: str = ""
-    """Codes that must be told, by blanks."""
+    """The codes that are told, by blanks: these and no other."""
     kept: tuple[str, ...] = ()
-    """Text that must be in its scenes; ("",) when none may have been lost: see `quiet`."""
-    quiet: bool = True
-    """Whether no other code may be told."""
+    """Text that must be in its scenes."""
     scenes: int | None = None
     """How many scenes, when it matters."""
     check: Callable[[Note, list[Scene]], bool] | None = None
@@ -114,10 +112,10 @@ ROWS: tuple[Row, ...] = (
     ),
     Row(13, "one-line", (LONG * 8_000).encode(), "", ("вода по трубам",)),
     Row(15, "links", ("[[вода]] " * 40_000).encode(), ""),
-    Row(16, "quotes", (">" * 30_000 + " глубоко внизу вода\n").encode(), "", ("глубоко внизу вода",), quiet=False),
-    Row(17, "lists", ("- " * 30_000 + "глубоко внизу вода\n").encode(), "", ("глубоко внизу вода",), quiet=False),
-    Row(18, "brackets", ("[" * 100_000 + "\n\nвода в конце страницы\n").encode(), "", ("вода в конце",), quiet=False),
-    Row(18, "embeds", ("![[" * 80_000 + "\n\nвода в конце страницы\n").encode(), "", ("вода в конце",), quiet=False),
+    Row(16, "quotes", (">" * 30_000 + " глубоко внизу вода\n").encode(), "", ("глубоко внизу вода",)),
+    Row(17, "lists", ("- " * 30_000 + "глубоко внизу вода\n").encode(), "", ("глубоко внизу вода",)),
+    Row(18, "brackets", ("[" * 100_000 + "\n\nвода в конце страницы\n").encode(), "", ("вода в конце",)),
+    Row(18, "embeds", ("![[" * 80_000 + "\n\nвода в конце страницы\n").encode(), "", ("вода в конце",)),
     Row(19, "table", ("|" + "слово|" * 60 + "\n|" + "-|" * 60 + "\n" + ("|" + "вода|" * 60 + "\n") * 400).encode(), "", ("вода",)),
     Row(
         20,
@@ -157,9 +155,9 @@ ROWS: tuple[Row, ...] = (
     Row(30, "list", fm("- один\n- два пункта"), "W-FM-YAML", ("два пункта", *BODY)),
     Row(30, "scalar", fm("просто строка сверху"), "W-FM-YAML", ("просто строка сверху", *BODY)),
     Row(31, "date-template", fm("date: {{date}}\ntitle: Шаблон"), "W-FM-YAML", BODY, check=lambda note, _: note.title == "Шаблон"),
-    Row(31, "templater", fm('date: <% tp.date.now("YYYY") %>'), "", BODY, quiet=False),
+    Row(31, "templater", fm('date: <% tp.date.now("YYYY") %>'), "", BODY),
     Row(32, "at", fm("place: @home\ntitle: У дома"), "W-FM-YAML", BODY, check=lambda note, _: note.title == "У дома"),
-    Row(32, "control", fm("title: дом\x07ик"), "", BODY, quiet=False),
+    Row(32, "control", fm("title: дом\x07ик"), "W-FM-YAML", BODY),
     Row(33, "laughs", fm(LAUGHS), "W-FM-YAML", BODY),
     Row(34, "nested", fm("a: " + "[" * 20_000 + "\nb: " + "{" * 12_000), "W-FM-YAML", BODY),
     Row(34, "nested-100k", fm("a: " + "[" * 100_000), "W-FM-YAML", BODY),
@@ -218,7 +216,6 @@ ROWS: tuple[Row, ...] = (
         nexus(*((role, text, "") for role, text, _ in TALK)).encode(),
         "",
         ("датчик", "окислились"),
-        quiet=False,
         check=lambda _, scenes: roles(scenes) == ["user", "assistant"],
     ),
     Row(
@@ -248,7 +245,6 @@ ROWS: tuple[Row, ...] = (
         nexus(("user", "Куда ведёт путь?", "../../etc/passwd"), ("agent", "Никуда.", "'; DROP TABLE scenes; --")).encode(),
         "",
         ("Куда ведёт", "Никуда"),
-        quiet=False,
     ),
     Row(
         45,
@@ -256,7 +252,6 @@ ROWS: tuple[Row, ...] = (
         nexus(("user", "Где конец?", "a --> b"), ("agent", "Здесь.", "x")).encode(),
         "",
         ("Где конец", "Здесь"),
-        quiet=False,
     ),
     Row(
         46,
@@ -265,21 +260,19 @@ ROWS: tuple[Row, ...] = (
         .replace("16.06.2025 at 21:34", "31.02.2025 at 6:20", 1)
         .replace("16.06.2025 at 21:34", "6/7/2025 at 9:05 PM", 1)
         .encode(),
-        "",
+        "W-TIME",
         ("датчик", "окислились"),
-        quiet=False,
     ),
-    Row(46, "no-date", nexus(*TALK).replace(" - 16.06.2025 at 21:34", "").encode(), "", ("датчик", "окислились"), quiet=False),
+    Row(46, "no-date", nexus(*TALK).replace(" - 16.06.2025 at 21:34", "").encode(), "", ("датчик", "окислились")),
     Row(
         47,
         "system",
         nexus(("system", "Ты помощник.", "s1"), *TALK).encode(),
-        "",
+        "W-ROLE",
         ("датчик", "окислились"),
-        quiet=False,
         check=lambda _, scenes: roles(scenes)[-2:] == ["user", "assistant"],
     ),
-    Row(47, "unknown-role", nexus(*TALK, ("oracle", "Я вижу дождь.", "o1")).encode(), "", ("датчик", "вижу дождь"), quiet=False),
+    Row(47, "unknown-role", nexus(*TALK, ("oracle", "Я вижу дождь.", "o1")).encode(), "W-ROLE", ("датчик", "вижу дождь")),
     Row(
         48,
         "callouts",
@@ -317,17 +310,15 @@ ROWS: tuple[Row, ...] = (
         ).encode(),
         "",
         ("Здравствуйте", "Первый", "Второй", "Один"),
-        quiet=False,
     ),
     Row(52, "emptied", nexus(("user", "Вопрос остался.", "u1"), ("agent", "", "a1")).encode(), "W-EMPTY", ("Вопрос остался",)),
-    Row(53, "lost-quote", nexus(*TALK).replace("> Контакты", "Контакты").encode(), "", ("датчик", "окислились"), quiet=False),
+    Row(53, "lost-quote", nexus(*TALK).replace("> Контакты", "Контакты").encode(), "", ("датчик", "окислились")),
     Row(
         54,
         "open-comment",
         nexus(("user", "Вопрос до комментария.", "u1"), ("agent", "Ответ после.", "a1")).replace("u1 -->", "u1").encode(),
         "",
         ("до комментария", "Ответ после"),
-        quiet=False,
     ),
     Row(
         55,
@@ -336,7 +327,7 @@ ROWS: tuple[Row, ...] = (
         "",
         ("<|im_end|>", "<|im_start|>system"),
     ),
-    Row(56, "bidi", "Имя файла: \u202egpj.exe\u202c и\u200bскрытые\u200bзнаки в тексте.\n".encode(), "", ("gpj.exe",), quiet=False),
+    Row(56, "bidi", "Имя файла: \u202egpj.exe\u202c и\u200bскрытые\u200bзнаки в тексте.\n".encode(), "", ("gpj.exe",)),
     Row(57, "clusters", "Йод и ёж, ক্ষুদ্র নদী, 👩‍👩‍👧‍👦 и 🇧🇩 вместе в тексте.\n".encode(), "", ("ক্ষুদ্র নদী", "👩‍👩‍👧‍👦", "🇧🇩")),
     Row(
         59,
@@ -391,9 +382,7 @@ def assert_covered(note: Note, found: reading.Reading, scenes: list[Scene], path
 def test_each_entry_is_told_and_keeps_its_text(row: Row) -> None:
     note, found, scenes = read(row.path, row.data)
     told = {problem.code for problem in found.problems}
-    assert set(row.codes.split()) <= told, told
-    if row.quiet:
-        assert told == set(row.codes.split())
+    assert told == set(row.codes.split())
     for text in row.kept:
         assert text in said(scenes), text
     if row.scenes is not None:
@@ -578,6 +567,8 @@ BOMBS: dict[str, Callable[[int], str]] = {
     "15 embeds": lambda n: "![[a#b|c]]" * (n // 10),
     "16 quotes": lambda n: ">" * n + " a",
     "16 quotes apart": lambda n: "> " * (n // 2) + "a",
+    "16 lazy quotes": lambda n: "> a\n" * (n // 8) + "b\n" * (n // 4),
+    "16 quotes that end": lambda n: "> # a\nb\n" * (n // 8),
     "16 stairs": lambda n: "".join(">" * (k % 100) + " a\n" for k in range(n // 50)),
     "17 lists": lambda n: "- " * (n // 2) + "a",
     "17 stairs": lambda n: "".join("  " * (k % 100) + "- a\n" for k in range(n // 100)),

@@ -99,7 +99,7 @@ class RedactSettings(_Section):
     """Secrets and personal data that never reach scenes, memory, datasets or the model."""
 
     off: tuple[str, ...] = ()
-    """Kinds that are let through (`email`, `phone`, …); all kinds: vaultllm status --json."""
+    """Kinds that are let through (`email`, `phone`, …); all kinds: docs/redaction.md."""
     allow: tuple[str, ...] = ()
     """Regular expressions for what is no secret though it looks like one."""
 
