@@ -596,3 +596,23 @@ def test_an_import_that_is_killed_is_finished_by_the_same_command(tmp_path: Path
         states.append((state_of(job), files, set((state / "imports" / "uids").read_text(encoding="utf-8").split("\n"))))
         job.close()
     assert states[0] == states[1]
+
+
+@pytest.mark.parametrize(
+    ("case", "said"),
+    [
+        ("claude-code/ordinary.jsonl", "claude-code"),
+        ("smart-chat/thread-of-2025.json", "smart-threads"),
+        ("copilot/ordinary.md", "copilot"),
+    ],
+)
+def test_what_only_the_vaults_readers_know_is_imported_too(shell: Shell, tmp_path: Path, case: str, said: str) -> None:
+    source = Path(__file__).parent / "golden" / "chats" / case
+    expected = source.with_name(source.name + ".expected.yaml").read_text(encoding="utf-8")
+    assert f"reader: {said}" in expected
+    shutil.copy(source, tmp_path / source.name)
+    shutil.copy(source, tmp_path / f"{source.stem} again{source.suffix}")
+    result = shell.json("import", str(tmp_path / source.name))
+    assert result["conversations"]["new"] == 1
+    assert result["turns"] == expected.count("\n  - role: ")
+    assert shell.json("import", str(tmp_path / f"{source.stem} again{source.suffix}"))["conversations"]["new"] == 0

@@ -125,7 +125,7 @@ def _talks(files: Sequence[Path], settings: Settings, taken: Taken, progress: Re
     for path in files:
         left_out: Counter[str] = Counter()
         first: dict[str, Problem] = {}
-        for one in exports.stream(path, settings.scan, settings.timezone, reading_.opened):
+        for one in exports.stream(path, settings.scan, settings.timezone, reading_.opened, _by_readers(settings)):
             progress(Progress("reading exports", reading_.share()))
             if isinstance(one, Problem):
                 message = one.message.removeprefix(f"{path.name}: ")  # the path says it
@@ -142,6 +142,15 @@ def _talks(files: Sequence[Path], settings: Settings, taken: Taken, progress: Re
             message = first[code].message if first[code].count == count else f"{count} in all; in the first talk: {first[code].message}"
             taken.problems.append((str(path), dataclasses.replace(first[code], message=message, count=count)))
     progress(Progress("reading exports", 1.0))
+
+
+def _by_readers(settings: Settings) -> exports.Fallback:
+    """The readers of the vault, for what no export looks like: transcripts of Claude Code, Smart Chat's threads, a chat as a note."""
+
+    def read(name: str, data: bytes) -> list[Conversation]:
+        return chats.read(reading.parse(name, data, settings), settings.scan, settings.timezone)[2]
+
+    return read
 
 
 class _Reading:

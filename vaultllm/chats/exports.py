@@ -33,6 +33,7 @@ MAX_FILES = 100_000
 """Files of an archive or folder that are looked at."""
 
 _SUFFIXES = (".json", ".jsonl", ".ndjson")
+_NOTES = (".md", ".markdown")  # a talk as a note: for the fallback, where it is named itself
 _LISTS = ("messages", "conversations", "chats")  # keys of the object at the top that hold talks
 _HEAD = ("id", "name", "type")  # keys of a Telegram chat
 _KNOWN = (*_LISTS, "left_chats", "personal_information")
@@ -272,16 +273,43 @@ def _unwatched(file: IO[bytes]) -> None:
     """The `opened` of those who do not ask how far the reading is."""
 
 
+Fallback = Callable[[str, bytes], list[Conversation]]
+"""A file's name and bytes -> its conversations, by readers that need it whole; none when they don't know it."""
+
+
+class _Others:
+    """Files whose format is not known here: the fallback's, or nobody's."""
+
+    def __init__(self, fallback: Fallback | None, most: int) -> None:
+        self.fallback, self.most = fallback, most
+        self.names: list[str] = []
+
+    def take(self, file: IO[bytes], shown: str) -> list[Conversation]:
+        """What the fallback finds in it; its name is kept when that is nothing."""
+        found: list[Conversation] = []
+        if self.fallback is not None:
+            file.seek(0)
+            data = file.read(self.most + 1)
+            found = self.fallback(shown, data) if len(data) <= self.most else []
+        if not found:
+            self.names.append(shown)
+        return found
+
+
 def stream(
-    path: Path, settings: ScanSettings, timezone: str, opened: Callable[[IO[bytes]], None] = _unwatched
+    path: Path,
+    settings: ScanSettings,
+    timezone: str,
+    opened: Callable[[IO[bytes]], None] = _unwatched,
+    fallback: Fallback | None = None,
 ) -> Iterator[Conversation | Problem]:
     """The conversations of an export of any size (a file, an archive, a folder of them) as they are read, and what was wrong.
 
     Settings and the IANA name of the zone are those of `read`. In memory is one conversation at a time. `opened` gets each file of
-    the disk when it is opened: its `tell()` says, between two conversations, how far it was read. Raises nothing: a path that cannot
-    be read is a problem too.
+    the disk when it is opened: its `tell()` says, between two conversations, how far it was read. `fallback` is asked about files of
+    at most `scan.max_bytes` whose format is not known here. Raises nothing: a path that cannot be read is a problem too.
     """
-    others: list[str] = []
+    others = _Others(fallback, settings.max_bytes)
     try:
         if path.is_dir():
             yield from _folder(path, settings, timezone, others, opened)
@@ -291,9 +319,9 @@ def stream(
                 yield from _one_file(file, encodable(path.name), settings, timezone, others)
     except OSError as error:
         yield _unread(path, error)
-    if others:
-        message = f"no chats of a known format are in {', '.join(others[:5])}{' …' if len(others) > 5 else ''}; left out"
-        yield Problem("W-EXPORT", message, 0, len(others))
+    if names := others.names:
+        message = f"no chats of a known format are in {', '.join(names[:5])}{' …' if len(names) > 5 else ''}; left out"
+        yield Problem("W-EXPORT", message, 0, len(names))
 
 
 def _unread(path: Path, error: OSError) -> Problem:
@@ -301,7 +329,7 @@ def _unread(path: Path, error: OSError) -> Problem:
 
 
 def _folder(
-    path: Path, settings: ScanSettings, timezone: str, others: list[str], opened: Callable[[IO[bytes]], None]
+    path: Path, settings: ScanSettings, timezone: str, others: _Others, opened: Callable[[IO[bytes]], None]
 ) -> Iterator[Conversation | Problem]:
     """Every export in a folder and below, by name; links are not followed."""
     count = 0
@@ -328,8 +356,11 @@ def _folder(
         yield _unread(Path(one.filename or path), one)
 
 
-def _one_file(file: IO[bytes], shown: str, settings: ScanSettings, timezone: str, others: list[str]) -> Iterator[Conversation | Problem]:
+def _one_file(file: IO[bytes], shown: str, settings: ScanSettings, timezone: str, others: _Others) -> Iterator[Conversation | Problem]:
     """A file or an archive by its name; `others` gets the names of those without chats."""
+    if shown.lower().endswith(_NOTES):
+        yield from others.take(file, shown)
+        return
     if not shown.lower().endswith(".zip"):
         yield from _plain(file, shown, settings, timezone, others)
         return
@@ -344,7 +375,7 @@ def _one_file(file: IO[bytes], shown: str, settings: ScanSettings, timezone: str
         yield Problem("E-BOMB", f"{shown} unpacks to more than an export can hold; it is refused")
         return
     if not members:
-        others.append(shown)
+        others.names.append(shown)
     for one in sorted(members, key=lambda one: one.filename):
         inner = f"{shown}/{one.filename}"
         if one.file_size > MAX_RATIO * min(one.compress_size, size) + CHUNK:
@@ -359,7 +390,7 @@ def _one_file(file: IO[bytes], shown: str, settings: ScanSettings, timezone: str
             yield from _plain(opened, inner, settings, timezone, others)
 
 
-def _plain(file: IO[bytes], shown: str, settings: ScanSettings, timezone: str, others: list[str]) -> Iterator[Conversation | Problem]:
+def _plain(file: IO[bytes], shown: str, settings: ScanSettings, timezone: str, others: _Others) -> Iterator[Conversation | Problem]:
     """The conversations of one JSON or JSON Lines file."""
     bad: list[int] = []
     broken: list[str] = []
@@ -378,7 +409,10 @@ def _plain(file: IO[bytes], shown: str, settings: ScanSettings, timezone: str, o
     if broken:
         yield Problem("E-READ", f"{shown} cannot be read to its end ({broken[0]}); get the export again")
     elif silent:
-        others.append(shown)
+        try:
+            yield from others.take(file, shown)
+        except _UNZIP_ERRORS as error:
+            yield Problem("E-READ", f"{shown} cannot be read again ({error}); unpack the archive and import the file itself")
 
 
 def _chunks(file: IO[bytes], broken: list[str]) -> Iterator[bytes]:
