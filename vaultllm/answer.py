@@ -178,7 +178,7 @@ def _answer(
     created = dt.datetime.now().astimezone().isoformat(timespec="seconds")
     progress(Progress("remembering", 0.0))
     hits = _recall(workspace, ledger, question, note, without)
-    source = quotes.Sources(workspace.vault, workspace.settings.scan.max_bytes, imports.root_of(workspace.state))
+    source = quotes.Sources(workspace.vault, workspace.settings.scan, imports.root_of(workspace.state))
     found = quotes.choose(question, hits, source)
     said = _speak(workspace, ledger, question, hits, history, stream, progress)
     sources = [one.citation for one in found]

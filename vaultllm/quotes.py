@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 
-from vaultllm import imports, render
+from vaultllm import imports, mojibake, render
 from vaultllm.chats.mend import as_imported
+from vaultllm.config import ScanSettings
 from vaultllm.errors import VaultllmError
 from vaultllm.markdown import visible
 from vaultllm.schema import Citation, Hit, Lines, Turn
@@ -73,9 +74,9 @@ class Quote:
 class Sources:
     """The notes that quotations are checked against: each is read once, when it is first needed."""
 
-    def __init__(self, vault: Path, max_bytes: int, stored: Path | None = None) -> None:
+    def __init__(self, vault: Path, settings: ScanSettings, stored: Path | None = None) -> None:
         """`stored` is the folder of imported talks."""
-        self.vault, self.max_bytes, self.stored = vault, max_bytes, stored
+        self.vault, self.settings, self.stored = vault, settings, stored
         self._texts: dict[str, list[str]] = {}
 
     def find(self, path: str, quote: str, near: Lines, *, mended: bool = False) -> Lines | None:
@@ -111,8 +112,8 @@ class Sources:
             if imports.is_stored(path):
                 data = imports.read(self.stored, path) if self.stored is not None else b""
             else:
-                data = vault.read(self.vault, path, self.max_bytes)
-            text = decode(data).text
+                data = vault.read(self.vault, path, self.settings.max_bytes)
+            text = mojibake.mend(decode(data, self.settings.encoding).text)[0]  # as the scenes hold it
         except VaultllmError:  # gone or unreadable: nothing of it can be quoted
             return []
         once = _QUOTE_MARK.sub("", text)

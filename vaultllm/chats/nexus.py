@@ -16,6 +16,7 @@ says which messages are damaged (`Turn.lossy`), as far as ChatGPT's talks of the
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -72,7 +73,7 @@ def detect(note: Note, settings: ScanSettings) -> str:
     callouts = "[!nexus_" in text or "[!nexus_" in text.lower()
     if not callouts and not OLD.search(text):
         return ""
-    heads, uids = scan(_lines(note), note.body_line - 1)
+    _, heads, uids = _scanned(note.text, note.body_line - 1)
     # An old head is an ordinary heading; only together with the plugin's other marks it is no accident.
     if not heads or not (callouts or uids or "nexus" in note.properties or len(heads) >= 2):
         return ""
@@ -81,9 +82,9 @@ def detect(note: Note, settings: ScanSettings) -> str:
 
 def read(note: Note, settings: ScanSettings, timezone: str) -> list[Conversation]:
     """The one conversation of a nexus note. `timezone` is used where the note itself does not give its zone."""
-    lines = _lines(note)
     first = note.body_line - 1
-    heads, uids = scan(lines, first)
+    lines, heads, uids = _scanned(note.text, first)
+    _scanned.cache_clear()
     top = heads[0].row if heads else len(lines)
     header = [match for line in lines[first:top] if (match := _HEADER.match(line))]
     created_raw = next((match["created"] for match in header if match["created"]), "")
@@ -128,6 +129,13 @@ def read(note: Note, settings: ScanSettings, timezone: str) -> list[Conversation
         seen=len(heads),
     )
     return [conversation]
+
+
+@functools.lru_cache(maxsize=1)
+def _scanned(text: str, first: int) -> tuple[list[str], list[Head], dict[int, str]]:
+    """Lines, heads and UIDs: looked for once, though `detect` and `read` both need them."""
+    lines = text.split("\n")
+    return lines, *scan(lines, first)
 
 
 def _lines(note: Note) -> list[str]:
