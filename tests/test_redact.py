@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import random
 import re
@@ -261,6 +262,38 @@ X-Api-Key: 4f3c2b1a09d8e7f6a5b4c3d2e1f00912|4f3c2b1a
 2FA backup codes: 8371-2938 1234-9987|8371-2938
 Recovery code: ABCD-EF12-9XKQ-22PL|ABCD-EF12
 License: XK2P9-77HQM-4TRW8-PLM3N-QQ2ZX|XK2P9
+госуслуги: логин 89161234567 пароль Ljvjdjq_99|Ljvjdjq_99
+пароль поменял на kotiki2024!|kotiki2024
+wi-fi "Dacha" ключ сети 77889900aa|77889900aa
+GITHUB_TOKEN="ghp_0a1B2c3D4e5F6g7H8i9J0k1L2m3N4o5P6q7R"|ghp_0a1B
+export AWS_SECRET_ACCESS_KEY=wJalrXUtnFEMIK7MDENGbPxRfiCYzz9KEYabcdef|wJalrXUt
+my pin is 9034, don't tell|9034
+the alarm code is 5521|5521
+код сейфа 7734|7734
+код из смс 482913|482913
+номер карты 4276 3800 1234 5672|4276 3800
+IBAN: GB29NWBK60161331926819|GB29NWBK
+ivan.petrov@yandex.ru|ivan.petrov
+тг @ivan, тел +79031234567|+79031234567
+mobile: 0044 7911 123456|7911 123456
+call Priya on 98300 12345|98300 12345
+বাবার ফোন +৮৮০১৭১১-২২৩৩৪৪|২২৩৩৪৪
+ব্যাংক পিন ৭৩৫১|৭৩৫১
+ফেসবুক পাসওয়ার্ড: Amar@Desh71|Amar@Desh71
+NID 1990123456789|1990123456789
+паспорт РФ 4510 987654, выдан|987654
+СНИЛС 11223344595|11223344595
+conn = psycopg2.connect("dbname=x user=y password=Q7pLm2zz")|Q7pLm2zz
+spring.datasource.password=Q7pLm2zz|Q7pLm2zz
+{"apiKey":"AIzaSyA1b2C3d4E5f6G7h8I9j0K1l2M3n4O5p6Q"}|AIzaSy
+Authorization: Token 9944b09199c62bcf9418ad846dd0e4bbdfc6ee4b|9944b091
+?access_token=Zx81kQ02mNv77pLs&v=5.131|Zx81kQ02
+ssh-keygen passphrase was Zima-blizko-7|Zima-blizko-7
+кодовое слово: берёза|берёза
+-----BEGIN OPENSSH PRIVATE KEY----- b3BlbnNzaC1rZXktdjEAAAAA|b3BlbnNza
+otpauth://totp/x?secret=JBSWY3DPEHPK3PXP|JBSWY3DP
+license key: 7YH2-KK91-PLQ8-00XM|7YH2
+bot: 5566778899:AAF3kd92kdLs02ldPq8ZmXnv73hsKq1LsQw|AAF3kd
 """.strip().split("\n")
 
 
@@ -432,14 +465,19 @@ def test_time_is_linear_in_hostile_text(name: str) -> None:
     def seconds(size: int) -> float:
         text = BOMBS[name](size)
         times = []
+        gc.disable()  # its full collections walk all that the tests hold
         for _ in range(2):
             start = time.process_time()
             redact(text, SETTINGS)
             times.append(time.process_time() - start)
+        gc.enable()
         return min(times)
 
-    once, twice, fourfold = (seconds(size) for size in (40_000, 80_000, 160_000))
-    assert fourfold < 0.02 or (twice < 2.6 * max(once, 0.002) and fourfold < 2.6 * max(twice, 0.002)), (once, twice, fourfold)
+    for _ in range(3):  # a busy machine may lie once or twice, not each time
+        once, twice, fourfold = (seconds(size) for size in (40_000, 80_000, 160_000))
+        if fourfold < 0.02 or (twice < 2.6 * max(once, 0.002) and fourfold < 2.6 * max(twice, 0.002)):
+            return
+    raise AssertionError((once, twice, fourfold))
 
 
 def test_an_ordinary_note_costs_next_to_nothing() -> None:

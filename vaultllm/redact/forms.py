@@ -76,6 +76,7 @@ _FORMS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("age", ("AGE-SECRET-KEY-1",), r"AGE-SECRET-KEY-1[0-9A-Z]{50,}+"),
     ("jwt", ("eyJ",), r"(?<!-)eyJ[\w-]{8,}+\.[\w-]{8,}+\.[\w-]*+"),
     ("bearer", ("Bearer ", "bearer "), r"[Bb]earer[ ]{1,3}(?=[A-Za-z._~+/-]{0,60}\d)([\w.~+/-]{16,}+={0,2})"),
+    ("bearer", ("Authorization: ",), r"Authorization: (?:Token|ApiKey|Key)[ ]{1,3}([\w.~+/-]{16,}+={0,2})"),
     ("wallet", ("xprv", "yprv", "zprv"), r"[xyz]prv[1-9A-HJ-NP-Za-km-z]{90,}+"),
 )
 _APART = frozenset(("gcp", "heroku", "bearer"))  # their mark is a word of its own

@@ -36,10 +36,11 @@ _LABELS: tuple[tuple[str, str, str], ...] = (
     ("pwd", "", "password"),
     ("pw", "", "pass"),
     ("пасс", "", "password"),
-    ("код", r"(?: от| для)? (?:подъезда|домофона|двери|сейфа|замка|калитки|ворот|карты)", "pin"),
+    ("код", r"(?: от| для| из)? (?:подъезда|домофона|двери|сейфа|замка|калитки|ворот|карты|смс|sms|сигнализации)", "pin"),
     ("домофон", "а?", "pin"),
     ("door", r"[ ]code", "pin"),
     ("gate", r"[ ]code", "pin"),
+    ("alarm", r"[ ]code", "pin"),
     ("পাস", rf"(?:ও(?:\u09df|\u09af\u09bc)ার্ড|কোড|ফ্রেজ)[{_BN}]{{0,4}}", "password"),
     ("গোপন", rf"[ ](?:চাবি|কোড|শব্দ)[{_BN}]{{0,4}}", "password"),
     ("пин", r"(?:[ -]?код(?:а|ом)?)?", "pin"),
@@ -56,6 +57,7 @@ _LABELS: tuple[tuple[str, str, str], ...] = (
     ("secret", r"(?:[ _-]?access)?(?:[ _-]?(?:key|token|value))?", "secret"),
     ("токен", r"(?:а|ом|у)?[ ](?:доступа|бота|api|апи)", "secret"),
     ("токен", r"(?:а|ом|у)?", "token"),
+    ("ключ", r"(?:а|ом|у)?[ ](?:сети|от сети|безопасности сети|wi-?fi|вайфая)", "password"),
     ("ключ", r"(?:а|ом|у)?[ ](?:доступа|api|апи|шифрования|лицензии)", "secret"),
     ("ключ", r"(?:а|ом|у)?", "token"),
     ("token", "", "token"),
@@ -76,6 +78,8 @@ _OPENS = re.compile(
 )
 # stem, how it goes on with the number in a group, kind.
 _NUMBERED: tuple[tuple[str, str, str], ...] = (
+    ("номер карты", r"[^\d\n]{0,20}(\d{4}[ -]?\d{4}[ -]?\d{4}[ -]?\d{4})(?![\d⟨])", "card"),
+    ("card number", r"[^\d\n]{0,20}(\d{4}[ -]?\d{4}[ -]?\d{4}[ -]?\d{4})(?![\d⟨])", "card"),
     ("паспорт", r"[а-я]{0,3}[^\d\n]{0,40}(\d\d[ ]?\d\d[^\d\n⟨⟩]{0,12}\d{6}|\d\d[ №]{0,3}\d{7})(?![\d⟨])", "passport"),
     ("загранпаспорт", r"[а-я]{0,3}[^\d\n]{0,25}?((?:\b[a-z]{1,2}[ ]?)?\d{6,9})(?![\d⟨])", "passport"),
     ("passport", r"[^\d\n]{0,25}?((?:\b[a-z]{1,2}[ ]?)?\d{6,9})(?![\d⟨])", "passport"),
@@ -135,12 +139,12 @@ _PROOFS: dict[str, Callable[[str], bool]] = {
     "password": lambda found: not is_placeholder(found) and not is_code(found),
 }
 
-_SIGNS = (":", "=", "|", "- ", "— ", "– ", "это", " is ", "হল", "->", "\uff1a")
+_SIGNS = (":", "=", "|", "- ", "— ", "– ", "это", " is ", " was ", "হল", "->", "\uff1a")
 _TAIL = re.compile(
     r"""(?:_(?!file|path|name|field|len|count|type|url|dir|hash|FILE|PATH|NAME|FIELD|LEN|TYPE|URL|DIR)\w{1,30}|\d{1,2})?["'`*_\])»”]{0,4}
-    (?P<words>(?:[ ](?!это[ ]|is[ ]|হলো?[ ]|-)[^\s:=|—–.,;!?"'`«»()\[\]{}<>⟨⟩/]{1,24}){0,4})[*_`]{0,3}
+    (?P<words>(?:[ ](?!это[ ]|is[ ]|was[ ]|হলো?[ ]|-)[^\s:=|—–.,;!?"'`«»()\[\]{}<>⟨⟩/]{1,24}){0,4})[*_`]{0,3}
     (?:[ ]\([^()\n⟨⟩]{1,40}\))?[ \t]{0,3}
-    (?P<sign>:=|=>|->|[:=|\uff1a]|[-—–](?=[ \t])|(?:это|is|হলো|হল)(?=[ \t:])[ \t]{0,3}:?|>(?=[^\s<>]{1,200}</))
+    (?P<sign>:=|=>|->|[:=|\uff1a]|[-—–](?=[ \t])|(?:это|is|was|হলো|হল)(?=[ \t:])[ \t]{0,3}:?|>(?=[^\s<>]{1,200}</))
     [ \t]{0,4}[*_~]{0,3}[ \t]{0,2}\\?
     (?:(?P<quote>["'`«“])(?P<quoted>(?:(?!(?P=quote)|[»”])[^\n⟨⟩]){1,200})(?:(?P=quote)|[»”])
       |(?P<bare>(?:[^\s|`"«»“”<>\[\]⟨⟩]|\[(?!\[)|\](?!\])){1,300}+)(?!⟨))""",
@@ -283,16 +287,18 @@ def _value(text: str, at: int, tier: str) -> Span | None:
 
 def _signless(text: str, at: int, tier: str) -> Span | None:
     """The value right behind a label, without a sign, when it is digits for a door or drawn by chance."""
-    if tier not in ("password", "pass", "pin") or not (found := _BARE.match(text, at)):
+    if tier not in ("password", "pass", "pin", "secret") or not (found := _BARE.match(text, at)):
         return None
     if tier == "pin":
         return Span(*found.span("digits"), "pin") if found["digits"] else None
     value = (found["mixed"] or "").rstrip(".,;:!?)'*_")
+    if tier == "secret" and not is_random(value, strict=True):
+        return None
     digits = sum(letter.isdecimal() for letter in value)
     letters = sum(letter.isalpha() and letter.isascii() for letter in value)
     if digits < 2 or letters < 2 or is_placeholder(value) or is_code(value) or _COUNTED.fullmatch(value) or "=" in value or "/" in value:
         return None
-    return Span(found.start("mixed"), found.start("mixed") + len(value), "password")
+    return Span(found.start("mixed"), found.start("mixed") + len(value), "secret" if tier == "secret" else "password")
 
 
 def _is_secret(value: str, tier: str, quoted: bool, alone: bool) -> bool:
