@@ -415,6 +415,9 @@ PIECES = st.one_of(
 
 
 @given(st.lists(PIECES, max_size=25).map("".join))
+@example("логин/пароль|-----BEGIN PRIVATE KEY-----")
+@example("> паспорт: 45 57 059898,000000000")
+@example("логин/пароль: qwerty12")
 @example("İ пароль: qwerty12 İ")
 @example("пароль: см.vasya@mail.ru a123:vasya@mail.ru(x)")
 @example(PEM.replace("\n", "\r\n"))

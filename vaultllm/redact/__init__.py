@@ -84,7 +84,7 @@ def _merged(spans: list[Span]) -> Iterator[Span]:
 def _spans(text: str) -> list[Span]:
     """All that looks like a secret, overlaps included."""
     plain = numbers.ascii_digits(text)
-    numeric = numbers.RUN.search(plain) is not None
+    numeric = any(digit in plain for digit in "0123456789") and numbers.RUN.search(plain) is not None
     sure = list(forms.tokens(text))
     likely = list(labels.labelled(plain, numeric))
     if "@" in text:

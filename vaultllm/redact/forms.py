@@ -52,7 +52,7 @@ _FORMS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("huggingface", ("api_org_",), r"api_org_[A-Za-z0-9]{30,}+"),
     ("digitalocean", ("dop_v1_", "doo_v1_", "dor_v1_"), r"do[opr]_v1_[0-9a-f]{60,}+"),
     ("heroku", ("HRKU-",), r"HRKU-[\w-]{30,}+"),
-    ("heroku", ("heroku", "Heroku", "HEROKU"), r"[Hh](?:eroku|EROKU)[^\n]{0,40}?\b([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})"),
+    ("heroku", ("heroku", "Heroku", "HEROKU"), r"[Hh](?:eroku|EROKU)[^\n⟨⟩]{0,40}?\b([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})"),
     ("yandex", ("AQVN",), r"AQVN[\w-]{30,}+"),
     ("yandex", ("y0_", "y1_", "y2_", "y3_"), r"y[0-3]_[\w-]{30,}+"),
     ("yandex", ("t1.",), r"(?<![.-])t1\.[\w-]{10,}+={0,2}\.[\w-]{40,}+={0,2}"),

@@ -22,7 +22,7 @@ _BN = "\u0980-\u09ff"
 
 # Codes for the day when a second factor is lost: as many as stand there.
 _CODE_FORM = r"(?:[a-z0-9]{3,8}(?:-[a-z0-9]{3,8}){1,6}|\d{6,10})"
-_CODES = rf"[ ]codes?[^\w\n⟨]{{1,5}}({_CODE_FORM}(?:[ ,;]{{1,2}}{_CODE_FORM}){{0,15}})(?![\w⟨])"
+_CODES = rf"[ ]codes?[^\w\n⟨⟩]{{1,5}}({_CODE_FORM}(?:[ ,;]{{1,2}}{_CODE_FORM}){{0,15}})(?![\w⟨])"
 
 # stem (lower case), how it goes on, tier: what form the value must have (`_is_secret`). Of one stem the first that fits.
 _LABELS: tuple[tuple[str, str, str], ...] = (
@@ -78,21 +78,21 @@ _OPENS = re.compile(
 )
 # stem, how it goes on with the number in a group, kind.
 _NUMBERED: tuple[tuple[str, str, str], ...] = (
-    ("номер карты", r"[^\d\n]{0,20}(\d{4}[ -]?\d{4}[ -]?\d{4}[ -]?\d{4})(?![\d⟨])", "card"),
-    ("card number", r"[^\d\n]{0,20}(\d{4}[ -]?\d{4}[ -]?\d{4}[ -]?\d{4})(?![\d⟨])", "card"),
-    ("паспорт", r"[а-я]{0,3}[^\d\n]{0,40}(\d\d[ ]?\d\d[^\d\n⟨⟩]{0,12}\d{6}|\d\d[ №]{0,3}\d{7})(?![\d⟨])", "passport"),
-    ("загранпаспорт", r"[а-я]{0,3}[^\d\n]{0,25}?((?:\b[a-z]{1,2}[ ]?)?\d{6,9})(?![\d⟨])", "passport"),
-    ("passport", r"[^\d\n]{0,25}?((?:\b[a-z]{1,2}[ ]?)?\d{6,9})(?![\d⟨])", "passport"),
-    ("পাসপোর্ট", rf"[{_BN}]{{0,4}}[^\d\n]{{0,25}}?((?:\b[a-z]{{1,2}}[ ]?)?\d{{6,9}})(?![\d⟨])", "passport"),
-    ("снилс", r"[^\d\n]{0,20}(\d{3}[ -]?\d{3}[ -]?\d{3}[ -]?\d\d)(?![\d⟨])", "snils"),
-    ("инн", r"[^\d\n]{0,20}(\d{10}(?:\d\d)?)(?![\d⟨])", "inn"),
-    ("aadha", r"ar[^\d\n]{0,20}(\d{4}[ -]?\d{4}[ -]?\d{4})(?![\d⟨])", "aadhaar"),
-    ("আধার", r"[^\d\n]{0,20}(\d{4}[ -]?\d{4}[ -]?\d{4})(?![\d⟨])", "aadhaar"),
-    ("ssn", r"[^\d\n]{0,20}(\d{3}[ -]\d\d[ -]\d{4}|\d{9})(?![\d⟨])", "ssn"),
-    ("social security", r"[^\d\n]{0,20}(\d{3}[ -]\d\d[ -]\d{4}|\d{9})(?![\d⟨])", "ssn"),
-    ("nid", r"(?:[^\d\w\n]{0,4}(?:card|number|no|is|নম্বর)){0,2}[^\d\w\n]{0,4}(\d{17}|\d{13}|\d{10})(?![\d⟨])", "nid"),
-    ("এনআইডি", r"[^\d\n]{0,20}(\d{17}|\d{13}|\d{10})(?![\d⟨])", "nid"),
-    ("জাতীয়", r"[ ]পরিচয়পত্র[^\d\n]{0,20}(\d{17}|\d{13}|\d{10})(?![\d⟨])", "nid"),
+    ("номер карты", r"[^\d\n⟨⟩]{0,20}(\d{4}[ -]?\d{4}[ -]?\d{4}[ -]?\d{4})(?![\d⟨])", "card"),
+    ("card number", r"[^\d\n⟨⟩]{0,20}(\d{4}[ -]?\d{4}[ -]?\d{4}[ -]?\d{4})(?![\d⟨])", "card"),
+    ("паспорт", r"[а-я]{0,3}[^\d\n⟨⟩]{0,40}(\d\d[ ]?\d\d[^\d\n⟨⟩]{0,12}\d{6}|\d\d[ №]{0,3}\d{7})(?![\d⟨])", "passport"),
+    ("загранпаспорт", r"[а-я]{0,3}[^\d\n⟨⟩]{0,25}?((?:\b[a-z]{1,2}[ ]?)?\d{6,9})(?![\d⟨])", "passport"),
+    ("passport", r"[^\d\n⟨⟩]{0,25}?((?:\b[a-z]{1,2}[ ]?)?\d{6,9})(?![\d⟨])", "passport"),
+    ("পাসপোর্ট", rf"[{_BN}]{{0,4}}[^\d\n⟨⟩]{{0,25}}?((?:\b[a-z]{{1,2}}[ ]?)?\d{{6,9}})(?![\d⟨])", "passport"),
+    ("снилс", r"[^\d\n⟨⟩]{0,20}(\d{3}[ -]?\d{3}[ -]?\d{3}[ -]?\d\d)(?![\d⟨])", "snils"),
+    ("инн", r"[^\d\n⟨⟩]{0,20}(\d{10}(?:\d\d)?)(?![\d⟨])", "inn"),
+    ("aadha", r"ar[^\d\n⟨⟩]{0,20}(\d{4}[ -]?\d{4}[ -]?\d{4})(?![\d⟨])", "aadhaar"),
+    ("আধার", r"[^\d\n⟨⟩]{0,20}(\d{4}[ -]?\d{4}[ -]?\d{4})(?![\d⟨])", "aadhaar"),
+    ("ssn", r"[^\d\n⟨⟩]{0,20}(\d{3}[ -]\d\d[ -]\d{4}|\d{9})(?![\d⟨])", "ssn"),
+    ("social security", r"[^\d\n⟨⟩]{0,20}(\d{3}[ -]\d\d[ -]\d{4}|\d{9})(?![\d⟨])", "ssn"),
+    ("nid", r"(?:[^\d\w\n⟨⟩]{0,4}(?:card|number|no|is|নম্বর)){0,2}[^\d\w\n⟨⟩]{0,4}(\d{17}|\d{13}|\d{10})(?![\d⟨])", "nid"),
+    ("এনআইডি", r"[^\d\n⟨⟩]{0,20}(\d{17}|\d{13}|\d{10})(?![\d⟨])", "nid"),
+    ("জাতীয়", r"[ ]পরিচয়পত্র[^\d\n⟨⟩]{0,20}(\d{17}|\d{13}|\d{10})(?![\d⟨])", "nid"),
     *(
         (
             stem,
@@ -119,12 +119,12 @@ _NUMBERED: tuple[tuple[str, str, str], ...] = (
     ),
 )
 _SIGNLESS = (
-    ("curl", r"[^\n]{0,200}? (?:-u|--user)[ =][\"']?[\w.@-]{1,64}:([^\s\"'⟨⟩]{4,200})", "password"),
-    ("mysql", r"[^\n]{0,200}? -p([^\s\"'⟨⟩=-][^\s\"'⟨⟩]{3,200})", "password"),
+    ("curl", r"[^\n⟨⟩]{0,200}? (?:-u|--user)[ =][\"']?[\w.@-]{1,64}:([^\s\"'⟨⟩]{4,200})", "password"),
+    ("mysql", r"[^\n⟨⟩]{0,200}? -p([^\s\"'⟨⟩=-][^\s\"'⟨⟩]{3,200})", "password"),
     ("sshpass", r"[ ]{1,3}-p[ ]{0,3}[\"']?([^\s\"'⟨⟩]{4,200})", "password"),
     # so short a number that nothing else in the text says that it may be there
-    ("pan", r"[^\w\n]{0,4}(?:(?:card|number|no|is)[^\w\n]{0,4}){0,2}([a-z]{3}[abcfghljpt][a-z]\d{4}[a-z])(?!\w)", "pan"),
-    ("প্যান", r"[^a-z\n]{0,20}([a-z]{3}[abcfghljpt][a-z]\d{4}[a-z])(?!\w)", "pan"),
+    ("pan", r"[^\w\n⟨⟩]{0,4}(?:(?:card|number|no|is)[^\w\n⟨⟩]{0,4}){0,2}([a-z]{3}[abcfghljpt][a-z]\d{4}[a-z])(?!\w)", "pan"),
+    ("প্যান", r"[^a-z\n⟨⟩]{0,20}([a-z]{3}[abcfghljpt][a-z]\d{4}[a-z])(?!\w)", "pan"),
 )
 _SEEDS = tuple(
     (stem, r"[^\n:=—⟨]{0,30}[:=—][ \t\"'`*«]{0,4}((?:[a-z]{3,8}[ ,]{1,2}){11,23}[a-z]{3,8})(?![a-z⟨])", "wallet")
@@ -139,6 +139,7 @@ _PROOFS: dict[str, Callable[[str], bool]] = {
     "password": lambda found: not is_placeholder(found) and not is_code(found),
 }
 
+_DIGITS = "0123456789"
 _SIGNS = (":", "=", "|", "- ", "— ", "– ", "это", " is ", " was ", "হল", "->", "\uff1a")
 _TAIL = re.compile(
     r"""(?:_(?!file|path|name|field|len|count|type|url|dir|hash|FILE|PATH|NAME|FIELD|LEN|TYPE|URL|DIR)\w{1,30}|\d{1,2})?["'`*_\])»”]{0,4}
@@ -191,7 +192,12 @@ def labelled(text: str, numeric: bool) -> Iterator[Span]:
     if len(lowered) != len(text):  # a letter whose lower case is two: offsets must stay
         lowered = "".join(letter.lower() if len(letter.lower()) == 1 else letter for letter in text)
     words, numbered, signless = _stems(text.isascii())
-    tried = (words if any(sign in lowered for sign in _SIGNS) else ()) + (numbered if numeric else ()) + signless
+    signs = any(sign in lowered for sign in _SIGNS)
+    tried = (
+        (words if signs else ())
+        + (numbered if numeric else ())
+        + (signless if signs or numeric or any(digit in text for digit in _DIGITS) else ())
+    )
     places: list[tuple[int, str]] = []
     for stem in tried:
         at = lowered.find(stem)
@@ -276,7 +282,7 @@ def _value(text: str, at: int, tier: str) -> Span | None:
     after = text[end : line_end if line_end >= 0 else end + 8]
     direct = direct and not (tail["sign"] == "=" and text[start - 1].isspace())  # `password = split` is code
     alone = direct and not quoted and not tail["words"] and not after.strip(" \t\r*_`|.")
-    kind = "password" if tier in ("pass", "phrase") else tier
+    kind = "password" if tier in ("pass", "phrase", "pair") else tier
     if not _is_secret(value, kind, quoted, alone):
         return _signless(text, at, tier)
     if not quoted and end - start >= 300:  # a run without white space: all of it
