@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -47,8 +47,8 @@ def planted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "COMMAND", (sys.executable, "-c", PLANTED))
 
 
-def settings(**scan: object) -> Settings:
-    return Settings.model_validate({"vault_id": "w", "scan": scan})
+def context(**scan: object) -> Callable[[], workers.Context]:
+    return lambda: workers.Context(Settings.model_validate({"vault_id": "w", "scan": scan}))
 
 
 def tasks(*texts: str) -> Iterator[workers.Task[int]]:
@@ -62,7 +62,7 @@ def outcome(found: reading.Reading | Problem) -> str:
 
 def test_results_come_in_the_order_of_the_notes_whoever_was_faster() -> None:
     texts = [f"# Заметка {number}\n\n" + "слово " * (3000 if number % 40 == 0 else 3) for number in range(200)]
-    found = list(workers.read_all(tasks(*texts), workers.Context(settings()), 2))
+    found = list(workers.read_all(tasks(*texts), context(), 2))
     assert [task.key for task, _ in found] == list(range(200))
     assert [outcome(result) for _, result in found] == [f"Заметка {number}" for number in range(200)]
 
@@ -70,7 +70,7 @@ def test_results_come_in_the_order_of_the_notes_whoever_was_faster() -> None:
 @pytest.mark.usefixtures("planted")
 def test_each_way_of_dying_costs_one_note() -> None:
     texts = ["# a", "CRASH", "# b", "EAT", "# c", "BUG", "# d", "EXIT", "# e", "SLEEP", "# f", "SPIN", "# g"]
-    found = workers.read_all(tasks(*texts), workers.Context(settings(max_seconds=1.0, max_memory_mb=128)), 2)
+    found = workers.read_all(tasks(*texts), context(max_seconds=1.0, max_memory_mb=128), 2)
     assert [outcome(result) for _, result in found] == [
         "a", "E-CRASH", "b", "E-MEM", "c", "E-BUG", "d", "E-CRASH", "e", "E-TIME", "f", "E-TIME", "g",
     ]  # fmt: skip
@@ -115,12 +115,12 @@ def test_a_note_that_was_never_read_is_known_with_its_reason(tmp_path: Path) -> 
 def test_a_child_that_cannot_start_is_an_error_not_a_vault_full_of_bad_notes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "COMMAND", (sys.executable, "-c", "raise SystemExit(9)"))
     with pytest.raises(RuntimeError, match="does not start"):
-        list(workers.read_all(tasks("# a", "# b"), workers.Context(settings()), 2))
+        list(workers.read_all(tasks("# a", "# b"), context(), 2))
 
 
 def test_no_child_outlives_a_reader_that_stops_early() -> None:
     before = _children()
-    results = workers.read_all(tasks(*["# a"] * 500), workers.Context(settings()), 2)
+    results = workers.read_all(tasks(*["# a"] * 500), context(), 2)
     next(results)
     assert _children() - before
     results.close()
@@ -134,7 +134,7 @@ def test_no_child_outlives_a_parent_that_was_killed() -> None:
         "from vaultllm import workers\n"
         "from vaultllm.config import Settings\n"
         "tasks = (workers.Task(n, f'{n}.md', b'# a') for n in range(10**9))\n"
-        "for _ in workers.read_all(tasks, workers.Context(Settings(vault_id='w')), 2):\n"
+        "for _ in workers.read_all(tasks, lambda: workers.Context(Settings(vault_id='w')), 2):\n"
         "    print('read', flush=True)\n"
     )
     env = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}

@@ -85,7 +85,7 @@ def explain(workspace: Workspace, path: str) -> dict[str, Any]:
 def _read(workspace: Workspace, path: str, data: bytes) -> reading.Reading | Problem:
     """Read in a child process with the limits of an ingest: a file that kills the parser kills nothing else."""
     context = workers.Context(workspace.settings, imports.root_of(workspace.state))
-    with contextlib.closing(workers.read_all([workers.Task(None, path, data)], context, 1)) as results:
+    with contextlib.closing(workers.read_all([workers.Task(None, path, data)], lambda: context, 1)) as results:
         return next(results)[1]
 
 

@@ -13,6 +13,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
@@ -32,6 +33,7 @@ BATCH = 500  # notes per transaction, at most
 FEWEST_NOTES = 20  # below, no word is known to be common in the vault
 SAMPLE_NOTES = 400  # whose words are counted
 SAMPLE_BYTES = 64 * 1024  # larger ones are not in the sample
+_WRITERS = 4  # threads that write scene files: to make a file is mostly waiting
 _STATISTICS = "statistics"  # in the ledger's meta table
 _PRIVATE = re.compile(r"^private[ \t]*:[ \t]*(?!false|no\b)\S", re.MULTILINE | re.IGNORECASE)
 BATCH_SECONDS = 2.0  # a transaction ends after so long: what a kill costs
@@ -158,22 +160,29 @@ def _read_changed(
             else:
                 yield workers.Task((file, digest), file.path, data)
 
+    def context() -> workers.Context:
+        return workers.Context(workspace.settings, imports.root_of(workspace.state), about())
+
     parsed, change = 0, Change()
     batch: list[tuple[NoteRow, reading.Reading | Problem]] = []
     since = time.monotonic()
-    context = workers.Context(workspace.settings, imports.root_of(workspace.state), about())
-    with contextlib.closing(workers.read_all(tasks(), context, workers.count(len(todo)))) as results:
+    with (
+        ThreadPoolExecutor(_WRITERS) as writers,
+        contextlib.closing(workers.read_all(tasks(), context, workers.count(len(todo)))) as results,
+    ):
+        writing: list[Future[None]] = []
         for task, result in results:
             file, digest = task.key
             result = _settled(ledger, task.path, result)
             batch.append((_row(file, digest, parser, result), result))
-            parsed += isinstance(result, reading.Reading)
+            if isinstance(result, reading.Reading):
+                parsed += 1
+                writing.append(writers.submit(_write_scenes, scene_file(workspace, task.path), result.yaml if result.scenes else None))
             if len(batch) >= BATCH or time.monotonic() - since > BATCH_SECONDS:
-                change += _store(workspace, ledger, batch, stale)
-                batch.clear()
+                change += _store(ledger, batch, writing, stale)
                 since = time.monotonic()
                 progress(Progress("reading notes", (parsed + len(unread) + len(failed)) / len(todo)))
-    change += _store(workspace, ledger, batch, stale)
+        change += _store(ledger, batch, writing, stale)
     with ledger.transaction():
         for file in unread:
             ledger.touch(known[file.path].id, *_stat(file))
@@ -230,18 +239,21 @@ def _stat(file: vault.FileStat) -> tuple[int, int, int, int]:
     return file.size, file.mtime_ns, file.ctime_ns, file.inode
 
 
+def _write_scenes(path: Path, document: str | None) -> None:
+    """A note's scene file; None takes it away."""
+    if document is None:
+        path.unlink(missing_ok=True)
+    else:
+        write_if_changed(path, document)
+
+
 def _store(
-    workspace: Workspace, ledger: Ledger, batch: Sequence[tuple[NoteRow, reading.Reading | Problem]], stale: Mapping[str, str]
+    ledger: Ledger, batch: list[tuple[NoteRow, reading.Reading | Problem]], writing: list[Future[None]], stale: Mapping[str, str]
 ) -> Change:
-    """Scenes -> YAML and ledger."""
-    # The YAML first: were it last, a kill between the two would leave a ledger that believes it was written.
-    for row, result in batch:
-        if isinstance(result, Problem):
-            continue
-        if result.scenes:
-            write_if_changed(scene_file(workspace, row.path), result.yaml)
-        else:
-            scene_file(workspace, row.path).unlink(missing_ok=True)
+    """What was read -> ledger; both lists are empty afterwards."""
+    # The scene files first: were they last, a kill between the two would leave a ledger that believes they were written.
+    for written in writing:
+        written.result()
     with ledger.transaction():
         change = ledger.put_notes([(row, result.scenes) for row, result in batch if isinstance(result, reading.Reading)])
         ledger.set_talks({row.path: result.talks for row, result in batch if isinstance(result, reading.Reading)})
@@ -251,6 +263,8 @@ def _store(
                 ledger.quarantine(row)
                 if row.path in stale:
                     ledger.rejoin(row.path, stale[row.path])
+    batch.clear()
+    writing.clear()
     return change
 
 

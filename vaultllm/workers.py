@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import IO, Any, Generic, TypeVar
@@ -35,6 +35,8 @@ from vaultllm.schema import Problem
 COMMAND: tuple[str, ...] = (sys.executable, "-c", "from vaultllm.workers import serve; serve()")
 CHUNK_NOTES = 32  # what a child is given at once: its answers come one by one
 CHUNK_BYTES = 256 * 1024
+_AHEAD_NOTES = 16 * CHUNK_NOTES  # given out before they are asked for: the children go on while the ledger writes
+_AHEAD_BYTES = 16 * 2**20
 _MOST = 8  # children; more would wait for the one process that writes
 _READY = "ready"
 _READING = tuple(item.name for item in fields(reading.Reading))
@@ -75,29 +77,35 @@ def count(notes: int) -> int:
 
 
 def read_all(
-    tasks: Iterable[Task[Key]], context: Context, children: int
+    tasks: Iterable[Task[Key]], context: Callable[[], Context], children: int
 ) -> Generator[tuple[Task[Key], reading.Reading | Problem], None, None]:
     """Each task with what was read, or with why it could not be (E-BUG, E-CRASH, E-TIME, E-MEM); in the order of the tasks.
 
-    Tasks are taken as they are needed, at most a few chunks ahead.
+    Tasks are taken as they are needed, a few chunks ahead. `context` is asked for while the children start.
     """
-    pool = [_Worker(context) for _ in range(children)]
+    pool = [_Worker() for _ in range(children)]
     answers: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
     work: queue.SimpleQueue[list[tuple[int, str, bytes]] | None] = queue.SimpleQueue()
-    threads = [threading.Thread(target=worker.run, args=(work, answers), daemon=True) for worker in pool]
-    for thread in threads:
-        thread.start()
+    threads: list[threading.Thread] = []
     waiting: deque[Task[Key]] = deque()  # given out or answered, not yet handed on
     answered: dict[int, Any] = {}
     numbered = enumerate(tasks)
-    handed = given = 0  # tasks handed on; tasks given out
+    handed = given = ahead = 0  # tasks handed on; tasks given out; bytes between the two
     ended = False
     try:
+        for worker in pool:
+            worker.launch()
+        said = context()
+        for worker in pool:
+            worker.context = said
+            threads.append(threading.Thread(target=worker.run, args=(work, answers), daemon=True))
+            threads[-1].start()
         while True:
-            while not ended and given - handed < 2 * CHUNK_NOTES * (children + 1):
+            while not ended and given - handed < _AHEAD_NOTES and ahead < _AHEAD_BYTES:
                 chunk = _chunk(numbered, waiting)
                 ended = not chunk
                 given += len(chunk)
+                ahead += sum(len(data) for _, _, data in chunk)
                 if chunk:
                     work.put(chunk)
             if not waiting:
@@ -110,8 +118,9 @@ def read_all(
                     answered[number] = answer
                 for worker in pool:
                     worker.check()
-            handed += 1
-            yield waiting.popleft(), answered.pop(handed - 1)
+            task = waiting.popleft()
+            handed, ahead = handed + 1, ahead - len(task.data)
+            yield task, answered.pop(handed - 1)
     finally:
         for _ in pool:
             work.put(None)
@@ -138,8 +147,9 @@ def _chunk(numbered: Iterator[tuple[int, Task[Key]]], waiting: deque[Task[Key]])
 class _Worker:
     """One child and the thread that feeds it."""
 
-    context: Context
+    context: Context | None = None
     process: subprocess.Popen[bytes] | None = None
+    is_ready: bool = False
     deadline: float = field(default=float("inf"))
     is_late: bool = False
     is_stopped: bool = False
@@ -157,9 +167,7 @@ class _Worker:
 
     def _serve(self, chunk: Sequence[tuple[int, str, bytes]], answers: queue.SimpleQueue[tuple[int, Any]]) -> Sequence[Any]:
         """Give a chunk to the child; returns what of it is still to be done, when the child died over one note."""
-        if self.process is None:
-            self._start()
-        process, to_child, from_child = self._pipes()
+        process, to_child, from_child = self._started()
         self.is_late = False
         self._rewind()
         with contextlib.suppress(OSError):  # it may die while we still write: what it answered before counts
@@ -185,9 +193,11 @@ class _Worker:
         self.deadline = float("inf")
         return ()
 
-    def _start(self) -> None:
+    def launch(self) -> None:
+        """Start the child, without waiting until it is ready."""
         root = str(Path(__file__).resolve().parents[1])
         path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+        self.is_ready = False
         self.process = subprocess.Popen(
             COMMAND,
             stdin=subprocess.PIPE,
@@ -195,21 +205,27 @@ class _Worker:
             stderr=subprocess.DEVNULL,  # a note's words could stand in what Python says of a crash
             env=os.environ | {"PYTHONPATH": path, "PYTHONUTF8": "1"},
         )
-        process, to_child, from_child = self._pipes()
-        with contextlib.suppress(OSError):
-            _send(to_child, pickle.dumps(self.context))
-        if _receive(from_child) != _READY and not self.is_stopped:
-            raise RuntimeError(f"the process that reads notes does not start (exit {process.wait()})")
 
-    def _pipes(self) -> tuple[subprocess.Popen[bytes], IO[bytes], IO[bytes]]:
+    def _started(self) -> tuple[subprocess.Popen[bytes], IO[bytes], IO[bytes]]:
         """The child, what it reads from, what it writes to."""
+        if self.process is None:
+            self.launch()
         process = self.process
         if process is None or process.stdin is None or process.stdout is None:
             raise RuntimeError("no child was started")
+        if not self.is_ready:
+            with contextlib.suppress(OSError):
+                _send(process.stdin, pickle.dumps(self.context))
+            if _receive(process.stdout) != _READY and not self.is_stopped:
+                raise RuntimeError(f"the process that reads notes does not start (exit {process.wait()})")
+            self.is_ready = True
         return process, process.stdin, process.stdout
 
+    def _seconds(self) -> float:
+        return self.context.settings.scan.max_seconds if self.context is not None else 0.0
+
     def _rewind(self) -> None:
-        self.deadline = time.monotonic() + _PATIENCE * self.context.settings.scan.max_seconds
+        self.deadline = time.monotonic() + _PATIENCE * self._seconds()
 
     def _blame(self, process: subprocess.Popen[bytes]) -> Problem:
         """Why the child died over a note."""
@@ -217,8 +233,9 @@ class _Worker:
         code = process.wait()
         late = self.is_late or code == -getattr(signal, "SIGXCPU", 0)
         if late:
-            seconds = self.context.settings.scan.max_seconds
-            return Problem("E-TIME", f"reading it took longer than scan.max_seconds = {seconds:g}; split the note or raise the limit")
+            return Problem(
+                "E-TIME", f"reading it took longer than scan.max_seconds = {self._seconds():g}; split the note or raise the limit"
+            )
         how = f"signal {-code}" if code < 0 else f"exit {code}"
         return Problem("E-CRASH", f"reading it ended the process that read it ({how}); it is tried again when it changes; please report it")
 
