@@ -1,0 +1,153 @@
+"""The documentation says what the code does: codes, readers, settings, tables, files, packages."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+from pydantic import BaseModel
+
+from vaultllm import chats
+from vaultllm.config import Settings
+from vaultllm.ledger import Ledger
+
+REPO = Path(__file__).resolve().parents[1]
+DOCS = [REPO / "README.md", REPO / "CHANGELOG.md", *sorted((REPO / "docs").glob("*.md")), *sorted((REPO / "pipelines").glob("*.md"))]
+CODE = re.compile(r"\b[EW]-[A-Z]+(?:-[A-Z]+)*\b(?!-)")  # not the `W-FM-…` of a comment
+
+
+def read(name: str) -> str:
+    return (REPO / name).read_text(encoding="utf-8")
+
+
+def codes_in_source() -> set[str]:
+    return {code for path in (REPO / "vaultllm").rglob("*.py") for code in CODE.findall(path.read_text(encoding="utf-8"))}
+
+
+def rows(text: str) -> list[list[str]]:
+    """The cells of the table rows that begin with a name in backticks (a bar within a name is escaped)."""
+    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in text.split("\n") if line.startswith("| `")]
+
+
+def test_every_problem_code_has_one_row_and_no_other_code_is_named() -> None:
+    text = read("docs/reading.md")
+    described = [cells[0].strip("`") for cells in rows(text) if CODE.fullmatch(cells[0].strip("`"))]
+    assert sorted(described) == sorted(codes_in_source())
+    assert set(CODE.findall(text)) == codes_in_source()
+
+
+def test_codes_named_in_other_documents_exist() -> None:
+    known = codes_in_source()
+    for path in DOCS:
+        assert set(CODE.findall(path.read_text(encoding="utf-8"))) <= known, path.name
+
+
+def test_a_row_of_a_problem_says_what_it_means_what_to_do_and_whether_it_is_learnt() -> None:
+    text = read("docs/reading.md").partition("## Problems")[2].partition("### Errors of commands")[0]
+    described = [cells for cells in rows(text) if CODE.fullmatch(cells[0].strip("`"))]
+    assert len(described) > 40
+    for cells in described:
+        assert len(cells) == 4, cells
+        assert all(cells), cells
+
+
+def test_codes_of_messages_left_out_are_the_ones_that_are_counted() -> None:
+    (sentence,) = re.findall(r"Those left out are counted by ([^;]*);", read("docs/reading.md"))
+    assert set(CODE.findall(sentence)) == chats.LEFT_OUT
+
+
+def test_every_chat_reader_has_its_row_in_the_order_in_which_they_are_asked() -> None:
+    text = read("docs/reading.md").partition("## Chats")[2].partition("\n### ")[0]
+    assert [cells[0] for cells in rows(text)] == [f"`{reader.name}`" for reader in chats.READERS]
+
+
+def test_settings_that_documents_name_exist() -> None:
+    sections = {name: field.annotation for name, field in Settings.model_fields.items()}
+    for path in DOCS:
+        named = re.findall(rf"`({'|'.join(sections)})\.(?!(?:log|lock|pid|py|jsonl)`)([a-z_]+)`", path.read_text(encoding="utf-8"))
+        for section, key in named:
+            annotation = sections[section]
+            assert isinstance(annotation, type)
+            assert issubclass(annotation, BaseModel)
+            assert key in annotation.model_fields, f"{path.name}: {section}.{key}"
+
+
+def test_limits_in_the_document_are_those_of_the_settings() -> None:
+    settings, text = Settings(vault_id="0" * 12), re.sub(r"\s+", " ", read("docs/reading.md"))
+    assert f"`scan.max_bytes` ({settings.scan.max_bytes // 2**20} MiB)" in text
+    assert f"`scan.max_seconds` ({settings.scan.max_seconds:g} s of CPU" in text
+    assert f"`scan.max_memory_mb` ({settings.scan.max_memory_mb} MB" in text
+    assert f"`scenes.min_chars` ({settings.scenes.min_chars} characters)" in text
+    assert f"`scenes.max_chars` ({settings.scenes.max_chars:,})" in text
+    assert settings.scenes.gap_minutes == 6 * 60
+    assert "`scenes.gap_minutes` (six hours)" in text
+
+
+def test_every_module_stands_in_the_readmes_tree_and_nothing_else_does() -> None:
+    tree = read("README.md").partition("```\nvaultllm/\n")[2].partition("vault_example/")[0]
+    files = set(re.findall(r"(?<![\w/])[a-z_]+\.py\b", tree))
+    packages = set(re.findall(r"(?:^|\s)([a-z_]+)/(?=\s)", tree))
+    package = REPO / "vaultllm"
+    assert files == {path.name for path in package.glob("*.py")} - {"__init__.py"}
+    assert packages == {path.parent.name for path in package.glob("*/__init__.py")}
+
+
+def test_the_first_command_stands_near_the_readmes_top() -> None:
+    lines = read("README.md").split("\n")
+    assert next(number for number, line in enumerate(lines, 1) if line.startswith("make demo")) < 35
+
+
+def test_every_table_and_column_of_the_ledger_is_described(tmp_path: Path) -> None:
+    text = read("docs/on-disk-format.md").partition("### The ledger's tables")[2].partition("\n## ")[0]
+    with Ledger(tmp_path / "ledger.db") as ledger:
+        (version,) = ledger.db.execute("PRAGMA user_version").fetchone()
+        assert text.startswith(f" (schema {version})\n")
+        made = [name for (name,) in ledger.db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        tables = [name for name in made if not re.fullmatch(r"sqlite_.*|(?:stems|grams)_(?!terms).*", name)]
+        columns = {name: {row[1] for row in ledger.db.execute(f"PRAGMA table_info({name})")} for name in tables}
+    described = rows(text.partition("| key of `meta`")[0])
+    named = {name for cells in described for name in re.findall(r"`([a-z_]+)`", cells[0] + cells[1])}
+    assert set(tables) <= named
+    for cells in described:
+        for name in re.findall(r"`([a-z]+)`", cells[0]):
+            told = set(re.findall(r"`([a-z0-9_]+)`", re.sub(r"\([^()]*\)", "", cells[2])))
+            assert told == columns[name], name
+
+
+def test_every_key_of_the_ledgers_meta_table_is_described() -> None:
+    source = "\n".join(path.read_text(encoding="utf-8") for path in sorted((REPO / "vaultllm").rglob("*.py")))
+    keys = set(re.findall(r'(?:ledger|self)\.set\("([a-z_]+)"', source))
+    for name in set(re.findall(r"(?:ledger|self)\.set\((_[A-Z]+),", source)) | {"_DONE"}:
+        keys |= set(re.findall(rf'^{name} = "([a-z_]+)"', source, re.MULTILINE))
+    text = read("docs/on-disk-format.md").partition("| key of `meta`")[2].partition("\n\n")[0]
+    assert {cells[0].strip("`") for cells in rows(text)} == keys
+
+
+def test_every_dependency_has_its_reason() -> None:
+    text = read("docs/design.md").partition("## Dependencies")[2].partition("\n## ")[0]
+    project = tomllib.loads(read("pyproject.toml"))["project"]
+    for requirement in project["dependencies"]:
+        name = re.split(r"[<>=!~\[ ]", requirement)[0]
+        assert re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", text), name
+
+
+def anchor(heading: str) -> str:
+    """A heading as GitHub links to it."""
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
+def test_links_between_documents_lead_somewhere(path: Path) -> None:
+    text = re.sub(r"```.*?```|`[^`\n]*`", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+    for target in re.findall(r"\]\(([^()\s]+)\)", text):
+        if target.startswith(("http://", "https://")):
+            continue
+        name, _, part = unquote(target).partition("#")
+        found = path.parent / name if name else path
+        assert found.exists(), target
+        if part:
+            headings = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", found.read_text(encoding="utf-8"), flags=re.DOTALL), re.MULTILINE)
+            assert part in [anchor(heading) for heading in headings], target
