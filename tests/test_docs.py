@@ -8,9 +8,10 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+import typer
 from pydantic import BaseModel
 
-from vaultllm import chats
+from vaultllm import chats, cli
 from vaultllm.config import Settings
 from vaultllm.ledger import Ledger
 
@@ -73,6 +74,23 @@ def test_settings_that_documents_name_exist() -> None:
             assert isinstance(annotation, type)
             assert issubclass(annotation, BaseModel)
             assert key in annotation.model_fields, f"{path.name}: {section}.{key}"
+
+
+def test_commands_and_options_that_documents_name_exist() -> None:
+    commands = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
+    everywhere = {"--vault", "--state", "--json", "--version", "--help"}
+    for path in DOCS:
+        text = path.read_text(encoding="utf-8")
+        code = "\n".join([*re.findall(r"```.*?```", text, re.DOTALL), *re.findall(r"`([^`\n]+)`", text)])
+        for name, rest in re.findall(r"^(?:\$ )?vaultllm ([a-z]+)([^\n#|;]*)", code, re.MULTILINE):
+            assert name in commands, f"{path.name}: vaultllm {name}"
+            subcommands = getattr(commands[name], "commands", {})
+            word = rest.split()[0] if rest.split() else ""
+            assert not subcommands or word in subcommands, f"{path.name}: vaultllm {name} {word}"
+            command = subcommands.get(word, commands[name])
+            options = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+            for option in re.findall(r"(?<![\w-])--[a-z][a-z-]*", rest):
+                assert option in options | everywhere, f"{path.name}: vaultllm {name} {option}"
 
 
 def test_limits_in_the_document_are_those_of_the_settings() -> None:
