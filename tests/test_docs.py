@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
+import shutil
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from urllib.parse import unquote
@@ -150,6 +155,24 @@ def test_every_dependency_has_its_reason() -> None:
     for requirement in project["dependencies"]:
         name = re.split(r"[<>=!~\[ ]", requirement)[0]
         assert re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", text), name
+
+
+def test_the_examples_of_output_are_what_the_commands_print(tmp_path: Path) -> None:
+    vault = tmp_path / "vault"
+    shutil.copytree(REPO / "vault_example", vault)
+    (vault / "Книги.base").write_text("views:\n- type: table\n", encoding="utf-8")
+    environment = os.environ | {"VAULTLLM_STATE": str(tmp_path / "state"), "PYTHONPATH": str(REPO)}
+
+    def shown(*arguments: str) -> str:
+        command = [sys.executable, "-m", "vaultllm.cli", *arguments]
+        out = subprocess.run(command, cwd=vault, env=environment, check=True, capture_output=True, encoding="utf-8").stdout
+        return "\n".join(line.rstrip() for line in out.rstrip().split("\n"))
+
+    shown("init", ".")
+    examples = re.findall(r"```text\n\$ vaultllm ([^\n]*)\n(.*?)\n```", read("docs/reading.md"), re.DOTALL)
+    assert len(examples) == 4
+    for command, output in examples:
+        assert shown(*shlex.split(command)) == output
 
 
 def anchor(heading: str) -> str:
