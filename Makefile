@@ -33,7 +33,7 @@ demo: install ## see it all work on vault_example/ (about 5 minutes)
 	@"$(BIN)/python" -m vaultllm.cli demo
 
 test: install ## run the tests
-	@"$(BIN)/python" -m pytest
+	@"$(BIN)/python" -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 check: install ## lint and types
 	@"$(BIN)/python" -m ruff check .

@@ -15,7 +15,7 @@ settings.register_profile("default", deadline=None)
 settings.load_profile("default")
 
 os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 
 _connect = socket.socket.connect
 
