@@ -13,7 +13,6 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
@@ -33,7 +32,6 @@ BATCH = 500  # notes per transaction, at most
 FEWEST_NOTES = 20  # below, no word is known to be common in the vault
 SAMPLE_NOTES = 400  # whose words are counted
 SAMPLE_BYTES = 64 * 1024  # larger ones are not in the sample
-_WRITERS = 4  # threads that write scene files: to make a file is mostly waiting
 _STATISTICS = "statistics"  # in the ledger's meta table
 _PRIVATE = re.compile(r"^private[ \t]*:[ \t]*(?!false|no\b)\S", re.MULTILINE | re.IGNORECASE)
 BATCH_SECONDS = 2.0  # a transaction ends after so long: what a kill costs
@@ -166,23 +164,18 @@ def _read_changed(
     parsed, change = 0, Change()
     batch: list[tuple[NoteRow, reading.Reading | Problem]] = []
     since = time.monotonic()
-    with (
-        ThreadPoolExecutor(_WRITERS) as writers,
-        contextlib.closing(workers.read_all(tasks(), context, workers.count(len(todo)))) as results,
-    ):
-        writing: list[Future[None]] = []
+    with contextlib.closing(workers.read_all(tasks(), context, workers.count(len(todo)))) as results:
         for task, result in results:
             file, digest = task.key
             result = _settled(ledger, task.path, result)
             batch.append((_row(file, digest, parser, result), result))
-            if isinstance(result, reading.Reading):
-                parsed += 1
-                writing.append(writers.submit(_write_scenes, scene_file(workspace, task.path), result.yaml if result.scenes else None))
+            parsed += isinstance(result, reading.Reading)
             if len(batch) >= BATCH or time.monotonic() - since > BATCH_SECONDS:
-                change += _store(ledger, batch, writing, stale)
+                change += _store(workspace, ledger, batch, stale)
+                batch.clear()
                 since = time.monotonic()
                 progress(Progress("reading notes", (parsed + len(unread) + len(failed)) / len(todo)))
-        change += _store(ledger, batch, writing, stale)
+    change += _store(workspace, ledger, batch, stale)
     with ledger.transaction():
         for file in unread:
             ledger.touch(known[file.path].id, *_stat(file))
@@ -239,21 +232,18 @@ def _stat(file: vault.FileStat) -> tuple[int, int, int, int]:
     return file.size, file.mtime_ns, file.ctime_ns, file.inode
 
 
-def _write_scenes(path: Path, document: str | None) -> None:
-    """A note's scene file; None takes it away."""
-    if document is None:
-        path.unlink(missing_ok=True)
-    else:
-        write_if_changed(path, document)
-
-
 def _store(
-    ledger: Ledger, batch: list[tuple[NoteRow, reading.Reading | Problem]], writing: list[Future[None]], stale: Mapping[str, str]
+    workspace: Workspace, ledger: Ledger, batch: Sequence[tuple[NoteRow, reading.Reading | Problem]], stale: Mapping[str, str]
 ) -> Change:
-    """What was read -> ledger; both lists are empty afterwards."""
-    # The scene files first: were they last, a kill between the two would leave a ledger that believes they were written.
-    for written in writing:
-        written.result()
+    """What was read -> scene files and ledger."""
+    # The files first: were they last, a kill between the two would leave a ledger that believes they were written.
+    for row, result in batch:
+        if isinstance(result, reading.Reading):
+            path = scene_file(workspace, row.path)
+            if result.scenes:
+                write_if_changed(path, result.yaml)
+            else:
+                path.unlink(missing_ok=True)
     with ledger.transaction():
         change = ledger.put_notes([(row, result.scenes) for row, result in batch if isinstance(result, reading.Reading)])
         ledger.set_talks({row.path: result.talks for row, result in batch if isinstance(result, reading.Reading)})
@@ -263,8 +253,6 @@ def _store(
                 ledger.quarantine(row)
                 if row.path in stale:
                     ledger.rejoin(row.path, stale[row.path])
-    batch.clear()
-    writing.clear()
     return change
 
 
