@@ -133,7 +133,7 @@ def _finish(
 ) -> tuple[tuple[Scene, ...], list[Problem]]:
     """Drafts -> scenes: redacted, named, chained, with what each is about."""
     names, problems = _names(drafts)
-    safe = _Redacted(settings, _names_in(note, drafts))
+    safe = _Redacted(settings, _names_in(note, drafts), [turn.text for draft in drafts for turn in draft.turns])
     links = sorted([(link.line, link.target) for link in note.links if link.target], key=itemgetter(0))
     at_lines = [line for line, _ in links]
     scenes: list[Scene] = []
@@ -176,17 +176,20 @@ def _finish(
 class _Redacted:
     """Takes secrets out of the texts of one note, and remembers how many of which kind, never the secrets."""
 
-    def __init__(self, settings: RedactSettings, names: Iterable[str]) -> None:
+    def __init__(self, settings: RedactSettings, names: Iterable[str], texts: Sequence[str]) -> None:
         self._settings = settings
         self._kinds: Counter[str] = Counter()
         self._line = 0
-        # Titles, headings and targets come back with every scene: looked at, and counted, once; mostly all are clean.
+        # Mostly a note is clean: seen at once for all of it. Titles, headings and targets come back with every scene and
+        # are looked at, and counted, once.
         known = list(dict.fromkeys(names))
-        clean = not redact.redact("\n\n".join(known), settings)[1]
-        self._short = dict(zip(known, known, strict=True)) if clean else {}
+        self._clean = not redact.redact("\n\n".join([*known, *texts]), settings)[1]
+        self._short = dict(zip(known, known, strict=True)) if self._clean else {}
 
     def turn(self, turn: Turn) -> Turn:
         """The turn, its text and the names of its attachments without secrets."""
+        if self._clean:
+            return turn
         said, found = redact.redact(turn.text, self._settings)
         if found:
             self._kinds.update(one.kind for one in found)
