@@ -1,6 +1,6 @@
 """Ingest: notes/s and MB/s, cold and with nothing changed, beside python-frontmatter + markdown-it-py on the same text.
 
-    python benchmarks/ingest.py [--sizes 100,1000,10000]
+    python benchmarks/ingest.py [--sizes 100,1000,10000] [--vault FOLDER --copies 20] [--obsidiantools PYTHON]
 
 The peer only parses (front matter and tokens, thrown away); ours reads, parses, cuts scenes, writes YAML, the ledger
 and the words index, and, apart from that, embeds and fills Chroma. Each measurement runs in its own process, so
@@ -10,8 +10,10 @@ that the peak memory is its own. The notes are generated: headings, lists, links
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -83,14 +85,27 @@ def make(vault: Path, count: int) -> int:
 
 
 def peer(vault: Path) -> float:
-    """Seconds of python-frontmatter and markdown-it-py over every note."""
+    """Seconds of python-frontmatter and markdown-it-py over every note; one whose front matter it cannot read is parsed as it is."""
     import frontmatter
+    import yaml
     from markdown_it import MarkdownIt
 
     parser = MarkdownIt("commonmark").enable("table")
     started = time.perf_counter()
     for path in sorted(vault.rglob("*.md")):
-        parser.parse(frontmatter.loads(path.read_text(encoding="utf-8")).content)
+        text = path.read_text(encoding="utf-8")
+        with contextlib.suppress(yaml.YAMLError, ValueError, TypeError):
+            text = frontmatter.loads(text).content
+        parser.parse(text)
+    return time.perf_counter() - started
+
+
+def obsidiantools(vault: Path) -> float:
+    """Seconds of obsidiantools (links, tags, front matter of every note; no text kept), where it is installed."""
+    import obsidiantools.api
+
+    started = time.perf_counter()
+    obsidiantools.api.Vault(vault).connect().gather()
     return time.perf_counter() - started
 
 
@@ -115,48 +130,67 @@ def ours(vault: Path, state: Path) -> dict[str, float]:
 
 
 def child(what: str, vault: str, state: str) -> None:
-    """One measurement, as JSON with the peak memory of this process."""
+    """One measurement, as JSON with the peak memory of this process and of the largest of its children."""
     import resource
 
-    found = {"seconds": peer(Path(vault))} if what == "peer" else ours(Path(vault), Path(state))
-    print(json.dumps(found | {"mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
+    peers = {"peer": peer, "obsidiantools": obsidiantools}
+    found = {"seconds": peers[what](Path(vault))} if what in peers else ours(Path(vault), Path(state))
+    own, children = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    cpu = own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
+    print(json.dumps(found | {"mb": own.ru_maxrss / 1024, "child_mb": children.ru_maxrss / 1024, "cpu": cpu}))
 
 
-def measure(what: str, vault: Path, state: Path) -> dict[str, float]:
+def measure(what: str, vault: Path, state: Path, python: str = sys.executable) -> dict[str, float]:
     """Run one measurement in its own process."""
-    command = [sys.executable, __file__, "--child", what, str(vault), str(state)]
+    command = [python, __file__, "--child", what, str(vault), str(state)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
+def row(vault: Path, state: Path, python: str) -> str:
+    """The measurements of one vault as a row of the table."""
+    size = sum(path.stat().st_size for path in vault.rglob("*.md"))
+    cold, same, other = (measure(what, vault, state) for what in ("ours", "ours", "peer"))
+    tools = f"{measure('obsidiantools', vault, state, python)['seconds']:.1f}" if python else "-"
+    assert same["parsed"] == 0, "the second ingest parsed something"
+    count = int(cold["parsed"])
+    reading = cold["seconds"] - cold["memory_seconds"]
+    cells = (
+        f"{count:,}", f"{size / 2**20:.1f}", f"{cold['seconds']:.1f}", f"{cold['memory_seconds']:.1f}", f"{reading:.1f}",
+        f"{count / reading:.0f}", f"{size / 2**20 / reading:.2f}", f"{other['seconds']:.2f}", f"{reading / other['seconds']:.2f}",
+        tools, f"{same['seconds']:.2f}", f"{cold['mb']:.0f}", f"{cold['child_mb']:.0f}",
+    )  # fmt: skip
+    return "| " + " | ".join(cells) + " |"
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sizes", default="100,1000,10000")
+    parser.add_argument("--sizes", default="100,1000,10000", help="how many notes to generate, one table row each")
+    parser.add_argument("--vault", help="measure a copy of this vault instead")
+    parser.add_argument("--copies", type=int, default=1, help="of the vault")
+    parser.add_argument("--obsidiantools", default="", help="a Python that has obsidiantools, to measure it too")
     parser.add_argument("--child", nargs=3)
     options = parser.parse_args()
     if options.child:
         child(*options.child)
         return
-    print("| notes | MB | cold s | notes/s | MB/s | of it memory s | peer s | without memory / peer | no-change s | peak MB |")
-    print("|---|---|---|---|---|---|---|---|---|---|")
-    for count in map(int, options.sizes.split(",")):
+    names = (
+        "notes", "MB", "cold s", "of it memory s", "reading s", "notes/s", "MB/s", "peer s", "reading / peer",
+        "obsidiantools s", "no-change s", "peak MB", "peak MB of a reading child",
+    )  # fmt: skip
+    print("| " + " | ".join(names) + " |\n" + "|---" * len(names) + "|")
+    for count in [0] if options.vault else map(int, options.sizes.split(",")):
         with tempfile.TemporaryDirectory() as folder:
             vault, state = Path(folder) / "vault", Path(folder) / "state"
             vault.mkdir()
-            size = make(vault, count) / 2**20
-            cold = measure("ours", vault, state)
-            same = measure("ours", vault, state)
-            other = measure("peer", vault, state)
-            assert (cold["parsed"], same["parsed"]) == (count, 0)
-            reading = cold["seconds"] - cold["memory_seconds"]
-            print(
-                f"| {count:,} | {size:.1f} | {cold['seconds']:.1f} | {count / cold['seconds']:.0f} | {size / cold['seconds']:.2f} "
-                f"| {cold['memory_seconds']:.1f} | {other['seconds']:.2f} | {reading / other['seconds']:.2f} | {same['seconds']:.2f} "
-                f"| {cold['mb']:.0f} |",
-                flush=True,
-            )
+            if options.vault:
+                for copy in range(options.copies):
+                    shutil.copytree(options.vault, vault / str(copy), ignore=shutil.ignore_patterns(".*"))
+            else:
+                make(vault, count)
+            print(row(vault, state, options.obsidiantools), flush=True)
 
 
 if __name__ == "__main__":
