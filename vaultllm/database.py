@@ -91,6 +91,11 @@ MIGRATIONS: tuple[str, ...] = (
     ALTER TABLE links ADD COLUMN written TEXT NOT NULL DEFAULT '';
     UPDATE notes SET parser = '';
     """,
+    # What a transaction adds to the words index waits in memory until so much is together: fewer pieces to be merged later.
+    """
+    INSERT INTO stems (stems, rank) VALUES ('hashsize', 33554432);
+    INSERT INTO grams (grams, rank) VALUES ('hashsize', 33554432);
+    """,
 )
 
 
@@ -109,6 +114,8 @@ class Database:
                 self.db.execute("PRAGMA secure_delete = ON")  # what is deleted leaves the disk too
                 self._to_wal()
                 self.db.execute("PRAGMA synchronous = NORMAL")
+                self.db.execute("PRAGMA cache_size = -32768")  # KB
+                self.db.execute("PRAGMA wal_autocheckpoint = 4000")  # pages: 16 MB
                 self._migrate()
             except BaseException:
                 self.db.close()

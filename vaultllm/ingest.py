@@ -30,7 +30,8 @@ from vaultllm.text import decode, sha
 
 BATCH = 500  # notes per transaction, at most
 FEWEST_NOTES = 20  # below, no word is known to be common in the vault
-SAMPLE_NOTES = 400  # whose words are counted
+SAMPLE_NOTES = 200  # whose words are counted, the first
+SAMPLE_CHARS = 4_000  # of each
 SAMPLE_BYTES = 64 * 1024  # larger ones are not in the sample
 _STATISTICS = "statistics"  # in the ledger's meta table
 _PRIVATE = re.compile(r"^private[ \t]*:[ \t]*(?!false|no\b)\S", re.MULTILINE | re.IGNORECASE)
@@ -205,7 +206,7 @@ def _sample(workspace: Workspace, path: str) -> str:
     """A note's text for counting words; empty when it is private or unreadable. Not parsed: that is the children's work."""
     settings = workspace.settings
     try:
-        said = decode(_bytes(workspace, path), settings.scan.encoding).text
+        said = decode(_bytes(workspace, path), settings.scan.encoding).text[:SAMPLE_CHARS]
     except VaultllmError:
         return ""
     return "" if _PRIVATE.search(said) or in_private_folder(path, settings.scan) else redact(said, settings.redact)[0]

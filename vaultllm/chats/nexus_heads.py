@@ -50,6 +50,8 @@ class Head:
 
 def uid_of(line: str) -> tuple[str, str] | None:
     """The UID of a UID line (empty: it has none) and what is written behind it; None when the line is no UID line."""
+    if "UID:" not in line:
+        return None
     start = _UID.match(line)
     end = line.find("-->", start.end()) if start else -1
     if start is None or end < 0:
@@ -110,7 +112,11 @@ class _Ends:
 
 def scan(lines: Sequence[str], first: int) -> tuple[list[Head], dict[int, str]]:
     """The heads of all messages, in order, and the UIDs by row; none from inside a fence, a comment or a deeper quote."""
-    marks = [row for row in range(first, len(lines)) if OLD.match(lines[row]) or _CALL.match(lines[row]) or uid_of(lines[row])]
+    marks = [
+        row
+        for row in range(first, len(lines))
+        if (_may_begin(lines[row]) and (OLD.match(lines[row]) or _CALL.match(lines[row]))) or uid_of(lines[row])
+    ]
     ends = _Ends(lines, first)
     heads: list[Head] = []
     uids: dict[int, str] = {}
@@ -144,6 +150,11 @@ def scan(lines: Sequence[str], first: int) -> tuple[list[Head], dict[int, str]]:
     return heads, uids
 
 
+def _may_begin(line: str) -> bool:
+    """Whether a line can be a head at all: most lines are not, and this is all it costs them."""
+    return "[!" in line or ", on " in line
+
+
 def fence_after(fence: Fence | None, line: str) -> Fence | None:
     """The fence that is open after a line, given the one before it."""
     mark = _FENCE.match(line)
@@ -167,6 +178,8 @@ def _hidden_after(hidden: Fence | None, inner: str) -> Fence | None:
 def _head(lines: Sequence[str], row: int, first: int) -> Head | None:
     """The head that begins on a row, if one does."""
     line = lines[row]
+    if not _may_begin(line):
+        return None
     if old := OLD.match(line):
         at, said = _at(lines, row + 1, old["at"].strip().removesuffix(";"))
         return Head(row, row + 1, "old", "user" if old["author"] == "User" else "assistant", old["author"], "", at, said)
