@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from heapq import nsmallest
 from itertools import chain
 from math import log
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from vaultllm import text
@@ -107,7 +108,7 @@ def statistics(texts: Iterable[str]) -> Statistics:
 
 def content(said: str) -> frozenset[str]:
     """The distinct stems of a text that could be keywords."""
-    return frozenset([known[0] for word in set(text.words(_prose(said[:SAMPLE]))) if (known := _known(word))[2]])
+    return frozenset([known[0] for word in set(text.words(_prose(said[:SAMPLE]))) if (known := _KNOWN[word])[2]])
 
 
 def weight(stem: str, statistics: Statistics | None) -> float:
@@ -162,11 +163,8 @@ def _terms(counts: Mapping[str, int], shortest: int) -> _Terms:
     tf: dict[str, int] = {}
     form: dict[str, str] = {}
     others: dict[str, list[str]] = {}
-    letters: dict[str, int] = {}
-    last, size = "und", 0
-    known = _KNOWN.get
-    for word, count in counts.items():
-        stem, code, worth = known(word) or _known(word)
+    known = list(map(_KNOWN.__getitem__, counts))
+    for (word, count), (stem, _, worth) in zip(counts.items(), known, strict=True):
         if worth >= shortest:
             if stem in tf:
                 tf[stem] += count
@@ -174,11 +172,12 @@ def _terms(counts: Mapping[str, int], shortest: int) -> _Terms:
             else:
                 tf[stem] = count
                 form[stem] = word
-        if code != last:
-            letters[last] = letters.get(last, 0) + size
-            last, size = code, 0
-        size += count * len(word)
-    letters[last] = letters.get(last, 0) + size
+    codes = set(map(_CODE, known))
+    if len(codes) == 1 and len(counts) > 2:  # most texts are in one language
+        return _Terms(tf, form, others, codes.pop())
+    letters: dict[str, int] = {}
+    for (word, count), (_, code, _) in zip(counts.items(), known, strict=True):
+        letters[code] = letters.get(code, 0) + count * len(word)
     letters.pop("und", None)
     if "ja" in letters:  # Japanese mixes its syllables with Han characters; Chinese has only these
         letters["ja"] += letters.pop("zh", 0)
@@ -262,16 +261,24 @@ def _shown_of(link: re.Match[str]) -> str:
     return link[2] or link[1].partition("#")[0]
 
 
-_KNOWN: dict[str, _Known] = {}
+_CODE = itemgetter(1)
 _MOST_KNOWN = 200_000  # words that are remembered: some 40 MB
 
 
-def _known(word: str) -> _Known:
+class _Words(dict[str, _Known]):
     """What is always so of a folded word; remembered."""
-    if (known := _KNOWN.get(word)) is not None:
+
+    def __missing__(self, word: str) -> _Known:
+        if len(self) >= _MOST_KNOWN:
+            self.clear()
+        known = self[word] = _look(word)
         return known
-    if len(_KNOWN) >= _MOST_KNOWN:
-        _KNOWN.clear()
+
+
+_KNOWN = _Words()
+
+
+def _look(word: str) -> _Known:
     first = word[0]
     if "а" <= first <= "я":
         language = "ru"
@@ -282,8 +289,7 @@ def _known(word: str) -> _Known:
     # A word of digits, or one that is mostly digits (a piece of a UUID, a measure), names nothing.
     digits = len(_DIGITS.findall(word))
     worth = len(word) >= 3 and word not in _COMMON and digits * 3 < len(word) and _LETTER.match(word) is not None
-    _KNOWN[word] = known = (text.stem(word), language, len(word) if worth else 0)
-    return known
+    return text.stem(word), language, len(word) if worth else 0
 
 
 def _sentences(said: str) -> list[str]:
