@@ -334,9 +334,8 @@ def sentences(text: str) -> list[str]:
 
 def sha(*parts: str, digits: int = 16) -> str:
     """A hex fingerprint of strings; the boundaries between them count."""
-    digest = hashlib.sha256()
+    framed = []
     for part in parts:
         data = part.encode("utf-8", "surrogatepass")
-        digest.update(len(data).to_bytes(8, "big"))
-        digest.update(data)
-    return digest.hexdigest()[:digits]
+        framed += (len(data).to_bytes(8, "big"), data)
+    return hashlib.sha256(b"".join(framed)).hexdigest()[:digits]

@@ -34,7 +34,7 @@ _DATALESS = 0x40000000  # macOS: the file's bytes are in the cloud only
 _NOISE = re.compile(r"\.|~\$|~syncthing~|4913$|node_modules$|#.*#$|.*(?:~|\.swp|\.swx|\.tmp|\.icloud)$", re.I | re.S)
 _ICLOUD = re.compile(r"\.(.+\.(?:md|markdown))\.icloud", re.I | re.S)
 _NOTES = (".md", ".markdown", ".canvas")
-_EXPORTS = "conversations*.json, chat-*.json, perplexity*.json, grok*.json, result.json, *.jsonl"  # as the services name them
+_EXPORTS = "conversations*.json, chat-*.json, perplexity*.json, *grok*.json, result.json, *.jsonl"  # as the services name them
 _EXPORT = re.compile("|".join(fnmatch.translate(pattern) for pattern in _EXPORTS.split(", ")), re.I)
 _OTHER_KINDS = {
     ".excalidraw.md": "Excalidraw drawings hold a picture, not notes",
