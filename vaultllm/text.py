@@ -334,7 +334,7 @@ def sentences(text: str) -> list[str]:
 
 def sha(*parts: str, digits: int = 16) -> str:
     """A hex fingerprint of strings; the boundaries between them count."""
-    framed = []
+    framed: list[bytes] = []
     for part in parts:
         data = part.encode("utf-8", "surrogatepass")
         framed += (len(data).to_bytes(8, "big"), data)
