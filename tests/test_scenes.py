@@ -646,3 +646,9 @@ def test_the_questions_an_importer_offers_are_not_the_owners_words() -> None:
     found = cut("c.md", offered)
     assert all("Сколько стоит" not in turn.text for scene in found for turn in scene.turns)
     assert found[-1].source.lines[1] == len(offered.rstrip("\n").split("\n"))
+
+
+def test_half_a_uid_is_not_the_owners_words() -> None:
+    broken = CHAT.replace(" -->", "", 1)
+    assert broken != CHAT
+    assert all("UID" not in turn.text for scene in cut("c.md", broken) for turn in scene.turns)

@@ -17,7 +17,8 @@ from vaultllm.schema import Conversation, Note, Turn
 TOPIC_STEMS = 6  # a question with fewer stems worth a keyword says nothing about a change of topic
 TOPIC_SHARE = 0.05  # of the weight of a question's stems that the talk before it must share, or the topic is another
 
-_OFFERED = re.compile(r"\s*## Related Queries[ \t]*$", re.MULTILINE)  # what Perplexity would have one ask next: nobody's words
+# What an importer put between the messages is nobody's words: questions that Perplexity would have one ask next, half a UID.
+_OFFERED = re.compile(r"\s*(?:## Related Queries[ \t]*$|<!--[ \t]*UID:[^\n]*\s*\Z)", re.MULTILINE)
 _LOOSE_LINK = re.compile(r"!?\[\[[^\]]*\]\]")
 
 
