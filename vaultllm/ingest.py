@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import hashlib
 import json
 import re
@@ -165,7 +166,7 @@ def _read_changed(
     parsed, change = 0, Change()
     batch: list[tuple[NoteRow, reading.Reading | Problem]] = []
     since = time.monotonic()
-    with contextlib.closing(workers.read_all(tasks(), context, workers.count(len(todo)))) as results:
+    with _uncollected(), contextlib.closing(workers.read_all(tasks(), context, workers.count(len(todo)))) as results:
         for task, result in results:
             file, digest = task.key
             result = _settled(ledger, task.path, result)
@@ -182,6 +183,18 @@ def _read_changed(
             ledger.touch(known[file.path].id, *_stat(file))
         ledger.set_problems({path: (problem,) for path, problem in failed.items()})
     return parsed, len(files) - len(todo) + len(unread), change
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without the collector of reference cycles: thousands of rows wait in a batch, none in a cycle, and it would go over them all."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 def _statistics(workspace: Workspace, ledger: Ledger, files: Sequence[vault.FileStat]) -> Statistics | None:
