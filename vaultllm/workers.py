@@ -37,6 +37,7 @@ CHUNK_NOTES = 32  # what a child is given at once: its answers come one by one
 CHUNK_BYTES = 256 * 1024
 _AHEAD_NOTES = 16 * CHUNK_NOTES  # given out before they are asked for: the children go on while the ledger writes
 _AHEAD_BYTES = 16 * 2**20
+_COLLECT = 1_000  # notes between two collections of reference cycles in a child
 _MOST = 8  # children; more would wait for the one process that writes
 _READY = "ready"
 _READING = tuple(item.name for item in fields(reading.Reading))
@@ -325,10 +326,15 @@ def serve() -> None:
         return
     context: Context = pickle.loads(said)
     gc.freeze()
-    gc.set_threshold(100_000, 50, 50)  # tokens come and go by the thousand, hardly any in cycles
+    gc.disable()  # tokens come and go by the thousand, hardly any in cycles
     _send(sink, _READY)
     _limit_memory(context.settings.scan.max_memory_mb)
+    read = 0
     while (chunk := _receive(source)) is not None:
+        read += len(chunk)
+        if read >= _COLLECT:
+            read = 0
+            gc.collect()
         for path, data in chunk:
             _limit_time(context.settings.scan.max_seconds)
             answer = _read(path, data, context)
