@@ -502,3 +502,27 @@ def test_the_example_vault_holds_nothing_to_redact() -> None:
         for one in redact(path.read_text("utf-8"), SETTINGS)[1]
     ]
     assert found == []
+
+
+def test_what_is_found_alone_is_found_among_other_texts() -> None:
+    """A note is looked at once, all its texts joined: nothing beside a secret may hide it there."""
+    rng = random.Random(5)
+    beside = [
+        "слово и дело",
+        "[[",
+        "]]",
+        "data:image/png;base64,AAAA",
+        "```",
+        "-----BEGIN",
+        "пароль",
+        "key:",
+        "https://x/",
+        "@",
+        "⟨",
+        "⟩",
+        "<!--",
+    ]
+    for kind in BENCH.MAKERS:
+        for text, _ in BENCH.planted(kind, 5, 7):
+            texts = [*rng.choices(beside, k=2), text, *rng.choices(beside, k=2)]
+            assert not redact(text, SETTINGS)[1] or redact("\n\n".join(texts), SETTINGS)[1], (kind, texts)
