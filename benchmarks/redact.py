@@ -241,7 +241,7 @@ MAKERS: dict[str, Callable[[Rng], Secret]] = {
     "sendgrid": plain("SG.{u22}.{u43}"),
     "mailgun": anyof(plain("key-{h32}"), plain("{h32}-{h8}-{h8}")),
     "mailchimp": plain("{h32}-us21"),
-    "npm": anyof(plain("npm_{w36}"), inside("//registry.npmjs.org/:_authToken=", "{w36}")),
+    "npm": anyof(plain("npm_{w36}"), inside("//packages.example.com/:_authToken=", "{w36}")),
     "pypi": plain("pypi-AgEIcHlwaS5vcmc{u120}"),
     "huggingface": plain("hf_{w34}"),
     "digitalocean": anyof(plain("dop_v1_{h64}"), plain("doo_v1_{h64}")),

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -162,7 +163,7 @@ def test_numbers_lead_to_quotations_and_sentences_without_support_are_marked(job
         hit("Сад/Полив.md", "Бак на крыше держит сорок литров.", 5),
         hit("Bread.md", "This sentence is nowhere.", 3),
     ]
-    source = quotes.Sources(job.workspace.vault, job.workspace.settings.scan)
+    source = quotes.Sources(job.workspace)
     found = quotes.choose("rye bread proof", hits, source, most=1)
     said = "Бак держит сорок литров [2]. Rye bread needs a cold proof [1]. Nothing [3], and no [8]. The moon was built of green cheese."
     text, citations = answer._with_numbers(said, hits, found, source)
@@ -266,7 +267,15 @@ def test_a_garbled_note_is_quoted_as_it_was_meant(job: steps.Job) -> None:
     meant = "# Полив\n\nНасос включается, когда влажность почвы ниже тридцати двух процентов.\n\nПотом он ждёт сорок минут.\n"
     (job.workspace.vault / "битая.md").write_text(meant.encode().decode("mac-roman"), encoding="utf-8")
     (job.workspace.vault / "старая.md").write_bytes("# Полив\n\nСтарый насос гудел в подвале.\n".encode("cp1251"))
-    settings = job.workspace.settings.scan.model_copy(update={"encoding": "cp1251"})
-    source = quotes.Sources(job.workspace.vault, settings)
+    scan = job.workspace.settings.scan.model_copy(update={"encoding": "cp1251"})
+    settings = job.workspace.settings.model_copy(update={"scan": scan})
+    source = quotes.Sources(dataclasses.replace(job.workspace, settings=settings))
     assert source.find("битая.md", "Потом он ждёт сорок минут.", (1, 5)) == (5, 5)
     assert source.find("старая.md", "Старый насос гудел в подвале.", (1, 3)) == (3, 3)
+
+
+def test_a_transcript_of_json_lines_is_quoted_as_it_is_spelled(job: steps.Job) -> None:
+    from vaultllm import quotes
+
+    (job.workspace.vault / "talk.jsonl").write_text('{"a": 1}\n{"said": "Он сказал: \\"тише\\"."}\n', encoding="utf-8")
+    assert quotes.Sources(job.workspace).find("talk.jsonl", 'Он сказал: "тише".', (2, 2)) == (2, 2)

@@ -18,12 +18,12 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from vaultllm import imports, prompts, quotes, render
+from vaultllm import prompts, quotes, render
 from vaultllm.config import Workspace
 from vaultllm.errors import DataError, VaultllmError
 from vaultllm.ledger import Ledger
 from vaultllm.schema import Answer, Citation, Conversation, Hit, Message, Note, Progress, Report, Scene, to_dict
-from vaultllm.text import language, sentences, sha, stems
+from vaultllm.text import is_json, language, sentences, sha, stems
 
 if TYPE_CHECKING:
     from vaultllm.models.hf import Loaded
@@ -95,7 +95,7 @@ def reply(
     """
     from vaultllm import markdown, vault
 
-    if path.lower().endswith(".json"):
+    if is_json(path):
         raise DataError("an export is not answered; ask in a note", path=path)
     data = vault.read(workspace.vault, path, workspace.settings.scan.max_bytes)
     note = markdown.parse(path, data)
@@ -178,7 +178,7 @@ def _answer(
     created = dt.datetime.now().astimezone().isoformat(timespec="seconds")
     progress(Progress("remembering", 0.0))
     hits = _recall(workspace, ledger, question, note, without)
-    source = quotes.Sources(workspace.vault, workspace.settings.scan, imports.root_of(workspace.state))
+    source = quotes.Sources(workspace)
     found = quotes.choose(question, hits, source)
     said = _speak(workspace, ledger, question, hits, history, stream, progress)
     sources = [one.citation for one in found]

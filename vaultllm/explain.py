@@ -15,8 +15,7 @@ from vaultllm.config import Workspace
 from vaultllm.errors import DataError, VaultError
 from vaultllm.links import Resolver
 from vaultllm.schema import Note, Problem
-
-_NO_MARKDOWN = (".json", ".jsonl", ".canvas")
+from vaultllm.text import is_json
 
 
 def note_metadata(workspace: Workspace, path: str) -> dict[str, Any]:
@@ -25,7 +24,7 @@ def note_metadata(workspace: Workspace, path: str) -> dict[str, Any]:
     {path, metadata, resolved: {link: path, or None when there is no such file}}. Raises VaultError when the file cannot be
     read, DataError when it is no Markdown.
     """
-    if path.lower().endswith(_NO_MARKDOWN):
+    if is_json(path) or path.lower().endswith(".canvas"):
         raise DataError("this is no Markdown file, so Obsidian has no metadata of it; try: vaultllm scenes --explain", path=path)
     data = vault.read(workspace.vault, path, workspace.settings.scan.max_bytes)
     read = _read(workspace, path, data)
@@ -50,10 +49,7 @@ def explain(workspace: Workspace, path: str) -> dict[str, Any]:
     data = b""
     if skipped is None:
         try:
-            if stored:
-                data = imports.read(imports.root_of(workspace.state), path)
-            else:
-                data = vault.read(workspace.vault, path, workspace.settings.scan.max_bytes)
+            data = imports.read_known(workspace, path)
         except VaultError as error:
             skipped = Problem(error.code, error.message)
     read = _read(workspace, path, data) if skipped is None else skipped

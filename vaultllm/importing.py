@@ -18,6 +18,7 @@ from vaultllm.chats import exports, mend
 from vaultllm.config import Settings, Workspace
 from vaultllm.errors import DataError, UsageError, VaultError
 from vaultllm.schema import Conversation, Problem, Progress, Report, silent
+from vaultllm.text import is_json
 
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
@@ -203,7 +204,7 @@ def _heard(workspace: Workspace, path: str) -> list[Conversation]:
         data = vault.read(workspace.vault, path, settings.scan.max_bytes)
     except VaultError:
         return []
-    if path.lower().endswith(".json") or not (b"nexus_" in data.lower() or b"UID:" in data or data.startswith(_UTF16)):
+    if is_json(path) or not (b"nexus_" in data.lower() or b"UID:" in data or data.startswith(_UTF16)):
         return []
     reader, _, conversations = chats.read(reading.parse(path, data, settings), settings.scan, settings.timezone)
     return list(conversations) if reader == imports.MENDED else []

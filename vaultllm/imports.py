@@ -22,7 +22,9 @@ from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple
 
+from vaultllm import vault
 from vaultllm.chats import LEFT_OUT, mend
+from vaultllm.config import Workspace
 from vaultllm.errors import VaultError
 from vaultllm.files import write_whole
 from vaultllm.schema import Conversation, Note, Problem, Turn, from_dict, to_dict
@@ -236,6 +238,13 @@ def read(root: Path, path: str) -> bytes:
     except OSError as error:
         message = f"the imported talk cannot be read ({error.strerror}); import its export again"
         raise VaultError(message, path=path, code="E-READ") from error
+
+
+def read_known(workspace: Workspace, path: str) -> bytes:
+    """The bytes of what the ledger knows by this path: a stored talk's, else a note's. Raises VaultError."""
+    if is_stored(path):
+        return read(root_of(workspace.state), path)
+    return vault.read(workspace.vault, path, workspace.settings.scan.max_bytes)
 
 
 def fingerprint(data: bytes) -> str:

@@ -150,7 +150,7 @@ def _read_changed(
         for file in todo:
             old = known.get(file.path)
             try:
-                data = _bytes(workspace, file.path)
+                data = imports.read_known(workspace, file.path)
             except VaultllmError as error:  # what was known of it stays; the problem says why it is not newer
                 failed[file.path] = Problem(error.code, error.message)
                 continue
@@ -219,17 +219,10 @@ def _sample(workspace: Workspace, path: str) -> str:
     """A note's text for counting words; empty when it is private or unreadable. Not parsed: that is the children's work."""
     settings = workspace.settings
     try:
-        said = decode(_bytes(workspace, path), settings.scan.encoding).text[:SAMPLE_CHARS]
+        said = decode(imports.read_known(workspace, path), settings.scan.encoding).text[:SAMPLE_CHARS]
     except VaultllmError:
         return ""
     return "" if _PRIVATE.search(said) or in_private_folder(path, settings.scan) else redact(said, settings.redact)[0]
-
-
-def _bytes(workspace: Workspace, path: str) -> bytes:
-    """A note's bytes, or a stored talk's."""
-    if imports.is_stored(path):
-        return imports.read(imports.root_of(workspace.state), path)
-    return vault.read(workspace.vault, path, workspace.settings.scan.max_bytes)
 
 
 def _is_same(file: vault.FileStat, old: KnownNote | None, parser: str) -> bool:

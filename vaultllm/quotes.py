@@ -14,15 +14,14 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from pathlib import Path
 
 from vaultllm import imports, mojibake, render
 from vaultllm.chats.mend import as_imported
-from vaultllm.config import ScanSettings
+from vaultllm.config import Workspace
 from vaultllm.errors import VaultllmError
 from vaultllm.markdown import visible
 from vaultllm.schema import Citation, Hit, Lines, Turn
-from vaultllm.text import decode, sentences, stem, stems, word_grams, words
+from vaultllm.text import decode, is_json, sentences, stem, stems, word_grams, words
 
 MOST, LONGEST = 5, 300
 LEAST = 0.3  # of the question's content, weighted by rarity, that a sentence must speak of
@@ -74,9 +73,8 @@ class Quote:
 class Sources:
     """The notes that quotations are checked against: each is read once, when it is first needed."""
 
-    def __init__(self, vault: Path, settings: ScanSettings, stored: Path | None = None) -> None:
-        """`stored` is the folder of imported talks."""
-        self.vault, self.settings, self.stored = vault, settings, stored
+    def __init__(self, workspace: Workspace) -> None:
+        self.workspace = workspace
         self._texts: dict[str, list[str]] = {}
 
     def find(self, path: str, quote: str, near: Lines, *, mended: bool = False) -> Lines | None:
@@ -86,7 +84,7 @@ class Sources:
         """
         if path not in self._texts:
             self._texts[path] = self._read(path)
-        if path.lower().endswith(".json"):
+        if is_json(path):
             spelled = [json.dumps(quote, ensure_ascii=ascii_only)[1:-1] for ascii_only in (False, True)]
         else:
             spelled = [quote]
@@ -106,14 +104,9 @@ class Sources:
 
     def _read(self, path: str) -> list[str]:
         """The note's text with one level of quote marks taken off (as dialogues are), with none, and with two."""
-        from vaultllm import vault
-
         try:
-            if imports.is_stored(path):
-                data = imports.read(self.stored, path) if self.stored is not None else b""
-            else:
-                data = vault.read(self.vault, path, self.settings.max_bytes)
-            text = mojibake.mend(decode(data, self.settings.encoding).text)[0]  # as the scenes hold it
+            data = imports.read_known(self.workspace, path)
+            text = mojibake.mend(decode(data, self.workspace.settings.scan.encoding).text)[0]  # as the scenes hold it
         except VaultllmError:  # gone or unreadable: nothing of it can be quoted
             return []
         once = _QUOTE_MARK.sub("", text)

@@ -16,7 +16,7 @@ from vaultllm.imports import Talk
 from vaultllm.keywords import Statistics
 from vaultllm.rows import SceneRow
 from vaultllm.schema import Note, Problem
-from vaultllm.text import sha
+from vaultllm.text import is_json, sha
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ def version(settings: Settings) -> str:
 
 def parse(path: str, data: bytes, settings: Settings) -> Note:
     """The file as a Note, by its kind."""
-    if path.lower().endswith((".json", ".jsonl")):
+    if is_json(path):
         return markdown.plain_note(path, data, settings.scan.encoding)
     if path.lower().endswith(".canvas"):
         return canvas.parse(path, data, settings.scan.encoding)
@@ -70,7 +70,7 @@ def read_note(path: str, data: bytes, settings: Settings, exports: Path | None =
         reader, why, conversations = chats.read(note, settings.scan, settings.timezone)
     conversations, talks = imports.joined(exports, reader, conversations)
     cut, noticed = scenes.cut(note, reader, conversations, settings, statistics)
-    if path.lower().endswith((".json", ".jsonl")) and not reader:
+    if is_json(path) and not reader:
         message = "no chats of a known format are in it (is it whole?); export it again, or rename the file"
         noticed = (*noticed, Problem("W-EXPORT", message))
     if not cut and not note.problems and not noticed:

@@ -245,6 +245,11 @@ def nfc(text: str) -> str:
     return unicodedata.normalize("NFC", text) if _COMPOSABLE.search(text) else text
 
 
+def is_json(path: str) -> bool:
+    """Whether a file's name says that its text is JSON, whose strings are not as they are spelled."""
+    return path.lower().endswith((".json", ".jsonl"))
+
+
 def encodable(text: str) -> str:
     """The text with lone surrogates (half an emoji as `"\\ud83d"` in a JSON export) as `?`: UTF-8 and SQLite cannot hold them."""
     return text.encode("utf-8", "replace").decode("utf-8")

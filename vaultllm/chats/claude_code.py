@@ -13,7 +13,6 @@ transcripts of other agents (Codex, Pi).
 from __future__ import annotations
 
 import itertools
-import json
 import re
 from collections import Counter
 from collections.abc import Container, Mapping
@@ -22,9 +21,9 @@ from typing import Any
 
 from vaultllm.chats.messages import left_out, unread_times
 from vaultllm.chats.times import from_iso
+from vaultllm.chats.turns import json_object, plain
 from vaultllm.config import ScanSettings
 from vaultllm.schema import Conversation, Note, Problem, Turn
-from vaultllm.text import encodable
 
 _LOOKED_AT = 20  # lines with text at the top of a `.jsonl` among which the first message must be
 _SERVICE = re.compile(
@@ -52,7 +51,7 @@ def detect(note: Note, settings: ScanSettings) -> str:
         return ""
     looked_at = (line for line in note.text.split("\n") if line.strip())
     for line in itertools.islice(looked_at, _LOOKED_AT):
-        data = _object(line) if '"uuid"' in line else None
+        data = json_object(line) if '"uuid"' in line else None
         if data and data.get("type") in ("user", "assistant") and "parentUuid" in data and isinstance(data.get("message"), dict):
             return "a Claude Code transcript"
     return ""
@@ -67,16 +66,16 @@ def read(note: Note, settings: ScanSettings, timezone: str) -> list[Conversation
     broken: list[int] = []
     session = title = leaf = ""
     for number, line in enumerate(note.text.split("\n"), 1):
-        data = _object(line) if line.strip() else {}
+        data = json_object(line) if line.strip() else {}
         if data is None:
             broken.append(number)
             continue
-        session = session or _text(data.get("sessionId"))
-        title = (_text(data.get("summary")).strip() or title) if data.get("type") == "summary" else title
-        uuid = _text(data.get("uuid"))
+        session = session or plain(data.get("sessionId"))
+        title = (plain(data.get("summary")).strip() or title) if data.get("type") == "summary" else title
+        uuid = plain(data.get("uuid"))
         if not uuid or uuid in above:  # no message, or one that a resumed session wrote once more
             continue
-        above[uuid] = _text(data.get("parentUuid")) or _text(data.get("logicalParentUuid"))
+        above[uuid] = plain(data.get("parentUuid")) or plain(data.get("logicalParentUuid"))
         message = data.get("message")
         if data.get("type") not in ("user", "assistant") or not isinstance(message, dict):
             continue
@@ -86,7 +85,7 @@ def read(note: Note, settings: ScanSettings, timezone: str) -> list[Conversation
             out.setdefault(code, [number, 0])[1] += count
         if not texts:
             continue
-        key = _text(message.get("id")) or uuid
+        key = plain(message.get("id")) or uuid
         if key in said and said[key].data["type"] == data["type"]:
             said[key].last = number
             said[key].texts += texts
@@ -123,23 +122,23 @@ def _turns(said: Mapping[str, _Said], above: Mapping[str, str], owner: Mapping[s
     for key, one in said.items():
         instead = ""
         if key not in active and talk:
-            fork = _climb(_text(one.data.get("uuid")), above, below, forks)
-            instead = _text(said[(below[fork] or talk[-1]) if fork else talk[0]].data.get("uuid"))
-        follows = _climb(above.get(_text(one.data.get("uuid")), ""), above, owner, nearest)
-        raw = _text(one.data.get("timestamp"))
+            fork = _climb(plain(one.data.get("uuid")), above, below, forks)
+            instead = plain(said[(below[fork] or talk[-1]) if fork else talk[0]].data.get("uuid"))
+        follows = _climb(above.get(plain(one.data.get("uuid")), ""), above, owner, nearest)
+        raw = plain(one.data.get("timestamp"))
         person = one.data.get("type") == "user"
         turns.append(
             Turn(
                 role="user" if person else "assistant",
                 text="\n\n".join(one.texts),
                 lines=(one.first, one.last),
-                author=_text(one.data.get("type")),
-                model="" if person else _text(one.data["message"].get("model")),
+                author=plain(one.data.get("type")),
+                model="" if person else plain(one.data["message"].get("model")),
                 at=from_iso(raw),
                 at_raw=raw,
-                uid=_text(one.data.get("uuid")),
+                uid=plain(one.data.get("uuid")),
                 attachments=tuple(dict.fromkeys(one.names)),
-                parent=_text(said[owner[follows]].data.get("uuid")) if follows else "",
+                parent=plain(said[owner[follows]].data.get("uuid")) if follows else "",
                 variant_of=instead,
             )
         )
@@ -173,7 +172,7 @@ def _content(data: Mapping[str, Any], content: object) -> tuple[list[str], list[
     person = data.get("type") == "user"
     result = person and any(block.get("type") == "tool_result" for block in blocks)
     for block in blocks:
-        kind, text = block.get("type"), _text(block.get("text"))
+        kind, text = block.get("type"), plain(block.get("text"))
         if kind == "text" and person and (result or _SERVICE.match(text)):
             left["W-SERVICE"] += 1
         elif kind == "text":
@@ -186,7 +185,7 @@ def _content(data: Mapping[str, Any], content: object) -> tuple[list[str], list[
         elif kind in ("thinking", "redacted_thinking"):
             left["W-HIDDEN"] += 1
         elif kind in ("image", "document"):
-            names.append(_text(block.get("title")) or str(kind))
+            names.append(plain(block.get("title")) or str(kind))
         else:
             left["W-TOOL"] += 1
     left += Counter()  # without zeros
@@ -202,16 +201,3 @@ def _asked(prompt: str) -> tuple[str, str]:
         return prompt[start + 7 : end].strip("\n"), prompt[:start] + prompt[end + 8 :]
     found = _CONTEXT.search(prompt)
     return (prompt[: found.start()], prompt[found.start() :]) if found else (prompt, "")
-
-
-def _object(line: str) -> dict[str, Any] | None:
-    """A line's JSON object; None when the line is none."""
-    try:
-        data = json.loads(line, strict=False)
-    except (ValueError, RecursionError):
-        return None
-    return data if isinstance(data, dict) else None
-
-
-def _text(value: object) -> str:
-    return encodable(value) if isinstance(value, str) else ""

@@ -8,16 +8,15 @@ Knows nothing about what the tools did and about the images (their names are kep
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from typing import Any
 
 from vaultllm.chats.messages import left_out
 from vaultllm.chats.times import from_epoch
+from vaultllm.chats.turns import json_object, plain
 from vaultllm.config import ScanSettings
 from vaultllm.schema import Conversation, Note, Problem, Role, Turn
-from vaultllm.text import encodable
 
 _SESSION = re.compile(r"(?:^|/)\.claudian/sessions/[^/]+\.(?:meta|inputs|deleted)\.json$", re.IGNORECASE)
 _META_NAME = re.compile(r"\.(?:meta|inputs|deleted)\.json$", re.IGNORECASE)
@@ -52,7 +51,7 @@ def read(note: Note, settings: ScanSettings, timezone: str) -> list[Conversation
     out: dict[str, list[int]] = {}
     broken: list[int] = []
     for number, line in enumerate(note.text.split("\n"), 1):
-        record = _object(line) if line.strip() else {}
+        record = json_object(line) if line.strip() else {}
         message = record.get("message") if record else None
         if record is None or (record.get("type") == "message" and not isinstance(message, dict)):
             broken.append(number)
@@ -68,10 +67,10 @@ def read(note: Note, settings: ScanSettings, timezone: str) -> list[Conversation
         what = f"{len(broken)} lines are no messages (cut off?); what was said there is lost, copy the file again"
         problems.append(Problem("E-MESSAGE", what, broken[0], len(broken)))
     seen = len(turns) + sum(problem.count for problem in problems)
-    title = _text(meta.get("title")) or note.title
+    title = plain(meta.get("title")) or note.title
     span = (1, max(1, note.text.rstrip("\n").count("\n") + 1))
     created = _time(meta.get("createdAt"))
-    return [Conversation(_text(meta.get("id")), title, "claudian", created, tuple(turns), span, problems=tuple(problems), seen=seen)]
+    return [Conversation(plain(meta.get("id")), title, "claudian", created, tuple(turns), span, problems=tuple(problems), seen=seen)]
 
 
 def _turn(message: dict[str, Any], line: int) -> tuple[Turn | None, Counter[str]]:
@@ -84,11 +83,11 @@ def _turn(message: dict[str, Any], line: int) -> tuple[Turn | None, Counter[str]
     left += Counter()  # without zeros
     role = _ROLES.get(message.get("role")) if isinstance(message.get("role"), str) else None
     # What is shown is what was typed; `content` may hold the context that went with it.
-    said = (_text(message.get("displayContent")) or _text(message.get("content"))).strip("\n").rstrip()
+    said = (plain(message.get("displayContent")) or plain(message.get("content"))).strip("\n").rstrip()
     if role is None or not said:
         return None, left or Counter({"W-EMPTY" if role else "W-SERVICE": 1})
-    names = [_text(image.get("name")) for image in images if isinstance(image, dict)] if isinstance(images, list) else []
-    note = _text(message.get("currentNote"))
+    names = [plain(image.get("name")) for image in images if isinstance(image, dict)] if isinstance(images, list) else []
+    note = plain(message.get("currentNote"))
     stamp = message.get("timestamp")
     return (
         Turn(
@@ -98,7 +97,7 @@ def _turn(message: dict[str, Any], line: int) -> tuple[Turn | None, Counter[str]
             author=str(message.get("role")),
             at=_time(stamp),
             at_raw="" if stamp is None else str(stamp)[:40],
-            uid=_text(message.get("id")),
+            uid=plain(message.get("id")),
             attachments=tuple(dict.fromkeys(name for name in (note, *names) if name)),
         ),
         left,
@@ -110,16 +109,8 @@ def _session(note: Note) -> dict[str, Any] | None:
     if not note.path.lower().endswith(".jsonl"):
         return None
     first = note.text.lstrip()[:20_000].split("\n", 1)[0]
-    data = _object(first) if '"meta"' in first else None
+    data = json_object(first) if '"meta"' in first else None
     return data if data and data.get("type") == "meta" and "sessionId" in data else None
-
-
-def _object(line: str) -> dict[str, Any] | None:
-    try:
-        data = json.loads(line, strict=False)
-    except (ValueError, RecursionError):
-        return None
-    return data if isinstance(data, dict) else None
 
 
 def _time(value: object) -> str:
@@ -127,7 +118,3 @@ def _time(value: object) -> str:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1e15:
         return ""
     return from_epoch(value / 1000 if value > 1e11 else value)
-
-
-def _text(value: object) -> str:
-    return encodable(value) if isinstance(value, str) else ""

@@ -18,7 +18,7 @@ from vaultllm.chats.fences import outside_fences
 from vaultllm.chats.messages import Message, conversation
 from vaultllm.config import ScanSettings
 from vaultllm.schema import Conversation, Note, Role
-from vaultllm.text import fold
+from vaultllm.text import fold, is_json
 
 _QUOTE = re.compile(r" {0,3}>[ \t]?")
 _FIRST_LINES = 5  # lines with text within which the first label must come
@@ -49,7 +49,7 @@ def _pattern(labels: tuple[str, ...]) -> re.Pattern[str]:
 
 def detect(note: Note, settings: ScanSettings) -> str:
     """`12 labelled turns`; empty when the note is no transcript."""
-    if note.path.lower().endswith((".json", ".jsonl")):
+    if is_json(note.path):
         return ""
     lines = note.text.split("\n")
     labels, quoted = _labels(lines, note.body_line - 1, settings)

@@ -15,6 +15,7 @@ from vaultllm.chats.fences import fence_mark, outside_fences
 from vaultllm.chats.messages import Message, conversation, span_of
 from vaultllm.config import ScanSettings
 from vaultllm.schema import Conversation, Note, Role
+from vaultllm.text import is_json
 
 _HEAD = re.compile(r"##### (user|assistant|system|tool)[ \t]*$")
 _ROLES: dict[str, Role] = {"user": "user", "assistant": "assistant", "system": "system", "tool": "assistant"}
@@ -24,7 +25,7 @@ _CODE = frozenset("json jsonc json5 js javascript ts typescript dataview datavie
 
 def detect(note: Note, settings: ScanSettings) -> str:
     """`4 Smart Chat headings`; empty unless the body begins with one, and both the owner and the assistant have some."""
-    if "##### user" not in note.text or note.path.lower().endswith((".json", ".jsonl")):
+    if "##### user" not in note.text or is_json(note.path):
         return ""
     lines = note.text.split("\n")
     heads = _heads(lines, note.body_line - 1)

@@ -20,6 +20,7 @@ from typing import Any
 
 from vaultllm.chats.messages import left_out
 from vaultllm.chats.times import from_epoch
+from vaultllm.chats.turns import listed
 from vaultllm.config import ScanSettings
 from vaultllm.schema import Conversation, Lines, Note, Problem, Role, Turn
 from vaultllm.text import encodable
@@ -122,7 +123,7 @@ def _turns(note: Note, data: list[Any], lines: Lines) -> Conversation:
 def _thread(note: Note, data: object, lines: Lines) -> Conversation:
     """The thread of 2025."""
     thread = data if isinstance(data, dict) else {}
-    blocks = {_name(block): block for block in _list(thread.get("blocks")) if isinstance(block, dict)}
+    blocks = {_name(block): block for block in listed(thread.get("blocks")) if isinstance(block, dict)}
     key = str(thread.get("key") or note.title)
     order = _order(thread.get("messages"))
     account = _Account(lines)
@@ -137,7 +138,7 @@ def _thread(note: Note, data: object, lines: Lines) -> Conversation:
         begin = int(written) if written.isascii() and written.isdecimal() and len(written) < 9 else 0
         below = bisect.bisect_left(standing, (begin, ""))
         instead = standing[min(below, len(standing) - 1)][1] if standing else ""
-        for branch in _list(others):
+        for branch in listed(others):
             for _, name in _order(branch):
                 used.add(name)
                 account.add(blocks.get(name), f"{key}#{name}", instead)
@@ -154,10 +155,6 @@ def _thread(note: Note, data: object, lines: Lines) -> Conversation:
 
 def _last(turns: list[Turn]) -> str:
     return next((turn.uid for turn in reversed(turns) if not turn.variant_of), "")
-
-
-def _list(value: object) -> list[Any]:
-    return value if isinstance(value, list) else []
 
 
 def _name(block: dict[str, Any]) -> str:

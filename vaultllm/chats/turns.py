@@ -6,6 +6,7 @@ Exports are read as hostile: a field may hold anything. Knows nothing about any 
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -47,6 +48,20 @@ def mapping(value: object) -> dict[str, Any]:
 def listed(value: object) -> list[Any]:
     """The value if it is an array, else an empty one."""
     return value if isinstance(value, list) else []
+
+
+def json_object(line: str) -> dict[str, Any] | None:
+    """The JSON object that a line holds; None when it is none."""
+    try:
+        value = json.loads(line, strict=False)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def plain(value: object) -> str:
+    """A string as it stands, half emoji apart; empty for anything else."""
+    return encodable(value) if isinstance(value, str) else ""
 
 
 def text(value: object) -> str:
