@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -28,6 +29,7 @@ VERSION = 1  # of the features and of the folder's layout; another version is fi
 FIT_TEXTS = 20_000  # of a larger vault, so many evenly spread passages are fitted on
 MOST_FEATURES = 50_000  # the most frequent ones: bounds the folder at 2 * MOST_FEATURES * dims bytes
 _WHOLE = 0.5  # a feature of more than this share of the passages tells nothing
+MOST_WORDS = 200_000  # whose features are remembered while texts are embedded
 _OVERSAMPLE = 16
 _POWER = 3
 
@@ -53,7 +55,11 @@ class VaultEmbedder:
     def __init__(self, features: np.ndarray, idf: np.ndarray, projection: np.ndarray) -> None:
         """`features` (f,) uint32, sorted hashes; `idf` (f,) float32; `projection` (f, dims) float16."""
         self.features, self.idf, self.projection = features, idf, projection
-        self._wide = projection.astype(np.float32)
+        # Frequent features first, so that the rows of the table that are read most lie together.
+        order = np.argsort(idf, kind="stable")
+        place = np.empty_like(order)
+        place[order] = np.arange(len(order))
+        self._wide, self._idf, self._words = projection[order].astype(np.float32), idf[order], _Words(features, place)
         digest = hashlib.sha256(f"vault-lsa {VERSION}".encode())
         for array in (features, idf, projection):
             digest.update(np.ascontiguousarray(array).tobytes())
@@ -69,20 +75,19 @@ class VaultEmbedder:
         """Fit on passages; the same passages give the same embedder. A small vault gives fewer dimensions."""
         step = max(1, -(-len(passages) // FIT_TEXTS))
         sample = passages[::step]
-        counted = [_features(passage) for passage in sample]
-        hashes = np.concatenate([found for found, _ in counted]) if counted else np.zeros(0, np.uint32)
-        features, df = np.unique(hashes, return_counts=True)
+        features, counts = _counted(sample)
+        df = np.bincount(counts.indices, minlength=len(features))
         # What stands in one passage only joins nothing; a handful of passages has nothing to spare.
         keep = (df >= (2 if len(sample) >= 20 else 1)) & (df <= max(1, int(_WHOLE * len(sample))))
         keep |= (len(sample) < 20) & (df <= len(sample))
-        features, df = features[keep], df[keep]
-        if len(features) > MOST_FEATURES:
-            most = np.sort(np.argsort(-df, kind="stable")[:MOST_FEATURES])
-            features, df = features[most], df[most]
+        kept = np.flatnonzero(keep)
+        if len(kept) > MOST_FEATURES:
+            kept = np.sort(kept[np.argsort(-df[kept], kind="stable")[:MOST_FEATURES]])
+        features, df = features[kept], df[kept]
         idf = np.log((1.0 + len(sample)) / (1.0 + df)).astype(np.float32) + 1.0
         if not len(features):
             return cls(features.astype(np.uint32), idf, np.zeros((0, 1), np.float16))
-        right = _right_vectors(_matrix(counted, features, idf), dims)
+        right = _right_vectors(_weighted(counts[:, kept], idf), dims)
         return cls(features, idf, right.astype(np.float16))
 
     def embed(self, texts: Sequence[str], query: bool = False) -> np.ndarray:
@@ -91,8 +96,8 @@ class VaultEmbedder:
         if not len(self.features):
             return vectors
         for start in range(0, len(texts), 1000):
-            rows = _matrix([_features(text) for text in texts[start : start + 1000]], self.features, self.idf)
-            vectors[start : start + 1000] = rows @ self._wide
+            counts = self._words.counts(texts[start : start + 1000])
+            vectors[start : start + 1000] = _weighted(counts, self._idf) @ self._wide
         return _unit(vectors)
 
     def save(self, folder: Path) -> None:
@@ -130,39 +135,72 @@ class VaultEmbedder:
         return embedder
 
 
-@functools.lru_cache(maxsize=100_000)
+class _Words:
+    """Which features each word fills, as the rows of a sparse matrix that grows with the words met.
+
+    A text is then a row of word counts, and its features are one sparse product away: nobody looks at each text's features.
+    """
+
+    def __init__(self, features: np.ndarray, order: np.ndarray | None = None) -> None:
+        """`features` (f,) uint32, sorted: their hashes. `order` (f,): the column of each; None: its place."""
+        self._features, self._order = features, order
+        self._ids: dict[str, int] = {}
+        self._table: csr_matrix | None = None
+
+    def counts(self, passages: Sequence[str]) -> csr_matrix:
+        """(passages, features) float32: how often each feature stands in each passage. The order in a row depends on its text alone."""
+        from scipy.sparse import csr_matrix
+
+        said = [texts.words(passage) for passage in passages]
+        if len(self._ids) > MOST_WORDS:
+            self._ids, self._table = {}, None
+        self._learn(list(set(itertools.chain.from_iterable(said)).difference(self._ids)))
+        ids = np.fromiter(map(self._ids.__getitem__, itertools.chain.from_iterable(said)), np.int32)
+        ends = np.cumsum([0, *map(len, said)])
+        found: csr_matrix = csr_matrix((np.ones(len(ids), np.float32), ids, ends), shape=(len(said), len(self._ids))) @ self._table
+        return found
+
+    def _learn(self, words: list[str]) -> None:
+        """Add the rows of new words."""
+        from scipy.sparse import csr_matrix, vstack
+
+        hashes = [_word_features(word[:64]) for word in words]
+        flat = np.concatenate([*hashes, np.zeros(0, np.uint32)])
+        places = np.searchsorted(self._features, flat)
+        places[places == len(self._features)] = 0
+        known = self._features[places] == flat if len(self._features) else np.zeros(len(flat), bool)
+        ends = np.concatenate([[0], np.cumsum(known)])[np.cumsum([0, *map(len, hashes)])]
+        columns = places[known] if self._order is None else self._order[places[known]]
+        rows = csr_matrix((np.ones(len(columns), np.float32), columns.astype(np.int32), ends), shape=(len(words), len(self._features)))
+        self._ids.update(zip(words, range(len(self._ids), len(self._ids) + len(words)), strict=True))
+        self._table = rows if self._table is None else vstack([self._table, rows], format="csr") if words else self._table
+
+
+@functools.lru_cache(maxsize=MOST_WORDS)
 def _word_features(word: str) -> np.ndarray:
-    """Hashes of a word's stem and of its 3- to 5-grams. `crc32` because `hash` differs between processes."""
-    names = {f"={texts.stem(word)}", *(gram for n in (3, 4, 5) for gram in texts.word_grams(word, n))}
-    return np.array(sorted(zlib.crc32(name.encode("utf-8", "surrogatepass")) for name in names), dtype=np.uint32)
+    """Hashes of a word's stem and of its 3- to 5-grams, sorted. `crc32` because `hash` differs between processes."""
+    marked = f"#{word}#"
+    size = len(marked)
+    names = {marked[i : i + n] for n in (3, 4, 5) for i in range(max(1, size - n + 1))}
+    names.add(f"={texts.stem(word)}")
+    return np.array(sorted([zlib.crc32(name.encode("utf-8", "surrogatepass")) for name in names]), dtype=np.uint32)
 
 
-def _features(text: str) -> tuple[np.ndarray, np.ndarray]:
-    """A text's distinct feature hashes, sorted, and how often each stands in it."""
-    found = [_word_features(word[:64]) for word in texts.words(text)]
-    if not found:
-        return np.zeros(0, np.uint32), np.zeros(0, np.int64)
-    return np.unique(np.concatenate(found), return_counts=True)
+def _counted(passages: Sequence[str]) -> tuple[np.ndarray, csr_matrix]:
+    """All features of these passages, sorted, and (passages, features) how often each stands in each."""
+    words = set(itertools.chain.from_iterable(map(texts.words, passages)))
+    features = np.unique(np.concatenate([*[_word_features(word[:64]) for word in words], np.zeros(0, np.uint32)]))
+    return features, _Words(features).counts(passages)
 
 
-def _matrix(counted: Sequence[tuple[np.ndarray, np.ndarray]], features: np.ndarray, idf: np.ndarray) -> csr_matrix:
-    """(texts, features) sublinear TF-IDF, unit rows."""
-    from scipy.sparse import csr_matrix
-
-    columns, values, ends = [], [], [0]
-    for hashes, counts in counted:
-        places = np.searchsorted(features, hashes)
-        places[places == len(features)] = 0
-        known = features[places] == hashes
-        places = places[known]
-        weights = (1.0 + np.log(counts[known])).astype(np.float32) * idf[places]
-        norm = float(np.sqrt(np.dot(weights, weights)))
-        columns.append(places.astype(np.int32))
-        values.append(weights / norm if norm else weights)
-        ends.append(ends[-1] + len(places))
-    return csr_matrix(
-        (np.concatenate(values), np.concatenate(columns), np.array(ends)), shape=(len(counted), len(features)), dtype=np.float32
-    )
+def _weighted(counts: csr_matrix, idf: np.ndarray) -> csr_matrix:
+    """Sublinear TF-IDF, unit rows, in place of counts."""
+    counts.data = (1.0 + np.log(counts.data)) * idf[counts.indices]
+    squares = counts.copy()
+    squares.data = counts.data**2
+    norms = np.sqrt(np.asarray(squares.sum(axis=1), dtype=np.float32).ravel())
+    counts.data /= np.repeat(norms, np.diff(counts.indptr))
+    return counts
 
 
 def _right_vectors(matrix: csr_matrix, dims: int) -> np.ndarray:
