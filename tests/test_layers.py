@@ -29,6 +29,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "canvas",
         "chats",
         "keywords",
+        "dates",
+        "spans",
         "duplicates",
         "drafts",
         "exchanges",
