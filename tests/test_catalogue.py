@@ -399,8 +399,8 @@ def test_the_same_text_in_two_normal_forms_is_found_by_either() -> None:
 
     composed = read("a.md", unicodedata.normalize("NFC", "Йод и ёж, কোথায় নদী.\n").encode())[1]
     apart = read("a.md", unicodedata.normalize("NFD", "Йод и ёж, কোথায় নদী.\n").encode())[1]
-    assert [passage.terms for row in composed.scenes for passage in row.passages] == [
-        passage.terms for row in apart.scenes for passage in row.passages
+    assert [passage.bag for row in composed.scenes for passage in row.passages] == [
+        passage.bag for row in apart.scenes for passage in row.passages
     ]
 
 

@@ -157,15 +157,13 @@ def test_several_may_make_the_ledger_at_once(tmp_path: Path) -> None:
 def test_an_index_made_by_another_stemmer_is_made_anew(tmp_path: Path) -> None:
     with Ledger(tmp_path / "l.db") as ledger:
         ledger.put_note(row(), [scene("a", "каяк течёт", "весло")])
-        ledger.db.execute("INSERT INTO stems (stems) VALUES ('delete-all')")  # as if it held other terms
-        words.add(ledger.db, [(1, words.Terms("иначе", "", "инач", ""))])
+        ledger.index.add([(1, words.Bag("иначе", b"\2", 2, 8))])  # as if it cut words in another way
         ledger.set("words", "another version")
     with Ledger(tmp_path / "l.db") as ledger:
-        assert words.search_stems(ledger.db, "иначе", 5) == []
-        assert len(words.search_stems(ledger.db, "каяки", 5)) == 1
+        assert ledger.index.stems("иначе").best(5) == []
+        assert len(ledger.index.stems("каяки").best(5)) == 1
         ledger.remove_note("a.md")
-        assert words.search_stems(ledger.db, "каяки", 5) == []
-        ledger.db.execute("INSERT INTO stems (stems) VALUES ('integrity-check')")
+        assert ledger.index.stems("каяки").best(5) == []
 
 
 # -- put_note
@@ -197,8 +195,8 @@ def test_a_passage_that_changed_loses_its_vector_and_its_old_words(ledger: Ledge
     slot = slots(ledger)["каяк течёт"]
     ledger.put_note(row(), [scene("a", "теплица стоит", "весло")])
     assert slots(ledger)["теплица стоит"] == slot
-    assert words.search_stems(ledger.db, "каяк", 5) == []
-    assert [found for found, _ in words.search_stems(ledger.db, "теплица", 5)] == [slot]
+    assert ledger.index.stems("каяк").best(5) == []
+    assert [found for found, _ in ledger.index.stems("теплица").best(5)] == [slot]
     assert ledger.outbox() == [slot]
     assert ledger.vectors("e")[0] == [slots(ledger)["весло"]]
 
@@ -210,13 +208,13 @@ def test_a_removed_note_leaves_no_words_no_vectors_and_tells_the_outbox(ledger: 
     _vectors(ledger)
     gone = {slots(ledger)["каяк"], slots(ledger)["весло"]}
     assert ledger.remove_note("a.md") == 1
-    assert words.search_stems(ledger.db, "каяк весло", 5) == []
-    assert words.search_grams(ledger.db, "каяк весло", 5) == []
+    assert ledger.index.stems("каяк весло").best(5) == []
+    assert ledger.index.grams("каяк весло").best(5) == []
     assert set(ledger.outbox()) == gone
     assert ledger.counts() == {"notes": 1, "scenes": 1, "trainable": 1, "passages": 1, "vectors": 1, "outbox": 2}
     assert ledger.problems() == []
     assert ledger.db.execute("SELECT count(*) FROM links").fetchone() == (0,)
-    ledger.db.execute("INSERT INTO stems (stems, rank) VALUES ('integrity-check', 0)")
+    assert ledger.db.execute("SELECT slot FROM documents").fetchall() == [(slots(ledger)["хлеб"],)]
     assert ledger.remove_note("a.md") == 0
 
 
@@ -224,7 +222,8 @@ def test_what_was_removed_is_not_on_the_disk(tmp_path: Path) -> None:
     with Ledger(tmp_path / "l.db") as ledger:
         ledger.put_note(row(), [scene("a", "Абракадабрикус")])
         ledger.remove_note("a.md")
-        words.purge(ledger.db)
+        with ledger.transaction():
+            ledger.index.purge()
         ledger.db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     data = (tmp_path / "l.db").read_bytes()
     assert "Абракадабрикус".encode() not in data
@@ -238,8 +237,8 @@ def test_a_failed_transaction_leaves_everything_as_it_was(ledger: Ledger) -> Non
     with pytest.raises(sqlite3.IntegrityError):
         ledger.put_note(row(), [scene("a", "теплица"), broken._replace(passages=broken.passages * 2)])
     assert list(ledger.db.iterdump()) == before
-    assert words.search_stems(ledger.db, "теплица хлеб", 5) == []
-    assert len(words.search_stems(ledger.db, "каяк", 5)) == 1
+    assert ledger.index.stems("теплица хлеб").best(5) == []
+    assert len(ledger.index.stems("каяк").best(5)) == 1
 
 
 def test_a_transaction_within_one_is_part_of_it(ledger: Ledger) -> None:

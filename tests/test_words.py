@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import sqlite3
+from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vaultllm import database, ledger, text
-from vaultllm.memory import words
-
-
-@pytest.fixture
-def db() -> Iterator[sqlite3.Connection]:
-    base = _base()
-    yield base
-    base.close()
-
-
-def _base() -> sqlite3.Connection:
-    base = sqlite3.connect(":memory:", isolation_level=None)
-    for statement in database.MIGRATIONS[0].split(";"):
-        if statement.strip():
-            base.execute(statement)
-    return base
-
+from vaultllm import ledger, text
+from vaultllm.memory import postings, words
+from vaultllm.memory.words import Index
 
 PASSAGES = {
     1: ("Помпа включается, когда влажность почвы ниже 32 %.", "Теплица\n2025-07-19"),
@@ -37,96 +26,212 @@ PASSAGES = {
 }
 
 
-def _fill(db: sqlite3.Connection) -> None:
-    for slot, (body, context) in PASSAGES.items():
-        words.add(db, [(slot, words.terms(body, context))])
+@pytest.fixture
+def index(tmp_path: Path) -> Iterator[Index]:
+    with ledger.Ledger(tmp_path / "l.db") as base:
+        yield base.index
 
 
-def _best(found: list[tuple[int, float]]) -> int:
-    return found[0][0]
+def _fill(index: Index, passages: dict[int, tuple[str, str]] = PASSAGES) -> None:
+    for slot, said in passages.items():
+        index.add([(slot, words.bag(*said))])
 
 
 @pytest.mark.parametrize(
     ("query", "slot"),
-    [("влажности почв", 1), ("খিচুড়ি", 2), ("মুগ ডাল", 2), ("leaking ribs", 3), ("ежики", 4), ("ЁЖИК", 4), ("snake_case", 5), ("Теплица", 1)],
+    [
+        *[("влажности почв", 1), ("খিচুড়ি", 2), ("মুগ ডাল", 2), ("leaking ribs", 3), ("ежики", 4), ("ЁЖИК", 4), ("snake_case", 5)],
+        *[("Теплица", 1), ("😀", 5), ("32", 1), ("лодки", 3)],
+    ],
 )
-def test_stems_find_a_passage_in_any_of_its_languages(db: sqlite3.Connection, query: str, slot: int) -> None:
-    _fill(db)
-    assert _best(words.search_stems(db, query, 5)) == slot
+def test_stems_find_a_passage_in_any_of_its_languages(index: Index, query: str, slot: int) -> None:
+    _fill(index)
+    assert index.stems(query).best(5)[0][0] == slot
 
 
-@pytest.mark.parametrize(("query", "slot"), [("влажнасть", 1), ("খিচুড়ির", 2), ("epoxi", 3), ("бочкой", 4)])
-def test_grams_find_a_passage_through_typos_and_endings(db: sqlite3.Connection, query: str, slot: int) -> None:
-    _fill(db)
-    assert _best(words.search_grams(db, query, 5)) == slot
+@pytest.mark.parametrize(("query", "slot"), [("влажнасть", 1), ("খিচুড়ির", 2), ("epoxi", 3), ("бочкой", 4), ("snake", 5)])
+def test_grams_find_a_passage_through_typos_and_endings(index: Index, query: str, slot: int) -> None:
+    _fill(index)
+    assert index.grams(query).best(5)[0][0] == slot
 
 
-def test_fts_cuts_only_at_our_spaces(db: sqlite3.Connection) -> None:
-    sample = "খিচুড়ি যুক্তাক্ষর ক্‍ষ snake_case _x_ ёж é e\u0301 10² ٣ İx ﬁ 𞤀𞤁 ไทย"
-    words.add(db, [(1, words.terms(sample, ""))])
-    for table, cut in (("stems", text.stems), ("grams", text.grams)):
-        stored = {term for (term,) in db.execute(f"SELECT term FROM {table}_terms")}
-        assert stored == set(cut(sample))
+def _plain_bm25(cut, passages: dict[int, tuple[str, str]], query: str, k1: float, b: float) -> dict[int, float]:
+    """BM25 by its formula, over the terms themselves; a word of one letter is a gram, and counts none in a length in grams."""
+    bags, lengths = {}, {}
+    for slot, (said, context) in passages.items():
+        counts = Counter({term: float(count) for term, count in Counter(cut(said)).items()})
+        for term in cut(context):
+            counts[term] += words.CONTEXT_WEIGHT / words.TEXT_WEIGHT
+        bags[slot] = counts
+        lengths[slot] = sum(count for term, count in counts.items() if cut is text.stems or len(term) > 3)
+    mean = sum(lengths.values()) / len(bags)
+    scores: dict[int, float] = {}
+    for term in set(cut(query)):
+        df = sum(term in bag for bag in bags.values())
+        idf = math.log(1 + (len(bags) - df + 0.5) / (df + 0.5))
+        for slot, bag in bags.items():
+            if tf := bag[term]:
+                damp = k1 * (1 - b + b * lengths[slot] / mean)
+                scores[slot] = scores.get(slot, 0.0) + idf * tf * (k1 + 1) / (tf + damp)
+    return scores
 
 
-def test_a_word_in_the_text_outweighs_one_in_the_title(db: sqlite3.Connection) -> None:
-    for slot in range(1, 9):
-        words.add(db, [(slot, words.terms("всякое разное", "другое"))])
-    words.add(db, [(10, words.terms("всякое разное", "каяк"))])
-    words.add(db, [(11, words.terms("каяк разное", "всякое"))])
-    assert [slot for slot, _ in words.search_stems(db, "каяк", 5)] == [11, 10]
+@pytest.mark.parametrize(("k1", "b"), [(1.2, 0.75), (0.9, 0.4), (2.0, 0.0)])
+@pytest.mark.parametrize("query", ["вода у бочки", "mended ribs and epoxy rib", "মুগ ডাল", "банан бананы ананас"])
+def test_both_views_of_the_words_score_as_bm25_over_the_terms_themselves(index: Index, query: str, k1: float, b: float) -> None:
+    passages = {slot: said for slot, said in PASSAGES.items() if "😀" not in said[0]} | {
+        6: ("Вода, вода и ещё вода у бочки с водой.", "Бочка"),
+        7: ("ананас банан бананы", "mended ribs"),
+    }
+    _fill(index, passages)
+    assert dict(index.stems(query, k1, b).best(99)) == pytest.approx(_plain_bm25(text.stems, passages, query, k1, b))
+    assert dict(index.grams(query, k1, b).best(99)) == pytest.approx(_plain_bm25(text.grams, passages, query, k1, b))
 
 
-def test_scores_are_positive_and_fall(db: sqlite3.Connection) -> None:
-    for slot in range(1, 6):  # a word that stands everywhere has an idf below zero
-        words.add(db, [(slot, words.terms("вода " * slot + "лес", ""))])
-    scores = [score for _, score in words.search_stems(db, "вода", 10)]
+def test_a_word_in_the_text_outweighs_one_in_the_title(index: Index) -> None:
+    _fill(index, dict.fromkeys(range(1, 9), ("всякое разное", "другое")))
+    _fill(index, {10: ("всякое разное", "каяк"), 11: ("каяк разное", "всякое")})
+    assert [slot for slot, _ in index.stems("каяк").best(5)] == [11, 10]
+
+
+def test_scores_are_positive_and_fall(index: Index) -> None:
+    _fill(index, {slot: ("вода " * slot + "лес", "") for slot in range(1, 6)})  # a word that stands everywhere
+    scores = [score for _, score in index.stems("вода").best(10)]
     assert len(scores) == 5
     assert min(scores) > 0
     assert scores == sorted(scores, reverse=True)
 
 
-def test_removed_words_are_not_found_and_leave_the_vocabulary(db: sqlite3.Connection) -> None:
-    _fill(db)
-    words.remove(db, 3, words.terms(*PASSAGES[3]))
-    assert words.search_stems(db, "epoxy", 5) == []
-    assert all(slot != 3 for slot, _ in words.search_grams(db, "epoxy rib kayak", 5))
-    assert not db.execute("SELECT 1 FROM stems_terms WHERE term = 'epoxi'").fetchall()
-    db.execute("INSERT INTO stems (stems, rank) VALUES ('integrity-check', 0)")
+def test_removed_words_are_not_found_and_leave_the_vocabulary_with_a_purge(index: Index) -> None:
+    _fill(index)
+    index.remove([3, 77])
+    assert index.stems("epoxy").best(5) == []
+    assert all(slot != 3 for slot, _ in index.grams("epoxy rib kayak").best(5))
+    assert index.df("epoxy") == 0
+    index.purge()
+    assert index.db.execute("SELECT 1 FROM vocabulary WHERE word = 'epoxy'").fetchall() == []
+    assert index.similar("epoxy") == []
+    assert index.stems("ежики").best(5)[0][0] == 4
+    _fill(index, {3: PASSAGES[3]})
+    assert index.grams("epoxi").best(5)[0][0] == 3
 
 
-def test_purge_takes_removed_words_out_of_the_file(tmp_path) -> None:
-    base = ledger.Ledger(tmp_path / "l.db")
-    words.add(base.db, [(1, words.terms("Zanzibarquux остаётся", ""))])
-    words.add(base.db, [(2, words.terms("обычный текст", ""))])
-    words.remove(base.db, 1, words.terms("Zanzibarquux остаётся", ""))
-    words.purge(base.db)
-    base.db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-    base.close()
+def test_a_slot_that_is_filled_again_says_only_the_new(index: Index) -> None:
+    _fill(index)
+    index.add([(3, words.bag("Весло высохло.", ""))])
+    assert index.stems("epoxy").best(5) == []
+    assert index.stems("вёсла").best(5)[0][0] == 3
+
+
+def test_many_small_additions_are_one_index_and_few_segments(index: Index) -> None:
+    for slot in range(1, 400):
+        index.add([(slot, words.bag(f"слово{slot} общее", ""))])
+    index.remove(range(1, 100))
+    assert [slot for slot, _ in index.stems("слово250").best(5)] == [250]
+    assert index.stems("слово50").best(5) == []
+    assert len(index.stems("общее").best(500)) == 300
+    for family in (words.WORDS, words.PARTS):
+        (count,) = index.db.execute("SELECT count(*) FROM postings WHERE family = ?", (family,)).fetchone()
+        assert count < 4 * postings.FAN
+
+
+def test_another_connection_sees_what_was_added(tmp_path: Path) -> None:
+    with ledger.Ledger(tmp_path / "l.db") as one, ledger.Ledger(tmp_path / "l.db") as other:
+        _fill(one.index)
+        assert other.index.stems("epoxy").best(1)[0][0] == 3
+        _fill(other.index, {6: ("Каяк плывёт.", "")})
+        _fill(one.index, {7: ("Каяки плывут, помпа молчит.", "")})
+        assert {slot for slot, _ in one.index.stems("каяк").best(5)} == {6, 7}
+        one.index.remove([3])
+        assert other.index.stems("epoxy").best(1) == []
+
+
+def test_what_a_failed_transaction_added_is_not_there(tmp_path: Path) -> None:
+    with ledger.Ledger(tmp_path / "l.db") as base:
+        _fill(base.index)
+        base.db.execute("BEGIN IMMEDIATE")
+        _fill(base.index, {6: ("Каяк плывёт.", "")})
+        base.db.execute("ROLLBACK")
+        assert base.index.stems("каяк").best(5) == []
+        _fill(base.index, {7: ("Плывёт весло.", ""), 8: ("Каяк стоит.", "")})
+        assert [slot for slot, _ in base.index.stems("каяк").best(5)] == [8]
+        assert [slot for slot, _ in base.index.stems("плывёт").best(5)] == [7]
+
+
+def test_purge_takes_removed_words_out_of_the_file(tmp_path: Path) -> None:
+    with ledger.Ledger(tmp_path / "l.db") as base:
+        base.index.add([(1, words.bag("Zanzibarquux остаётся", "")), (2, words.bag("обычный текст", ""))])
+        base.index.remove([1])
+        with base.transaction():
+            base.index.purge()
+        base.db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     assert b"zanzibarquux" not in (tmp_path / "l.db").read_bytes()
 
 
-@settings(max_examples=200, deadline=None)
+def test_words_that_look_alike_are_named_with_how_often_they_stand(index: Index) -> None:
+    _fill(index, {1: ("токенизация", ""), 2: ("токенизация и токенизации", ""), 3: ("станция", "")})
+    alike = index.similar("токинизация", 3)
+    assert alike[0][0] == "токенизация"
+    assert alike[0][2] == 2
+    assert index.df("токенизация") == 2
+    assert index.stem_df(text.stem("токенизацией")) == 2
+
+
+@settings(max_examples=150, deadline=None)
 @given(
     st.one_of(
         st.text(), st.text(alphabet="\"'*^:(){}+-NEAR ORANDT_#ёа\u200d\x00\ud800"), st.sampled_from(["", '"', "OR", "NEAR(a b)", "text:a"])
     )
 )
 def test_any_string_is_a_question(query: str) -> None:
-    base = _base()
-    try:
-        _fill(base)
-        for found in (words.search_stems(base, query, 3), words.search_grams(base, query, 3)):
-            assert len(found) <= 3
-            assert all(score > 0 and slot in PASSAGES for slot, score in found)
-    finally:
-        base.close()
+    base = _memory()
+    _fill(base)
+    for found in (base.stems(query).best(3), base.grams(query).best(3)):
+        assert len(found) <= 3
+        assert all(score > 0 and slot in PASSAGES for slot, score in found)
+    base.similar(query)
+    base.db.close()
 
 
-def test_a_very_long_question_is_answered_by_its_rarest_words(db: sqlite3.Connection) -> None:
-    _fill(db)
-    for slot in range(10, 40):
-        words.add(db, [(slot, words.terms(" ".join(f"слово{n}" for n in range(60)), ""))])
-    query = " ".join(f"слово{n}" for n in range(60)) + " epoxy"
-    assert 3 in {slot for slot, _ in words.search_stems(db, query, 50)}
-    assert words._rarest(db, "stems", text.stems(query), 1) == ["epoxi"]
+def _memory() -> Index:
+    from vaultllm.database import MIGRATIONS
+
+    db = sqlite3.connect(":memory:", isolation_level=None)
+    for migration in MIGRATIONS:
+        db.executescript(migration)
+    return Index(db)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 99), st.integers(1, 255)), max_size=300), st.integers(1, 60))
+def test_postings_come_back_as_they_were_put_in_whatever_was_merged(triples: list[tuple[int, int, int]], step: int) -> None:
+    index = _memory()
+    for start in range(0, len(triples), step):
+        keys, values, weights = (np.array(column) for column in zip(*triples[start : start + step], strict=True))
+        postings.append(index.db, "x", keys, values, weights)
+    reader = postings.Reader("x")
+    reader.refresh(index.db)
+    asked = np.arange(51, dtype=np.uint32)
+    which, values, weights = reader.lists(asked)
+    assert sorted(zip(which.tolist(), values.tolist(), weights.tolist(), strict=True)) == sorted(triples)
+    assert reader.counts(asked).tolist() == [sum(key == one for key, _, _ in triples) for one in range(51)]
+    assert reader.keys().tolist() == sorted({key for key, _, _ in triples})
+    index.db.close()
+
+
+def test_a_damaged_segment_says_so() -> None:
+    with pytest.raises(ValueError, match="bytes"):
+        postings.Segment.from_bytes(b"\1\0\0\0\1\0\0\0\0")
+
+
+def test_a_very_long_question_is_answered_by_its_rarest_words(index: Index) -> None:
+    _fill(index)
+    long = " ".join(f"слово{n}" for n in range(words.MOST_STEMS + 10))
+    index.add([(slot, words.bag(long, "")) for slot in range(10, 40)])
+    assert 3 in {slot for slot, _ in index.stems(f"{long} epoxy").best(50)}
+
+
+def test_a_line_of_base64_is_one_short_word(index: Index) -> None:
+    index.add([(1, words.bag("A" * 100_000 + " весло", ""))])
+    assert index.db.execute("SELECT max(length(word)) FROM vocabulary").fetchone() == (words.MOST_WORD,)
+    assert index.stems("A" * 100_000).best(1)[0][0] == 1

@@ -96,6 +96,19 @@ MIGRATIONS: tuple[str, ...] = (
     INSERT INTO stems (stems, rank) VALUES ('hashsize', 33554432);
     INSERT INTO grams (grams, rank) VALUES ('hashsize', 33554432);
     """,
+    # The words index is one inverted index of words, of which stems and 4-grams are views (memory/words.py); filled when it is opened.
+    """
+    DROP TABLE stems_terms;
+    DROP TABLE grams_terms;
+    DROP TABLE stems;
+    DROP TABLE grams;
+    CREATE TABLE vocabulary (id INTEGER PRIMARY KEY, word TEXT NOT NULL UNIQUE);
+    CREATE TABLE documents (
+        doc INTEGER PRIMARY KEY AUTOINCREMENT, slot INTEGER NOT NULL UNIQUE, words INTEGER NOT NULL, grams INTEGER NOT NULL
+    );
+    CREATE TABLE postings (id INTEGER PRIMARY KEY AUTOINCREMENT, family TEXT NOT NULL, size INTEGER NOT NULL, data BLOB NOT NULL);
+    CREATE INDEX postings_family ON postings(family, size);
+    """,
 )
 
 

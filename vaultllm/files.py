@@ -15,12 +15,17 @@ def write_if_changed(path: Path, content: str) -> None:
     """`write_whole`, its folder made, unless the file says just this already. Raises OSError."""
     data = content.encode("utf-8")
     try:
-        with open(path, "rb") as file:
-            if file.read() == data:
-                return
+        if os.stat(path).st_size == len(data):
+            with open(path, "rb") as file:
+                if file.read() == data:
+                    return
+    except FileNotFoundError:
+        pass
+    try:
+        write_whole(path, data)
     except FileNotFoundError:
         path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, data)
+        write_whole(path, data)
 
 
 def write_whole(path: Path, content: str | bytes, *, lasting: bool = False) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import re
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -52,7 +53,8 @@ _LETTER = re.compile(r"[^\W\d_]")
 _DIGITS = re.compile(r"\d")
 _URL = re.compile(r"(?:https?://|www\.)[^\s<>)\]]+|⟨[a-z-]{2,20}⟩")
 _FENCE = re.compile(r"[ \t>]*(?:`{3}|~{3})")
-_END = re.compile(r"[.!?…।][\"'»”)\]]?(?=\s)|\n(?=[ \t]*\n)|\n(?=[ \t]*(?:[-*+]|\d{1,9}[.)])[ \t])")
+# It begins with a set of characters, which the search skips to.
+_END = re.compile(r"[.!?…।\n](?:(?<!\n)[\"'»”)\]]?(?=\s)|(?<=\n)(?=[ \t]*(?:\n|[-*+][ \t]|\d{1,9}[.)][ \t])))")
 _LEAD = re.compile(r"^(?:[#>\-*+\s]|\d{1,9}[.)]\s|\[[ xX]\]\s|\[![^\]\n]{1,40}\][+-]?)+")
 _QUOTED = re.compile(r"\n[ \t>]*>")
 _WIKI = re.compile(r"!?\[\[([^\[\]|\n]{1,500})(?:\|([^\[\]\n]{0,500}))?\]\]")
@@ -118,22 +120,25 @@ def weight(stem: str, statistics: Statistics | None) -> float:
     return _idf(statistics.notes, statistics.df.get(stem, 1))
 
 
-def digest(said: str, statistics: Statistics | None = None, about: Iterable[str] = (), most: int = 6) -> Digest:
+def digest(said: str, statistics: Statistics | None = None, about: Iterable[str] = (), most: int = 6, parts: Sequence[str] = ()) -> Digest:
     """Keywords, anchor and language of a text in one pass; its words that its titles (`about`) hold too weigh more.
 
-    Code in fences counts only when there is little else, addresses and the targets of links not at all.
+    Code in fences counts only when there is little else, addresses and the targets of links not at all. `parts`: the text in
+    pieces that the words index cuts into words as well, where it is known so.
     """
-    sentences = _sentences(_prose(said[:SAMPLE]))
-    said_words = [text.words(sentence) for sentence in sentences]
-    counts = Counter(chain.from_iterable(said_words))
+    said = said[:SAMPLE]
+    prose = _prose(said)
+    if prose is said and parts and len(said) < SAMPLE:
+        counts = Counter(chain.from_iterable(map(text.cut, parts)))
+    else:
+        counts = Counter(text.words(prose))
     terms = _terms(counts, shortest=4 if statistics is None else 3)
     for title in about:
         for stem in _stems_of(title):
             if stem in terms.tf:
                 terms.tf[stem] += 1
     weights = _weights(terms.tf, statistics, most)
-    field = {word: stem for stem in weights for word in (terms.form[stem], *terms.others.get(stem, ()))}
-    return Digest(_shown(weights, terms, counts), _anchor(sentences, said_words, weights, field), terms.language, counts.total())
+    return Digest(_shown(weights, terms, counts), _anchor(prose, weights, terms), terms.language, counts.total())
 
 
 def keywords(words: Sequence[str], statistics: Statistics | None = None, most: int = 6) -> tuple[str, ...]:
@@ -223,27 +228,57 @@ def _shown(weights: Mapping[str, float], terms: _Terms, counts: Mapping[str, int
     )
 
 
-def _anchor(
-    sentences: Sequence[str], words: Sequence[Sequence[str]], weights: Mapping[str, float], forms: Mapping[str, str], longest: int = 200
-) -> str:
-    best, best_score, first, row = "", -1.0, "", ""
-    for sentence, said in zip(sentences, words, strict=True):
-        if not said:
+def _anchor(prose: str, weights: Mapping[str, float], terms: _Terms, longest: int = 200) -> str:
+    """The sentence with most of the weight for its length. Looked for from the keywords' places, so that no sentence is cut into words."""
+    folded = text.fold(prose)
+    ends = [match.end() for match in _END.finditer(folded)]
+    held: dict[int, set[str]] = {}  # sentence -> stems of keywords in it
+    for stem in weights:
+        for form in (terms.form[stem], *terms.others.get(stem, ())):
+            at = folded.find(form)
+            while at >= 0:
+                after = at + len(form)
+                if (folded[at - 1 : at] in _APART or not _IN_WORD(folded, at - 1)) and (
+                    folded[after : after + 1] in _APART or not _IN_WORD(folded, after)
+                ):
+                    number = bisect_right(ends, at)
+                    if number in held:
+                        held[number].add(stem)
+                    else:
+                        held[number] = {stem}
+                at = folded.find(form, after)
+    best, best_score = -1, 0.0
+    for number in sorted(held):
+        sentence = folded[ends[number - 1] if number else 0 : ends[number] if number < len(ends) else None].strip()
+        length = len(text.WORD.findall(sentence))
+        if length < 4 or sentence[0] == "|":
             continue
-        if sentence[0] == "|":
-            row = row or sentence.partition("\n")[0]
-            continue
-        if len(said) < 4:
-            first = first or sentence
-            continue
-        held = {forms[word] for word in said if word in forms}
-        score = sum([weights[stem] for stem in held]) / (8 + len(said)) ** 0.5
+        score = sum([weights[stem] for stem in held[number]]) / (8 + length) ** 0.5
         if sentence[0] == "#" and "\n" not in sentence:
             score *= 0.5  # a heading names the place, a sentence says something
         if score > best_score:
-            best, best_score = sentence, score
-    plain = _plain(best) or _plain(first) or ", ".join(filter(None, map(_plain, row.split("|"))))
+            best, best_score = number, score
+    plain = ""
+    if best >= 0:
+        if len(folded) != len(prose):  # a letter whose small form is two
+            ends = [match.end() for match in _END.finditer(prose)]
+        plain = _plain(prose[ends[best - 1] if best else 0 : ends[best] if best < len(ends) else None].strip())
+    plain = plain or _first(prose)
     return plain if len(plain) <= longest else plain[: longest - 1].rsplit(" ", 1)[0] + "…"
+
+
+def _first(prose: str) -> str:
+    """The first sentence of four words, else of any, else the cells of a table's first row."""
+    short = row = ""
+    for sentence in _sentences(prose):
+        length = len(text.WORD.findall(sentence))
+        if length and sentence[0] == "|":
+            row = row or sentence.partition("\n")[0]
+        elif length >= 4 and (plain := _plain(sentence)):
+            return plain
+        elif length:
+            short = short or _plain(sentence)
+    return short or ", ".join(filter(None, map(_plain, row.split("|"))))
 
 
 def _plain(sentence: str) -> str:
@@ -261,6 +296,8 @@ def _shown_of(link: re.Match[str]) -> str:
     return link[2] or link[1].partition("#")[0]
 
 
+_APART = frozenset(("", *" \n.,;:!?()[]*`\"'«»—-|"))  # what mostly stands around a word
+_IN_WORD = text.WORD.match
 _CODE = itemgetter(1)
 _MOST_KNOWN = 200_000  # words that are remembered: some 40 MB
 

@@ -2,7 +2,7 @@
 
 Notes and their fingerprints, scenes, passages, vectors, the words index, the outbox to Chroma, runs, answers.
 Every method that changes several rows does so in one transaction; a killed process leaves the state before or
-after, never between. Knows nothing about Markdown, Chroma or models; `memory/words.py` fills its FTS tables.
+after, never between. Knows nothing about Markdown, Chroma or models; `memory/words.py` fills the tables of its words index.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ class _New:
         self.scenes: list[tuple[Any, ...]] = []
         self.links: list[tuple[int, str, str]] = []
         self.passages: list[tuple[Any, ...]] = []
-        self.terms: list[tuple[int, words.Terms]] = []
+        self.bags: list[tuple[int, words.Bag]] = []
 
     def number(self, table: str) -> int:
         """The next free row of a table."""
@@ -155,6 +155,7 @@ class Ledger(Database):
     def __init__(self, path: Path) -> None:
         """Open or create. Raises VaultError when it is damaged, not ours, or from a newer version."""
         super().__init__(path)
+        self.index = words.Index(self.db)
         try:
             self._check_words()
         except sqlite3.Error as error:
@@ -165,12 +166,12 @@ class Ledger(Database):
         return self
 
     def _check_words(self) -> None:
-        """A words index made by another version of ours or of the stemmer is made anew: removing words needs the very same terms."""
+        """A words index made by another version of ours or of the stemmer is made anew."""
         if self.get(_WORDS) == words.version():
             return
         with self.transaction():
             if self.get(_WORDS) != words.version():
-                words.rebuild(self.db)
+                self.index.rebuild()
                 self.set(_WORDS, words.version())
 
     # -- notes, scenes, passages
@@ -210,8 +211,8 @@ class Ledger(Database):
             self.db.executemany(f"INSERT INTO scenes (slot, note, ordinal, {_SCENE}) VALUES ({_marks(13)})", new.scenes)
             self.db.executemany("INSERT INTO links (scene, target, written) VALUES (?, ?, ?)", new.links)
             self.db.executemany(f"INSERT INTO passages (slot, scene, {_PASSAGE}) VALUES ({_marks(10)})", new.passages)
-            words.add(self.db, new.terms)
-            self.db.executemany("INSERT OR IGNORE INTO outbox (passage) VALUES (?)", [(slot,) for slot, _ in new.terms])
+            self.index.add(new.bags)
+            self.db.executemany("INSERT OR IGNORE INTO outbox (passage) VALUES (?)", [(slot,) for slot, _ in new.bags])
         return change
 
     def _top(self, table: str, key: str) -> int:
@@ -268,11 +269,11 @@ class Ledger(Database):
             if not slot:
                 slot = new.number("passages")
                 new.passages.append((slot, scene_slot, *passage[:8]))
-                new.terms.append((slot, passage.terms))
+                new.bags.append((slot, passage.bag))
                 continue
             if said != passage.sha:
                 self._bury("slot = ?", slot)
-                new.terms.append((slot, passage.terms))
+                new.bags.append((slot, passage.bag))
             self.db.execute(f"UPDATE passages SET ({_PASSAGE}) = ({_marks(8)}) WHERE slot = ?", (*passage[:8], slot))
         for slot, _ in old.values():
             self._bury("slot = ?", slot)
@@ -302,12 +303,10 @@ class Ledger(Database):
 
     def _bury(self, where: str, value: int) -> None:
         """Before passages change or go: take their words out of the index, their vectors, and tell the outbox."""
-        # A contentless FTS table forgets a row only when it is told again what the row held.
-        rows = self.db.execute(f"SELECT slot, text, context FROM passages WHERE {where}", (value,)).fetchall()
-        for slot, text, context in rows:
-            words.remove(self.db, slot, words.terms(text, context))
-            self.db.execute("DELETE FROM vectors WHERE passage = ?", (slot,))
-            self.db.execute("INSERT OR IGNORE INTO outbox (passage) VALUES (?)", (slot,))
+        rows = self.db.execute(f"SELECT slot FROM passages WHERE {where}", (value,)).fetchall()
+        self.index.remove(slot for (slot,) in rows)
+        self.db.executemany("DELETE FROM vectors WHERE passage = ?", rows)
+        self.db.executemany("INSERT OR IGNORE INTO outbox (passage) VALUES (?)", rows)
 
     def set_problems(self, found: Mapping[str, Sequence[Problem]]) -> None:
         """Replace what is wrong with these files (paths). Writes only what is different: a scan that finds nothing new changes no byte."""

@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 from vaultllm.config import MemorySettings
 from vaultllm.errors import LockedError, VaultError
 from vaultllm.ledger import Ledger, StoredPassage
-from vaultllm.memory import chroma, embed, words
+from vaultllm.memory import chroma, embed
 from vaultllm.schema import Hit, Progress, Report, Scene, silent
 
 Dense = Literal["auto", "chroma", "exact"]
@@ -92,7 +92,8 @@ def rebuild(ledger: Ledger, folder: Path, settings: MemorySettings, progress: Re
     if about is not None:
         with _only(folder):
             _rebuild(ledger, folder, about["fingerprint"], progress)
-    words.purge(ledger.db)
+    with ledger.transaction():
+        ledger.index.purge()
     ledger.db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
 
@@ -272,9 +273,9 @@ def recall(
     reach = max(CANDIDATES, 10 * k)
     legs: dict[str, tuple[float, dict[int, float]]] = {}
     if settings.words:
-        legs["words"] = (settings.words, _relative(dict(words.search_stems(ledger.db, query, reach))))
+        legs["words"] = (settings.words, _relative(dict(ledger.index.stems(query).best(reach))))
     if settings.grams:
-        legs["grams"] = (settings.grams, _relative(dict(words.search_grams(ledger.db, query, reach))))
+        legs["grams"] = (settings.grams, _relative(dict(ledger.index.grams(query).best(reach))))
     seen = {slot for _, found in legs.values() for slot in found}
     cosines = _cosines(ledger, folder, query, reach, seen, dense) if settings.dense else None
     if cosines is not None:

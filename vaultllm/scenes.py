@@ -8,6 +8,7 @@ about files, databases or models, and nothing about other notes.
 
 from __future__ import annotations
 
+import functools
 import re
 from bisect import bisect_left, bisect_right
 from collections import Counter
@@ -18,7 +19,7 @@ from operator import itemgetter
 from vaultllm import exchanges, keywords, markdown, redact, sections, text
 from vaultllm.config import RedactSettings, ScanSettings, Settings
 from vaultllm.drafts import Draft
-from vaultllm.schema import Conversation, Lines, Note, Passage, Problem, Scene, Source, Trust, Turn
+from vaultllm.schema import Conversation, Note, Passage, Problem, Scene, Source, Trust, Turn
 
 PARSER = "2"  # raise it when parsing or cutting changes: every note is then parsed again
 PASSAGE_CHARS = 1_000  # a turn longer than this is recalled in parts
@@ -143,7 +144,8 @@ def _finish(
         first, last = bisect_left(at_lines, draft.lines[0]), bisect_right(at_lines, draft.lines[1])
         titled = draft.title if draft.title in note.path else safe.text(draft.title)
         headings = safe.all(draft.headings)
-        about = keywords.digest(said, statistics, (titled, *headings))
+        parts = [part for turn in turns if not turn.variant_of or len(turns) == 1 for _, _, part in _parts(turn.text)]
+        about = keywords.digest(said, statistics, (titled, *headings), parts=parts)
         why = reason or draft.reason
         if not why and draft.kind != "dialogue" and _says_little(said, about.words):
             why = "hardly any words of its own (links, headings or queries)"
@@ -292,18 +294,19 @@ def passages(scene: Scene) -> tuple[Passage, ...]:
         context += "\n" + " ".join(f"#{tag}" for tag in scene.tags)
     found: list[Passage] = []
     for turn in scene.turns:
-        for lines, part in _parts(turn):
+        for first, last, part in _parts(turn.text):
+            lines = (turn.text_line + first, turn.text_line + last) if turn.text_line else turn.lines
             found.append(Passage(scene.id, len(found), lines, part, turn.uid, turn.role, context))
     return tuple(found)
 
 
-def _parts(turn: Turn) -> Iterator[tuple[Lines, str]]:
-    """Cut a turn at its lines, best at an empty one; a single longer line is cut at a space."""
-    rows = turn.text.split("\n")
-
-    def span(first: int, last: int) -> Lines:
-        return (turn.text_line + first, turn.text_line + last) if turn.text_line else turn.lines
-
+@functools.lru_cache(maxsize=128)  # asked for twice: what a scene is about, and what is recalled of it
+def _parts(said: str) -> Sequence[tuple[int, int, str]]:
+    """Cut a turn at its lines, best at an empty one; a single longer line is cut at a space. First and last line, from 0, and text."""
+    rows = said.split("\n")
+    found: list[tuple[int, int, str]] = []
+    if len(said) <= PASSAGE_CHARS // 2:
+        return [(0, len(rows) - 1, said.strip("\n"))] if said.strip() else found
     start, size = 0, 0
     for index, row in enumerate(rows):
         full = size + len(row) > PASSAGE_CHARS
@@ -311,16 +314,16 @@ def _parts(turn: Turn) -> Iterator[tuple[Lines, str]]:
         if index > start and (full or paragraph):
             part = "\n".join(rows[start:index])
             if part.strip():
-                yield span(start, index - 1), part.strip("\n")
+                found.append((start, index - 1, part.strip("\n")))
             start, size = index, 0
         size += len(row) + 1
         if len(row) > 2 * PASSAGE_CHARS:
-            for piece in _pieces(row):
-                yield span(index, index), piece
+            found += [(index, index, piece) for piece in _pieces(row)]
             start, size = index + 1, 0
     part = "\n".join(rows[start:])
     if part.strip():
-        yield span(start, len(rows) - 1), part.strip("\n")
+        found.append((start, len(rows) - 1, part.strip("\n")))
+    return found
 
 
 def _pieces(row: str) -> Iterator[str]:

@@ -11,7 +11,7 @@ import hashlib
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -263,6 +263,12 @@ def fold(text: str) -> str:
 def words(text: str) -> list[str]:
     """The folded words of a text, in order; combining marks stay with their letters."""
     return WORD.findall(fold(text))
+
+
+@functools.lru_cache(maxsize=256)
+def cut(text: str) -> Sequence[str]:
+    """`words`, remembered for the texts that were asked for last: what a passage is about and how it is found are two looks at one text."""
+    return words(text)
 
 
 @functools.cache

@@ -28,7 +28,7 @@ from vaultllm import reading
 from vaultllm.config import Settings
 from vaultllm.imports import Talk
 from vaultllm.keywords import Statistics
-from vaultllm.memory.words import Terms
+from vaultllm.memory.words import Bag
 from vaultllm.rows import PassageRow, SceneRow
 from vaultllm.schema import Problem
 
@@ -269,7 +269,7 @@ def _close(process: subprocess.Popen[bytes]) -> None:
 def _packed(answer: reading.Reading | Problem) -> tuple[Any, ...]:
     if isinstance(answer, Problem):
         return (_problem(answer),)
-    scenes = tuple((*scene[:-1], tuple((*passage[:-1], tuple(passage.terms)) for passage in scene.passages)) for scene in answer.scenes)
+    scenes = tuple((*scene[:-1], tuple((*passage[:-1], tuple(passage.bag)) for passage in scene.passages)) for scene in answer.scenes)
     plain = {"scenes": scenes, "problems": tuple(map(_problem, answer.problems)), "talks": tuple(map(tuple, answer.talks))}
     return tuple(plain[name] if name in plain else getattr(answer, name) for name in _READING)
 
@@ -284,7 +284,7 @@ def _unpacked(answer: Sequence[Any]) -> reading.Reading | Problem:
     found = dict(zip(_READING, answer, strict=True))
     found["problems"] = tuple(Problem(*problem) for problem in found["problems"])
     found["scenes"] = tuple(
-        SceneRow._make((*scene[:-1], tuple(PassageRow._make((*passage[:-1], Terms(*passage[-1]))) for passage in scene[-1])))
+        SceneRow._make((*scene[:-1], tuple(PassageRow._make((*passage[:-1], Bag(*passage[-1]))) for passage in scene[-1])))
         for scene in found["scenes"]
     )
     found["talks"] = tuple(Talk._make(talk) for talk in found["talks"])

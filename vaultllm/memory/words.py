@@ -1,129 +1,386 @@
-"""The words index: BM25 over stems and over character 4-grams, in two FTS5 tables of the ledger's own database.
+"""The words index: BM25 over stems and over character 4-grams of words, from one inverted index of the words as they stand.
 
-So it changes in the same transaction as the passages. The tables (`stems`, `grams`, and `stems_terms`, `grams_terms`
-over their vocabularies) are made by the ledger's migration. They are contentless (the text is stored once, in the
-passages), hence a row must be removed with the very text it was added with. We cut the words ourselves and join
-them with spaces; FTS5's `ascii` tokenizer, told that `_` and `#` are letters, then cuts nowhere else: every
-character beyond ASCII is a letter to it, so Bengali vowel signs, ZWNJ and scripts newer than its tables survive.
+Stems and 4-grams are views of the vocabulary: what a stem or a gram counts in a passage is the sum over the words that have it. So
+a passage is stored once, by its words, in the ledger's own database and in the same transaction; a query costs a look at the
+postings of the words that share its stems and grams. A passage that changed gets a new document number, and postings of numbers
+that no passage has count no more: nothing need be known of what it said before. Not FTS5: its BM25 has no parameters, 4-grams in
+it take five times the room and the time, and a word must be removed with the very text it was added with.
 Knows nothing about what a slot means.
 """
 
 from __future__ import annotations
 
 import functools
+import re
 import sqlite3
-from collections.abc import Iterable
-from typing import Literal, NamedTuple
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 from vaultllm import text as texts
 
-Table = Literal["stems", "grams"]
+if TYPE_CHECKING:
+    import numpy as np
 
+    from vaultllm.memory import postings
+
+TEXT_WEIGHT, CONTEXT_WEIGHT = 2, 1  # a word in the title counts half of one in the text: it stands in all passages of a scene
+MOST_STEMS, MOST_GRAMS = 48, 96  # of a query; a longer one is cut to its rarest terms: time grows with the postings read
+MOST_WORD = 64  # characters of a word that count: a line of base64 is no word
 _SAMPLE = """Заметки о нейросетях, ёжиках и прочитанных книгах, которыми пользовались; говорящий возвращался, сильнейший, хождение,
 мудрость, вода, водами. Running generously, national relational conditional happiness, studies skies dying; naïve cafés.
-আমার বইগুলো পড়েছিলাম ক্ষমতা 2025-06-15 x_y #тег don't""".replace("\n", " ")
+আমার বইগুলো পড়েছিলাম ক্ষমতা 2025-06-15 x_y #тег don't 😀""".replace("\n", " ")
+_SYMBOL = re.compile("[\u2600-\u27bf\U0001f000-\U0001faff]")  # emoji and dingbats: words of their own
 
-CONTEXT_WEIGHT = 0.5  # a word in the title counts half of one in the text: it stands in all passages of a scene
-MOST_TERMS = {"stems": 32, "grams": 64}  # a longer query is cut to its rarest terms: time grows with the postings read
-_TINY = 1e-9
+_MANY = 5_000  # words at once, from which it pays to read the whole vocabulary first
+_REMEMBERED = 1_000_000  # numbers of words in memory, at most: some 150 MB
+WORDS, PARTS = "words", "parts"  # families of postings: word -> documents; stem or gram -> words
 
 
-class Terms(NamedTuple):
+class Bag(NamedTuple):
     """A passage as the index holds it; made where there is time for it (a worker), added where the database is."""
 
-    stems: str
-    """Stems of its text, in order, joined by spaces."""
-    stems_context: str
-    """Stems of its context."""
-    grams: str
-    """Character 4-grams of its text."""
-    grams_context: str
-    """Character 4-grams of its context."""
+    words: str
+    """Its distinct words, joined by spaces."""
+    weights: bytes
+    """How much each counts: `TEXT_WEIGHT` for each time in the text, `CONTEXT_WEIGHT` in the context; at most 255."""
+    length: int
+    """The sum of the weights."""
+    grams: int
+    """The same, in 4-grams."""
 
 
-_GRAMS = texts.ByWord(lambda word: " ".join(texts.word_grams(word)), most=100_000)
-
-
-def terms(text: str, context: str) -> Terms:
+def bag(text: str, context: str) -> Bag:
     """What the index holds of a passage."""
-    stems, grams = _joined(text)
-    stems_context, grams_context = _joined(context)
-    return Terms(stems, stems_context, grams, grams_context)
+    said, about = _cut(text), _about(context)
+    counts = Counter(said * TEXT_WEIGHT)
+    counts.update(about)
+    try:
+        weights = bytes(counts.values())
+    except ValueError:
+        weights = bytes([min(255, count) for count in counts.values()])
+    length = TEXT_WEIGHT * len(said) + CONTEXT_WEIGHT * len(about)
+    letters = TEXT_WEIGHT * sum(map(len, said)) + CONTEXT_WEIGHT * sum(map(len, about))
+    return Bag(" ".join(counts), weights, length, max(0, letters - length))  # a word of n letters has n - 1 grams
 
 
-def _joined(text: str) -> tuple[str, str]:
-    found = texts.words(text)
-    return " ".join(texts.stems_of(found)), " ".join(map(_GRAMS.__getitem__, found))
+def _cut(text: str) -> list[str]:
+    found = list(texts.cut(text))
+    if not text.isascii() and (symbols := _SYMBOL.findall(text)):
+        found += symbols
+    if found and len(max(found, key=len)) > MOST_WORD:
+        found = [word[:MOST_WORD] for word in found]
+    return found
+
+
+@functools.lru_cache(maxsize=1_000)
+def _about(context: str) -> list[str]:
+    return _cut(context) * CONTEXT_WEIGHT
 
 
 @functools.cache
 def version() -> str:
-    """Fingerprint of how texts become terms, by what becomes of a sample: with another one the index must be rebuilt."""
-    return texts.sha(*terms(_SAMPLE, ""))
+    """Fingerprint of how texts become words and words stems, by what becomes of a sample: with another the index must be rebuilt."""
+    return texts.sha(bag(_SAMPLE, "").words, *texts.stems(_SAMPLE), str((TEXT_WEIGHT, CONTEXT_WEIGHT, MOST_WORD)))
 
 
-def add(db: sqlite3.Connection, rows: Iterable[tuple[int, Terms]]) -> None:
-    """Index passages under their slots, which must be free."""
-    rows = list(rows)
-    db.executemany(
-        "INSERT INTO stems (rowid, text, context) VALUES (?, ?, ?)", [(slot, said.stems, said.stems_context) for slot, said in rows]
-    )
-    db.executemany(
-        "INSERT INTO grams (rowid, text, context) VALUES (?, ?, ?)", [(slot, said.grams, said.grams_context) for slot, said in rows]
-    )
+class Leg(NamedTuple):
+    """Passages and their scores, in no order."""
+
+    slots: np.ndarray
+    """(n,) int64, distinct."""
+    scores: np.ndarray
+    """(n,) float64, above 0."""
+
+    def best(self, k: int) -> list[tuple[int, float]]:
+        """The best k (slot, score), best first, the smaller slot first of equals."""
+        import numpy as np
+
+        order = np.lexsort((self.slots, -self.scores))[: max(0, k)]
+        return list(zip(self.slots[order].tolist(), self.scores[order].tolist(), strict=True))
 
 
-def remove(db: sqlite3.Connection, slot: int, said: Terms) -> None:
-    """Take a passage out; its terms must be those that it was added with, else the index is damaged."""
-    db.execute("INSERT INTO stems (stems, rowid, text, context) VALUES ('delete', ?, ?, ?)", (slot, said.stems, said.stems_context))
-    db.execute("INSERT INTO grams (grams, rowid, text, context) VALUES ('delete', ?, ?, ?)", (slot, said.grams, said.grams_context))
+class Index:
+    """The index of an open database. Reads what changed before each query; segments that were read stay in memory."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self.db = db
+        self._state: tuple[int, ...] = ()
+        self._ids: dict[str, int] = {}  # of words that were added lately, or of all
+        self._top = 0  # the highest of them
+        self._has_all = False  # whether `_ids` holds the whole vocabulary as it was at `_top`
+        self._readers: tuple[postings.Reader, postings.Reader] | None = None
+        self._documents: _Documents
+
+    # -- writing; the caller holds the transaction
+
+    def add(self, rows: Sequence[tuple[int, Bag]]) -> None:
+        """Index passages under their slots; what a slot held before counts no more."""
+        if not rows:
+            return
+        import numpy as np
+
+        from vaultllm.memory import postings
+
+        db = self.db
+        self.remove(slot for slot, _ in rows)
+        (top,) = db.execute("SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'documents'").fetchone()
+        documents = [(top + number, slot, said.length, said.grams) for number, (slot, said) in enumerate(rows, 1)]
+        db.executemany("INSERT INTO documents (doc, slot, words, grams) VALUES (?, ?, ?, ?)", documents)
+        said = " ".join([bag.words for _, bag in rows if bag.words])
+        ids = self._numbers(said.split(" ") if said else [])
+        docs = np.repeat(np.arange(top + 1, top + 1 + len(rows), dtype=np.uint32), [len(bag.weights) for _, bag in rows])
+        weights = np.frombuffer(b"".join([bag.weights for _, bag in rows]), np.uint8)
+        postings.append(db, WORDS, ids, docs, weights, self._alive)
+
+    def remove(self, slots: Iterable[int]) -> None:
+        """Take passages out; unknown ones are no error."""
+        self.db.executemany("DELETE FROM documents WHERE slot = ?", [(slot,) for slot in slots])
+
+    def purge(self) -> None:
+        """Write the index anew, so that words no passage holds leave the file too."""
+        import numpy as np
+
+        from vaultllm.memory import postings
+
+        postings.compact(self.db, WORDS, self._alive)
+        held = postings.Reader(WORDS)  # not the one that answers: this transaction may fail
+        held.refresh(self.db)
+        used = set(held.keys().tolist())
+        gone = [(number,) for (number,) in self.db.execute("SELECT id FROM vocabulary") if number not in used]
+        self.db.executemany("DELETE FROM vocabulary WHERE id = ?", gone)
+        kept = np.array(sorted(used), np.uint32)
+        postings.compact(self.db, PARTS, lambda values: np.isin(values, kept))
+        self._top = -1
+
+    def rebuild(self) -> None:
+        """Write the index anew from the passages."""
+        for table in ("postings", "documents", "vocabulary"):
+            self.db.execute(f"DELETE FROM {table}")
+        self._top = -1
+        rows = self.db.execute("SELECT slot, text, context FROM passages ORDER BY slot").fetchall()
+        for start in range(0, len(rows), 1_000):
+            self.add([(slot, bag(text, context)) for slot, text, context in rows[start : start + 1_000]])
+
+    def _alive(self, docs: np.ndarray) -> np.ndarray:
+        import numpy as np
+
+        if not len(docs):
+            return np.zeros(0, bool)
+        first, last = int(docs.min()), int(docs.max())
+        there = np.zeros(last - first + 1, bool)
+        found = self.db.execute("SELECT doc FROM documents WHERE doc BETWEEN ? AND ?", (first, last)).fetchall()
+        there[np.array([doc - first for (doc,) in found], np.int64)] = True
+        return there[docs.astype(np.int64) - first]
+
+    def _numbers(self, said: list[str]) -> np.ndarray:
+        """The numbers of words, (n,) uint32; new words get one, and their stems and grams are written."""
+        import numpy as np
+
+        known = self._ids
+        (top,) = self.db.execute("SELECT coalesce(max(id), 0) FROM vocabulary").fetchone()
+        if top != self._top or len(known) > _REMEMBERED:  # nothing was remembered, another process has written, or a batch failed
+            known.clear()
+            self._has_all = False
+            if len(said) >= _MANY and top <= _REMEMBERED:
+                known.update(self.db.execute("SELECT word, id FROM vocabulary").fetchall())
+                self._has_all = True
+        fresh = [word for word in dict.fromkeys(said) if word not in known]
+        for start in range(0, 0 if self._has_all else len(fresh), 500):
+            part = fresh[start : start + 500]
+            known.update(self.db.execute(f"SELECT word, id FROM vocabulary WHERE word IN ({', '.join('?' * len(part))})", part).fetchall())
+        new = sorted(word for word in fresh if word not in known)  # in the order of the table's own index
+        if new:
+            numbered = [(word, number) for number, word in enumerate(new, top + 1)]
+            self.db.executemany("INSERT INTO vocabulary (word, id) VALUES (?, ?)", numbered)
+            known.update(numbered)
+            self._write_parts(new, top + 1)
+        self._top = top + len(new)
+        return np.array(list(map(known.__getitem__, said)), np.uint32)
+
+    def _write_parts(self, new: list[str], first: int) -> None:
+        import numpy as np
+
+        from vaultllm.memory import postings
+
+        grams, places = gram_keys(new)
+        keys = np.concatenate([grams, stem_keys(texts.stems_of(new))])
+        values = np.concatenate([places, np.arange(len(new))]) + first
+        # A gram that stands twice in a word is one posting of weight 2.
+        pairs, counts = np.unique(keys.astype(np.uint64) << np.uint64(32) | values.astype(np.uint64), return_counts=True)
+        postings.append(self.db, PARTS, (pairs >> np.uint64(32)).astype(np.uint32), pairs.astype(np.uint32), np.minimum(counts, 255))
+
+    # -- reading
+
+    def stems(self, query: str, k1: float = 1.2, b: float = 0.75) -> Leg:
+        """BM25 by stems of words; any string is a query."""
+        distinct = list(dict.fromkeys(texts.stems_of(_cut(query))))
+        return self._bm25(stem_keys(distinct), "words", MOST_STEMS, k1, b)
+
+    def grams(self, query: str, k1: float = 1.2, b: float = 0.75) -> Leg:
+        """BM25 by character 4-grams of words; any string is a query."""
+        import numpy as np
+
+        return self._bm25(np.unique(gram_keys(_cut(query))[0]), "grams", MOST_GRAMS, k1, b)
+
+    def holders(self, word: str) -> list[int]:
+        """Slots of the passages that hold this folded word."""
+        said, docs = self._read(), self._documents
+        row = self.db.execute("SELECT id FROM vocabulary WHERE word = ?", (word,)).fetchone()
+        if row is None:
+            return []
+        import numpy as np
+
+        rows = docs.rows(said[0].lists(np.array(row, np.uint32))[1])
+        found: list[int] = docs.slots[rows[rows >= 0]].tolist()
+        return found
+
+    def similar(self, word: str, most: int = 20) -> list[tuple[str, float, int]]:
+        """Words of the vocabulary that share 4-grams with a folded word: (word, Dice's coefficient, passages), the most alike first."""
+        import numpy as np
+
+        said, parts = self._read()
+        keys = np.unique(gram_keys([word[:MOST_WORD]])[0])
+        _, found, _ = parts.lists(keys)
+        ids, shared = np.unique(found, return_counts=True)
+        best = np.argsort(-shared, kind="stable")[: 10 * most]
+        counts = dict(zip(ids[best].tolist(), zip(shared[best].tolist(), said.counts(ids[best]).tolist(), strict=True), strict=True))
+        alike = []
+        for number in counts:
+            row = self.db.execute("SELECT word FROM vocabulary WHERE id = ?", (number,)).fetchone()
+            if row is not None and counts[number][1]:
+                grams = len(set(texts.word_grams(row[0])))
+                alike.append((str(row[0]), 2 * counts[number][0] / (len(keys) + grams), int(counts[number][1])))
+        return sorted(alike, key=lambda one: (-one[1], -one[2], one[0]))[:most]
+
+    def df(self, word: str) -> int:
+        """How many passages hold this folded word."""
+        return len(self.holders(word))
+
+    def stem_df(self, stem: str) -> int:
+        """How many passages hold a word with this stem."""
+        import numpy as np
+
+        said, parts = self._read()
+        found = said.lists(np.unique(parts.lists(stem_keys([stem]))[1]))[1]
+        rows = self._documents.rows(found)
+        return len(np.unique(rows[rows >= 0]))
+
+    def _bm25(self, keys: np.ndarray, unit: str, most: int, k1: float, b: float) -> Leg:
+        """BM25 (Robertson & Zaragoza 2009) with an idf that is never below zero, of what the keys (q,) stand for."""
+        import numpy as np
+
+        said, parts = self._read()
+        docs = self._documents
+        count = len(docs.slots)
+        which, words, times = parts.lists(keys)
+        if not count or not len(words):
+            return Leg(np.zeros(0, np.int64), np.zeros(0))
+        distinct, at = np.unique(words, return_inverse=True)
+        if len(keys) > most:
+            held = np.bincount(which, weights=said.counts(distinct)[at], minlength=len(keys))
+            rarest = np.argsort(np.where(held > 0, held, np.inf), kind="stable")[:most]
+            kept = np.isin(which, rarest)
+            which, times, words = which[kept], times[kept], words[kept]
+            distinct, at = np.unique(words, return_inverse=True)
+        of, found, weights = said.lists(distinct)
+        rows = docs.rows(found)
+        order = np.argsort(of, kind="stable")
+        order = order[rows[order] >= 0]
+        of, rows, weights = of[order], rows[order], weights[order]
+        begins = np.searchsorted(of, np.arange(len(distinct) + 1))
+        lengths = docs.words if unit == "words" else docs.grams
+        damp = k1 * (1 - b + b * lengths / max(1.0, float(lengths.mean())))
+        scores = np.zeros(count)
+        for key in np.unique(which):
+            mine = which == key
+            starts, ends = begins[at[mine]], begins[at[mine] + 1]
+            sizes = ends - starts
+            stops = np.cumsum(sizes)
+            places = np.arange(stops[-1]) + np.repeat(starts - (stops - sizes), sizes)
+            if not len(places):
+                continue
+            held = rows[places]
+            counted = weights[places] * np.repeat(times[mine].astype(np.float64) / TEXT_WEIGHT, sizes)
+            if 20 * len(held) < count:
+                touched, inverse = np.unique(held, return_inverse=True)
+                tf = np.bincount(inverse, weights=counted)
+            else:
+                every = np.bincount(held, weights=counted, minlength=count)
+                touched = np.flatnonzero(every)
+                tf = every[touched]
+            idf = np.log1p((count - len(touched) + 0.5) / (len(touched) + 0.5))
+            scores[touched] += idf * tf * (k1 + 1) / (tf + damp[touched])
+        best = np.flatnonzero(scores)
+        return Leg(docs.slots[best], scores[best])
+
+    def _read(self) -> tuple[postings.Reader, postings.Reader]:
+        """The two families as they are now, and `_documents` with them."""
+        from vaultllm.memory import postings
+
+        counted = (("id", "postings"), ("doc", "documents"))
+        query = ", ".join(f"(SELECT coalesce(max({key}), 0) FROM {table}), (SELECT count(*) FROM {table})" for key, table in counted)
+        state = tuple(self.db.execute(f"SELECT {query}").fetchone())
+        if self._readers is None:
+            self._readers = (postings.Reader(WORDS), postings.Reader(PARTS))
+        if state != self._state:
+            for reader in self._readers:
+                reader.refresh(self.db)
+            self._documents = _Documents.read(self.db)
+            self._state = state
+        return self._readers
 
 
-def rebuild(db: sqlite3.Connection) -> None:
-    """Write both indexes anew from the passages."""
-    db.execute("INSERT INTO stems (stems) VALUES ('delete-all')")
-    db.execute("INSERT INTO grams (grams) VALUES ('delete-all')")
-    add(db, ((slot, terms(text, context)) for slot, text, context in db.execute("SELECT slot, text, context FROM passages").fetchall()))
+class _Documents(NamedTuple):
+    """The passages that count."""
+
+    slots: np.ndarray  # (n,) int64
+    words: np.ndarray  # (n,) float64: length in words
+    grams: np.ndarray  # (n,) float64: length in 4-grams
+    places: np.ndarray  # document number -> row, or -1
+
+    def rows(self, docs: np.ndarray) -> np.ndarray:
+        """Rows of document numbers, -1 for those that count no more."""
+        found: np.ndarray = self.places[docs]
+        return found
+
+    @staticmethod
+    def read(db: sqlite3.Connection) -> _Documents:
+        import numpy as np
+
+        rows = np.array(db.execute("SELECT doc, slot, words, grams FROM documents").fetchall(), np.int64).reshape(-1, 4)
+        (top,) = db.execute("SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'documents'").fetchone()
+        places = np.full(top + 1, -1, np.int64)
+        places[rows[:, 0]] = np.arange(len(rows))
+        return _Documents(rows[:, 1], rows[:, 2] / TEXT_WEIGHT, rows[:, 3] / TEXT_WEIGHT, places)
 
 
-def purge(db: sqlite3.Connection) -> None:
-    """Write both indexes anew, so that removed words leave the file too (FTS5 only marks them as removed until then)."""
-    db.execute("INSERT INTO stems (stems) VALUES ('optimize')")
-    db.execute("INSERT INTO grams (grams) VALUES ('optimize')")
+def stem_keys(stems: Sequence[str]) -> np.ndarray:
+    """Keys of stems, (n,) uint32."""
+    import numpy as np
+
+    return np.array([zlib.crc32(b"=" + stem.encode("utf-8", "surrogatepass")) for stem in stems], np.uint32)
 
 
-def search_stems(db: sqlite3.Connection, query: str, k: int) -> list[tuple[int, float]]:
-    """The best k (slot, BM25 > 0) by stems of words, best first; any string is a query."""
-    return _search(db, "stems", texts.stems(query), k)
+def gram_keys(words: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Keys of the 4-grams of `#word#` for each word, (n,) uint32, and which word each is of, (n,) int64.
 
+    Hashes of the four code points (two keys of a vault collide about once in a million). A word of one letter is one gram.
+    """
+    import numpy as np
 
-def search_grams(db: sqlite3.Connection, query: str, k: int) -> list[tuple[int, float]]:
-    """The best k (slot, BM25 > 0) by character 4-grams of words, best first; any string is a query."""
-    return _search(db, "grams", texts.grams(query), k)
-
-
-def _search(db: sqlite3.Connection, table: Table, terms: list[str], k: int) -> list[tuple[int, float]]:
-    distinct = list(dict.fromkeys(terms))
-    if len(distinct) > MOST_TERMS[table]:
-        distinct = _rarest(db, table, distinct[:1000], MOST_TERMS[table])
-    if not distinct or k < 1:
-        return []
-    # A quoted string is one term to FTS5, whatever operators it spells; our terms hold no quotes and no spaces.
-    match = " OR ".join(f'"{term}"' for term in distinct)
-    rows = db.execute(
-        f"SELECT rowid, -bm25({table}, 1.0, {CONTEXT_WEIGHT}) AS score FROM {table}"
-        f" WHERE {table} MATCH ? ORDER BY score DESC, rowid LIMIT ?",
-        (match, k),
-    )
-    # FTS5 gives words that stand in half of the rows next to no weight; found is still better than not found.
-    return [(int(slot), max(float(score), _TINY)) for slot, score in rows]
-
-
-def _rarest(db: sqlite3.Connection, table: Table, terms: list[str], most: int) -> list[str]:
-    """The terms that stand in the fewest passages; those that stand in none are of no use."""
-    counted = []
-    for term in terms:
-        row = db.execute(f"SELECT doc FROM {table}_terms WHERE term = ?", (term,)).fetchone()
-        if row is not None:
-            counted.append((int(row[0]), term))
-    return [term for _, term in sorted(counted)[:most]]
+    if not words:
+        return np.zeros(0, np.uint32), np.zeros(0, np.int64)
+    padded = "".join([f"#{word[:MOST_WORD]}#" if len(word) > 1 else f"#{word}#\0" for word in words])
+    points = np.frombuffer(padded.encode("utf-32-le", "surrogatepass"), "<u4")
+    ends = np.cumsum([min(len(word), MOST_WORD) + (2 if len(word) > 1 else 3) for word in words])
+    mixed = points[: max(0, len(points) - 3)].copy()
+    for step in (1, 2, 3):
+        mixed = mixed * np.uint32(2_654_435_761) ^ (mixed >> np.uint32(15)) ^ points[step : len(points) - 3 + step]
+    mixed *= np.uint32(2_246_822_519)
+    mixed ^= mixed >> np.uint32(13)
+    starts = np.arange(len(mixed))
+    of = np.searchsorted(ends, starts, side="right")
+    inside = starts + 4 <= ends[of]
+    return mixed[inside], of[inside]
