@@ -221,6 +221,22 @@ USER = ">[!nexus_user] **User** - 16.06.2025 at 21:34\n"
 AGENT = ">[!nexus_agent] **Assistant** - 16.06.2025 at 21:35\n"
 
 
+@pytest.mark.parametrize(
+    ("taker", "path", "text"),
+    [
+        ("openai", "a.json", '[{"messages": [{"role": "user", "content": "Сколько воды?"}]}]'),
+        ("claude-code", "a.jsonl", '{"uuid": "1", "parentUuid": null, "type": "user", "message": {"content": "Сколько воды?"}}'),
+        ("claudian", "a.JSONL", '{"type": "meta", "sessionId": "s"}\n{"type": "message", "message": {"role": "user", "content": "Да"}}'),
+        ("claudian-meta", "a.meta.json", '{"sessionId": "s", "createdAt": 1}'),
+        ("smart-threads", "a.json", '[[{"role": "user", "content": "Сколько воды?"}]]'),
+    ],
+)
+def test_readers_of_json_take_their_files_and_no_notes(taker: str, path: str, text: str) -> None:
+    assert read(text, path)[0] == taker
+    assert {reader.name for reader in chats.READERS if reader.only_json} > {taker}
+    assert [reader.name for reader in chats.READERS if reader.only_json and reader.detect(note(text, "a.md"), SCAN)] == []
+
+
 def test_heads_in_quotes_and_fences_make_no_turn() -> None:
     talk = nexus(
         USER

@@ -31,6 +31,8 @@ class Reader:
     """Why it takes the note (`3 nexus heads`); empty when it doesn't."""
     read: Callable[[Note, ScanSettings, str], list[Conversation]]
     """Note, settings, IANA name of the time zone for times without one (or empty) -> its conversations."""
+    only_json: bool = False
+    """Whether all that it takes are files with one of `exports.SUFFIXES`: it need not be asked about others."""
 
 
 READERS: tuple[Reader, ...] = (
@@ -38,11 +40,11 @@ READERS: tuple[Reader, ...] = (
     Reader("nexus-artifact", nexus.artifact_why, nexus.read_none),
     Reader("nexus-report", nexus.report_why, nexus.read_none),
     Reader("nexus", nexus.detect, nexus.read),
-    Reader("claudian-meta", claudian.meta_why, claudian.read_none),
-    Reader("claudian", claudian.detect, claudian.read),
-    Reader("claude-code", claude_code.detect, claude_code.read),
-    Reader("smart-threads", smart_threads.detect, smart_threads.read),
-    *(Reader(name, functools.partial(exports.detect, name), exports.read) for name in exports.NAMES),
+    Reader("claudian-meta", claudian.meta_why, claudian.read_none, only_json=True),
+    Reader("claudian", claudian.detect, claudian.read, only_json=True),
+    Reader("claude-code", claude_code.detect, claude_code.read, only_json=True),
+    Reader("smart-threads", smart_threads.detect, smart_threads.read, only_json=True),
+    *(Reader(name, functools.partial(exports.detect, name), exports.read, only_json=True) for name in exports.NAMES),
     Reader("copilot", copilot.detect, copilot.read),
     Reader("chatgpt-md", chatgpt_md.detect, chatgpt_md.read),
     Reader("smart-chat", smart_chat.detect, smart_chat.read),
@@ -52,11 +54,12 @@ READERS: tuple[Reader, ...] = (
     Reader("clipper", clipper.detect, clipper.read),
     Reader("plain", plain.detect, plain.read),
 )
+_OTHERS = tuple(reader for reader in READERS if not reader.only_json)
 
 
 def read(note: Note, settings: ScanSettings, timezone: str) -> tuple[str, str, list[Conversation]]:
     """The name of the reader that takes the note (empty: an ordinary note), why it does, and the conversations."""
-    for reader in READERS:
+    for reader in READERS if note.path.lower().endswith(exports.SUFFIXES) else _OTHERS:
         if why := reader.detect(note, settings):
             return reader.name, why, reader.read(note, settings, timezone)
     return "", "", []

@@ -29,6 +29,8 @@ _UNKNOWN = "Unknown time"
 
 def detect(note: Note, settings: ScanSettings) -> str:
     """`4 copilot messages`; empty when the note is none of the plugin's (its tag, or `epoch` and `modelKey`, and a head)."""
+    if "**user**:" not in note.text and "**ai**:" not in note.text:
+        return ""
     tagged = any(fold(tag) == _TAG for tag in note.tags) or _TAG in _names(note)
     if not (tagged or {"epoch", "modelKey"} <= note.properties.keys()):
         return ""

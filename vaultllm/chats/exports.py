@@ -32,7 +32,8 @@ MAX_UNPACKED = 64 * 2**30
 MAX_FILES = 100_000
 """Files of an archive or folder that are looked at."""
 
-_SUFFIXES = (".json", ".jsonl", ".ndjson")
+SUFFIXES = (".json", ".jsonl", ".ndjson")
+"""How the names of the files end that can be exports."""
 _NOTES = (".md", ".markdown")  # a talk as a note: for the fallback, where it is named itself
 _LISTS = ("messages", "conversations", "chats")  # keys of the object at the top that hold talks
 _HEAD = ("id", "name", "type")  # keys of a Telegram chat
@@ -78,7 +79,7 @@ NAMES: tuple[str, ...] = (*(one.name for one in FORMATS), *_GATHERED)
 def detect(name: str, note: Note, settings: ScanSettings) -> str:
     """Why the file is an export of the format with this name; empty when it is none."""
     whole = note.path.lower().endswith(".json")
-    if not note.path.lower().endswith(_SUFFIXES) or (whole and note.text[:64].lstrip()[:1] not in ("[", "{")):
+    if not note.path.lower().endswith(SUFFIXES) or (whole and note.text[:64].lstrip()[:1] not in ("[", "{")):
         return ""
     found = _found(note.text, whole)
     titles = {**{one.name: one.title for one in FORMATS}, **_GATHERED}
@@ -337,7 +338,7 @@ def _folder(
     for folder, folders, files in os.walk(path, onerror=closed.append):
         folders.sort()
         for file_name in sorted(files):
-            if not file_name.lower().endswith((*_SUFFIXES, ".zip")):
+            if not file_name.lower().endswith((*SUFFIXES, ".zip")):
                 continue
             file = Path(folder, file_name)
             count += 1
@@ -366,7 +367,7 @@ def _one_file(file: IO[bytes], shown: str, settings: ScanSettings, timezone: str
         return
     try:
         archive = zipfile.ZipFile(file)
-        members = [one for one in archive.infolist() if not one.is_dir() and one.filename.lower().endswith(_SUFFIXES)]
+        members = [one for one in archive.infolist() if not one.is_dir() and one.filename.lower().endswith(SUFFIXES)]
         size = file.seek(0, os.SEEK_END)
     except (*_UNZIP_ERRORS, ValueError) as error:
         yield Problem("E-ZIP", f"{shown} is no archive that can be read ({error}); download the export again")

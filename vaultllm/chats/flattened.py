@@ -32,12 +32,12 @@ _ABBREVIATIONS = ("e.g.", "i.e.", "etc.", "cf.", "vs.")
 
 def survived(rows: Sequence[str]) -> bool:
     """Whether a text still has indentation, which the importer's patterns leave nowhere: they never ran over it."""
-    return any(_INDENTED.match(row) for row in rows)
+    return any(_INDENTED.match(row) for row in rows if row.startswith("  "))
 
 
 def holds_code(text: str) -> bool:
     """Whether there is a fenced block of code in a text: what lost indentation hurts most."""
-    return any(_FENCE.match(row) for row in text.split("\n"))
+    return ("```" in text or "~~~" in text) and any(_FENCE.match(row) for row in text.split("\n"))
 
 
 def strip_citations(rows: Sequence[str], words: bool) -> list[str]:
@@ -46,6 +46,8 @@ def strip_citations(rows: Sequence[str], words: bool) -> list[str]:
     A lone `cite` goes only if `words` is set (the assistant speaks) and only where a sentence has ended; elsewhere it is
     the English word.
     """
+    if not [row for row in rows if "cite" in row or "turn" in row]:
+        return list(rows)
     clean: list[str] = []
     fence = ""
     for row in rows:

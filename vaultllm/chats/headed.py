@@ -27,6 +27,7 @@ _COPIED = re.compile(
     r"#{1,6}[ \t]+(?:\*\*)?(?P<author>(?:You|ChatGPT) said|Вы сказали|ChatGPT сказал|আপনি বলেছেন|ChatGPT বলেছে|您说|ChatGPT 说)[ \t]*[:：]?"
     r"(?:\*\*)?[:：]?[ \t]*$"
 )
+_ANSWERS = ("ChatGPT said", "ChatGPT сказал", "ChatGPT বলেছে", "ChatGPT 说")  # one of them begins each answer
 _NUMBERED = re.compile(
     r"#{1,4}[ \t]+(?P<number>\d{1,6})\.[ \t]+(?P<emoji>[^\s\w]\S{0,7})[ \t]+(?P<author>[^\n—–]{1,60}?)[ \t]+[—–-][ \t]+"
     r"(?P<at>\d{4}-\d\d-\d\d[T ]\d\d:\d\d\S*)[ \t]*$"
@@ -52,7 +53,7 @@ def exported_why(note: Note, settings: ScanSettings) -> str:
 
 def copied_why(note: Note, settings: ScanSettings) -> str:
     """`4 headings of ChatGPT's page`; empty unless the owner and ChatGPT both speak."""
-    return _why(_copied(note, settings), "of ChatGPT's page") if "ChatGPT" in note.text else ""
+    return _why(_copied(note, settings), "of ChatGPT's page") if any(answer in note.text for answer in _ANSWERS) else ""
 
 
 def numbered_why(note: Note, settings: ScanSettings) -> str:

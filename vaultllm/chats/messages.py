@@ -22,6 +22,7 @@ _WHAT = {
     "W-HIDDEN": ("reasoning or retrieved context is no talk", "pieces of reasoning or retrieved context are no talk"),
     "W-SERVICE": ("a line of the program itself is no talk", "lines of the program itself are no talk"),
 }
+_QUOTE = re.compile(r" {0,3}>[ \t]?")
 _CLOCK = re.compile(r"\d{1,2}:\d{2}(?::\d{2})?")
 _SUMMARY = re.compile(r"[ \t]*<details\b[^>]*>[ \t]*(?:<summary\b[^>]*>(?P<title>[^<]*))?", re.IGNORECASE)
 _TITLE = re.compile(r"[ \t]*<summary\b[^>]*>(?P<title>[^<]*)", re.IGNORECASE)
@@ -66,10 +67,33 @@ class Message:
     """The code of the problem under which the whole message is left out (`W-TOOL`); empty for a message that was said."""
 
 
+def unquoted(line: str) -> str | None:
+    """What stands behind a line's first quote mark; None when it has none."""
+    if line.startswith(">"):  # as the plugin writes it
+        return line[2:] if line.startswith((" ", "\t"), 1) else line[1:]
+    mark = _QUOTE.match(line) if line.startswith(" ") else None
+    return line[mark.end() :] if mark else None
+
+
 def span_of(rows: Sequence[str]) -> tuple[int, int]:
     """First and last row of the rows that are not blank; (0, -1) when all are."""
-    filled = [row for row, text in enumerate(rows) if text.strip()]
-    return (filled[0], filled[-1]) if filled else (0, -1)
+    first = first_filled(rows, 0, len(rows))
+    return (first, last_filled(rows, first, len(rows))) if first < len(rows) else (0, -1)
+
+
+def first_filled(rows: Sequence[str], start: int, end: int) -> int:
+    """The first row from `start` on and before `end` that is not blank; `end` when all are."""
+    while start < end and not rows[start].strip():
+        start += 1
+    return start
+
+
+def last_filled(rows: Sequence[str], start: int, end: int) -> int:
+    """The last row from `start` on and before `end` that is not blank; `start - 1` when all are."""
+    end -= 1
+    while end >= start and not rows[end].strip():
+        end -= 1
+    return end
 
 
 def blanked(text: str, spans: Sequence[tuple[int, int]]) -> str:
@@ -178,7 +202,7 @@ def conversation(
     out = [*alone, *(left_out(code, line, count) for code, (line, count) in parts.items())]
     problems = (*out, *unread_times(turns), *tail)
     seen = len(first) + len(turns) + sum(problem.count for problem in out)
-    bottom = max((row for row in range(top, len(lines)) if lines[row].strip()), default=top)
+    bottom = max(top, last_filled(lines, top, len(lines)))
     whole = (min([note.body_line, *(turn.lines[0] for turn in first)]), max(note.body_line, bottom + 1))
     return Conversation(id, title or title_of(note, messages), provider, created, (*first, *turns), whole, tuple(loose), problems, seen)
 

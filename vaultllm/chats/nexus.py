@@ -18,12 +18,13 @@ from __future__ import annotations
 
 import functools
 import re
-from collections import Counter
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 
 from vaultllm.chats.flattened import holds_code, mark_variants, strip_citations, survived, untie
+from vaultllm.chats.messages import first_filled, last_filled, unquoted
 from vaultllm.chats.nexus_bodies import Body, open_end, read_body
-from vaultllm.chats.nexus_heads import OLD, QUOTE, Head, scan, uid_of
+from vaultllm.chats.nexus_heads import OLD, Head, Uid, scan
 from vaultllm.chats.times import Clock, from_iso, is_unknown, make_clock, read_time
 from vaultllm.config import ScanSettings
 from vaultllm.schema import Conversation, Lines, Note, Problem, Turn
@@ -43,8 +44,9 @@ _WITH_ID = {("chatgpt.com", "c"), ("chat.openai.com", "c"), ("claude.ai", "chat"
 
 def backup_why(note: Note, settings: ScanSettings) -> str:
     """Why the note is a copy that the plugin made before it upgraded a conversation; empty when it is none."""
-    by_id = _BACKUP_ID.search(str(note.properties.get("conversation_id", "")))
-    by_path = _BACKUP_PATH.search(note.path) and "nexus" in note.properties
+    named = str(note.properties.get("conversation_id", ""))
+    by_id = "-backup" in named and _BACKUP_ID.search(named)
+    by_path = "backup)" in note.path and _BACKUP_PATH.search(note.path) and "nexus" in note.properties
     return "a backup made by the nexus plugin" if by_id or by_path else ""
 
 
@@ -58,8 +60,11 @@ def report_why(note: Note, settings: ScanSettings) -> str:
     """Why the note is a report of an import; empty when it is none."""
     if "nexus" in note.properties:
         return ""
-    first = next((line for line in _lines(note)[note.body_line - 1 :] if line.strip()), "")
-    return "a nexus import report" if len(_REPORT_KEYS & note.properties.keys()) >= 2 or _REPORT.match(first) else ""
+    found = len(_REPORT_KEYS & note.properties.keys()) >= 2
+    if not found and "# Nexus AI Chat Importer" in note.text:
+        first = next((line for line in note.text.split("\n")[note.body_line - 1 :] if line.strip()), "")
+        found = _REPORT.match(first) is not None
+    return "a nexus import report" if found else ""
 
 
 def read_none(note: Note, settings: ScanSettings, timezone: str) -> list[Conversation]:
@@ -70,8 +75,8 @@ def read_none(note: Note, settings: ScanSettings, timezone: str) -> list[Convers
 def detect(note: Note, settings: ScanSettings) -> str:
     """`3 nexus heads`; empty when the note is no nexus dialogue (heads in fences, comments or quotes don't count)."""
     text = note.text
-    callouts = "[!nexus_" in text or "[!nexus_" in text.lower()
-    if not callouts and not OLD.search(text):
+    callouts = "[!nexus_" in text or any(callout[:6].lower() == "nexus_" for callout in text.split("[!")[1:])
+    if not callouts and not (", on " in text and OLD.search(text)):
         return ""
     _, heads, uids = _scanned(note.text, note.body_line - 1)
     # An old head is an ordinary heading; only together with the plugin's other marks it is no accident.
@@ -86,7 +91,7 @@ def read(note: Note, settings: ScanSettings, timezone: str) -> list[Conversation
     lines, heads, uids = _scanned(note.text, first)
     _scanned.cache_clear()
     top = heads[0].row if heads else len(lines)
-    header = [match for line in lines[first:top] if (match := _HEADER.match(line))]
+    header = [match for line in lines[first:top] if ":" in line and (match := _HEADER.match(line))]
     created_raw = next((match["created"] for match in header if match["created"]), "")
     created_raw = created_raw.partition("Last Updated:")[0].strip()  # Prettier joins the two lines
     create_time = str(note.properties.get("create_time") or "")
@@ -95,7 +100,7 @@ def read(note: Note, settings: ScanSettings, timezone: str) -> list[Conversation
     provider = str(note.properties.get("provider") or "") or (_HOSTS.get(url["host"].lower(), "") if url else "")
     version = _version(note)
     # A Perplexity or Gemini talk without front matter is known by its ids.
-    flat = provider.lower() == "chatgpt" or (not provider and not any(uid.endswith(("-user", "-assistant")) for uid in uids.values()))
+    flat = provider.lower() == "chatgpt" or (not provider and not any(uid.endswith(("-user", "-assistant")) for uid, _ in uids.values()))
     cleaned = _cleaned(heads, version) if flat else [False] * len(heads)
 
     found: list[Turn | None] = []
@@ -104,8 +109,11 @@ def read(note: Note, settings: ScanSettings, timezone: str) -> list[Conversation
     taken: list[Lines] = []  # rows of messages, the end excluded
     models = note.properties.get("models")
     only_model = str(models[0]) if isinstance(models, (list, tuple)) and len(models) == 1 else ""
+    uid_rows = list(uids)
     for head, following, is_cleaned in zip(heads, [*(head.row for head in heads[1:]), len(lines)], cleaned, strict=True):
-        turn, end, body = _message(lines, head, following, uids, clock, only_model, version, is_cleaned)
+        closing = bisect_left(uid_rows, head.body)
+        uid_row = uid_rows[closing] if closing < len(uid_rows) and uid_rows[closing] < following else None
+        turn, end, body = _message(lines, head, following, uid_row, uids, clock, only_model, version, is_cleaned)
         taken.append((head.row, end))
         bodies.append(body)
         found.append(turn if turn.text else None)
@@ -115,7 +123,7 @@ def read(note: Note, settings: ScanSettings, timezone: str) -> list[Conversation
     turns = [turn for turn in (mark_variants(ordered) if flat else ordered) if turn is not None]
     loose, restored = _between(lines, first, taken, uids)
     problems += [*_doubts(turns), *_besides(heads, bodies, restored)]
-    last = max((row for row in range(first, len(lines)) if lines[row].strip()), default=first)
+    last = max(first, last_filled(lines, first, len(lines)))
     by_url = url["id"] if url and (url["host"].lower(), url["kind"]) in _WITH_ID else ""
     conversation = Conversation(
         id=str(note.properties.get("conversation_id") or "") or by_url,
@@ -132,14 +140,10 @@ def read(note: Note, settings: ScanSettings, timezone: str) -> list[Conversation
 
 
 @functools.lru_cache(maxsize=1)
-def _scanned(text: str, first: int) -> tuple[list[str], list[Head], dict[int, str]]:
+def _scanned(text: str, first: int) -> tuple[list[str], list[Head], dict[int, Uid]]:
     """Lines, heads and UIDs: looked for once, though `detect` and `read` both need them."""
     lines = text.split("\n")
     return lines, *scan(lines, first)
-
-
-def _lines(note: Note) -> list[str]:
-    return note.text.split("\n")
 
 
 def _title(note: Note, header: Sequence[re.Match[str]]) -> str:
@@ -188,10 +192,10 @@ def _cleaned(heads: Sequence[Head], version: tuple[int, ...]) -> list[bool]:
 
 def _doubts(turns: Sequence[Turn]) -> Iterator[Problem]:
     """What is odd about the messages, although all of their text was kept."""
-    seen: Counter[str] = Counter()
+    seen: dict[str, int] = {}
     for turn in turns:
-        seen[turn.uid] += 1
-        if turn.uid and seen[turn.uid] == 2:
+        seen[turn.uid] = times = seen.get(turn.uid, 0) + 1
+        if times == 2 and turn.uid:
             yield Problem("W-UID", f"message {turn.uid} stands here for the second time; delete one of the two", turn.lines[0])
     unread = [turn for turn in turns if not turn.at and not is_unknown(turn.at_raw)]
     if unread:
@@ -233,36 +237,39 @@ def _message(
     lines: Sequence[str],
     head: Head,
     following: int,
-    uids: Mapping[int, str],
+    uid_row: int | None,
+    uids: Mapping[int, Uid],
     clock: Clock,
     only_model: str,
     version: tuple[int, ...],
     is_cleaned: bool,
 ) -> tuple[Turn, int, Body]:
-    """The message of a head that reaches at most to row `following`, and the row after it (its `---` included)."""
-    uid_row = next((row for row in range(head.body, following) if row in uids), None)
+    """The message of a head that reaches at most to row `following`, and the row after it (its `---` included).
+
+    `uid_row` is the row of its UID; None when it has none.
+    """
     end = open_end(lines, head.body, following) if uid_row is None else uid_row
     body = read_body(lines, head, end, version)
     damaged = is_cleaned and not survived(body.rows)
     text = strip_citations(body.rows, head.role == "assistant") if damaged else body.rows
-    rows = [row for row in range(len(text)) if text[row].strip()]
-    last = max((row for row in range(head.body, end) if lines[row].strip()), default=head.body - 1)
-    behind = uid_of(lines[uid_row]) if uid_row is not None else None
-    if uid_row is not None and behind is not None and not behind[1]:  # else somebody wrote behind it: that line is loose
+    top = first_filled(text, 0, len(text))
+    last = last_filled(lines, head.body, end)
+    uid, behind = ("", "") if uid_row is None else uids[uid_row]
+    if uid_row is not None and not behind:  # else somebody wrote behind it: that line is loose
         last = uid_row
-    after = next((row for row in range(last + 1, following) if lines[row].strip()), None)
-    if after is not None and _RULE.match(lines[after]):
+    after = first_filled(lines, last + 1, following)
+    if after < following and _RULE.match(lines[after]):
         last = after
     turn = Turn(
         role=head.role,
-        text="\n".join(text[rows[0] : rows[-1] + 1]) if rows else "",
+        text="\n".join(text[top : last_filled(text, top, len(text)) + 1]),
         lines=(head.row + 1, last + 1),
-        text_line=head.body - bool(head.said) + rows[0] + 1 if rows else 0,
+        text_line=head.body - bool(head.said) + top + 1 if top < len(text) else 0,
         author=head.author,
         model=(head.model or only_model) if head.role == "assistant" else "",
         at=read_time(head.at_raw, clock),
         at_raw=head.at_raw,
-        uid="" if uid_row is None else uids[uid_row],
+        uid=uid,
         attachments=tuple(dict.fromkeys(body.names)),
         lossy=damaged,
     )
@@ -272,7 +279,7 @@ def _message(
 # -- what lies between the messages
 
 
-def _between(lines: Sequence[str], first: int, taken: Sequence[Lines], uids: Mapping[int, str]) -> tuple[list[Lines], list[int]]:
+def _between(lines: Sequence[str], first: int, taken: Sequence[Lines], uids: Mapping[int, Uid]) -> tuple[list[Lines], list[int]]:
     """Line ranges outside the messages that hold text: without header, rules and stray UIDs. And the rows of restored artifacts."""
     starts = [first, *(end for _, end in taken)]
     ends = [*(start for start, _ in taken), len(lines)]
@@ -283,15 +290,14 @@ def _between(lines: Sequence[str], first: int, taken: Sequence[Lines], uids: Map
         is_restored = False
         for row in range(start, end):
             line = lines[row]
-            is_restored = bool(_RESTORED.match(line)) or (is_restored and bool(QUOTE.match(line)))
-            uid = uid_of(line) if row in uids else None
-            if is_restored or (uid is not None and not uid[1]) or (region == 0 and _HEADER.match(line)):
+            is_restored = ("[!" in line and bool(_RESTORED.match(line))) or (is_restored and unquoted(line) is not None)
+            if is_restored or (row in uids and not uids[row][1]) or (region == 0 and ":" in line and _HEADER.match(line)):
                 artifacts += [row] if is_restored and "[!nexus_" in line else []
-                loose += _range(lines, own)
+                loose += _range(lines, own) if own else []
                 own = []
             elif line.strip():
                 own.append(row)
-        loose += _range(lines, own)
+        loose += _range(lines, own) if own else []
     return loose, artifacts
 
 

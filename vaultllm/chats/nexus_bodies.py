@@ -10,7 +10,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from vaultllm.chats.nexus_heads import NESTED, QUOTE, Fence, Head, fence_after
+from vaultllm.chats.messages import unquoted
+from vaultllm.chats.nexus_heads import Fence, Head, fence_after
 from vaultllm.chats.times import precision
 
 _FOREIGN = re.compile(r" {0,3}>[ \t]?\[!(?!nexus_)[^\]]+\]", re.IGNORECASE)
@@ -36,6 +37,8 @@ _PHRASE = re.compile(
     r"|⚠️ (?:Not included in export|File not available in archive).*)[ \t]*$"
 )
 _ASIDE = " *(visit original conversation to download)*"  # the same behind a link in the text
+# One of these stands in every attachment, HTML box and phrase: most messages have none of them, and all of their text was said.
+_SIGNS = ("[!", "📎", '="', "[No content", "(Empty message)", "DALL-E", "*(visit original", "⚠️ ")
 
 
 @dataclass(slots=True)
@@ -58,12 +61,12 @@ def open_end(lines: Sequence[str], start: int, limit: int) -> int:
     goes_on = False
     for row in range(start, limit):
         line = lines[row]
-        quoted = NESTED.match(line)
-        if quoted:
-            if _FOREIGN.match(line) and not lines[row - 1].strip():
+        inner = unquoted(line)
+        if inner is not None:
+            if "[!" in line and _FOREIGN.match(line) and not lines[row - 1].strip():
                 return row
-            fence = fence_after(fence, quoted["inner"])
-            goes_on = fence is None and bool(quoted["inner"].strip())
+            fence = fence_after(fence, inner)
+            goes_on = fence is None and bool(inner.strip())
         elif line.strip():
             if not goes_on or _BLOCK.match(line):
                 return row
@@ -72,10 +75,17 @@ def open_end(lines: Sequence[str], start: int, limit: int) -> int:
     return limit
 
 
-def _unquote(line: str, depth: int) -> str:
-    for _ in range(depth):
-        line = QUOTE.sub("", line, count=1) if QUOTE.match(line) else line
-    return line
+def _without_marks(line: str, depth: int) -> tuple[bool, str]:
+    """Whether a line is quoted, and what is left of it without its first `depth` quote marks."""
+    inner = unquoted(line)
+    if inner is None:
+        return False, line
+    for _ in range(depth - 1):
+        deeper = unquoted(inner)
+        if deeper is None:
+            break
+        inner = deeper
+    return True, inner
 
 
 def _stale_from(lines: Sequence[str], head: Head, end: int, version: tuple[int, ...]) -> int:
@@ -84,8 +94,7 @@ def _stale_from(lines: Sequence[str], head: Head, end: int, version: tuple[int, 
     The upgrade stopped at the first `>>` whose trailing space an editor had trimmed: from there on all lines begin with `>>`,
     which 1.2.0 itself never writes. Later versions do, but their times have seconds.
     """
-    upgraded = bool(version) and version <= (1, 2, 0)
-    if head.shape != "callout" or not (upgraded or precision(head.at_raw) == "minute"):
+    if head.shape != "callout":
         return end
     tail = end
     for row in range(end - 1, head.body - 1, -1):
@@ -93,7 +102,10 @@ def _stale_from(lines: Sequence[str], head: Head, end: int, version: tuple[int, 
         if line and (not line.startswith(">>") or "[!nexus_" in line):
             break
         tail = row if line else tail
-    bare = tail < end and not lines[tail].lstrip(" ").strip("> ")
+    upgraded = bool(version) and version <= (1, 2, 0)
+    if tail == end or not (upgraded or precision(head.at_raw) == "minute"):
+        return end
+    bare = not lines[tail].lstrip(" ").strip("> ")
     return tail if upgraded or bare else end
 
 
@@ -101,17 +113,20 @@ def read_body(lines: Sequence[str], head: Head, end: int, version: tuple[int, ..
     """A message's text line by line, what is not said in it left empty, and what that was."""
     body = Body(rows=[head.said] if head.said else [])
     stale = _stale_from(lines, head, end, version)
+    whole = "\n".join(lines[head.body : end])
+    if not any(map(whole.__contains__, _SIGNS)):
+        body.rows += [_without_marks(lines[row], head.depth + (row >= stale))[1] for row in range(head.body, end)]
+        return body
     fence: Fence | None = None
     state = ""  # "attachment": in its quote; "kept": in that of an artifact or canvas; "rest": in one after which only others follow
     box = head.body  # row after the HTML box of an attachment
     for row in range(head.body, end):
         raw = lines[row]
-        quoted = QUOTE.match(raw)
-        inner = _unquote(raw, head.depth + (row >= stale)) if quoted else raw
+        quoted, inner = _without_marks(raw, head.depth + (row >= stale))
         said = ""
         if not quoted:
             fence = None  # a quote's end closes its fences
-        if row >= box and fence is None and _BOX.match(inner):
+        if row >= box and fence is None and "<" in inner and _BOX.match(inner):
             box = _box_end(lines, row, end)
         if row < box:
             _add(body, row, inner.lstrip(" "))
@@ -124,15 +139,15 @@ def read_body(lines: Sequence[str], head: Head, end: int, version: tuple[int, ..
             else:
                 said = inner
         else:
-            nested = NESTED.match(inner)
-            if state == "kept" and not nested:
+            nested = unquoted(inner)
+            if state == "kept" and nested is None:
                 fence = None
             if state == "rest" or fence is None:
                 starts = not lines[row - 1].strip() or raw.lstrip(" ").startswith(">[")
                 state, begun = _attachment(inner, state, starts)
             else:
                 begun = None
-            held = nested["inner"] if nested and state in ("attachment", "kept") else inner
+            held = nested if nested is not None and state in ("attachment", "kept") else inner
             if begun is not None:
                 body.names.append(begun)
             elif state in ("attachment", "rest") or (state == "kept" and fence is None and (_LINK.match(held) or not held.strip())):
@@ -165,14 +180,14 @@ def _attachment(inner: str, state: str, starts: bool) -> tuple[str, str | None]:
 
     `starts`: the line stands where a callout of its own can begin.
     """
-    own = _ATTACHED.match(inner)
+    own = _ATTACHED.match(inner) if "[!" in inner or "📎" in inner else None
     if own and (starts or state == "rest" or inner.startswith("**📎")):
         return "rest", _name(own["rest"])
-    nested = NESTED.match(inner)
-    below = _ATTACHED.match(nested["inner"]) if nested else None
+    nested = unquoted(inner)
+    below = _ATTACHED.match(nested) if nested is not None else None
     if state == "rest":
         return "rest", _name(below["rest"]) if below else None
-    if nested:
+    if nested is not None:
         if below:
             return "kept" if (below["what"] or "").lower() in ("artifact", "canvas") else "attachment", _name(below["rest"])
         return state, None

@@ -9,13 +9,12 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
+from vaultllm.chats.messages import unquoted
 from vaultllm.chats.times import BIDI, cut_time
 from vaultllm.schema import Role
 
-QUOTE = re.compile(r" {0,3}>[ \t]?")
-NESTED = re.compile(r" {0,3}>[ \t]?(?P<inner>.*)$")
 _CALL = re.compile(r" {0,3}>(?P<space>[ \t]?)\[!nexus_(?P<who>\w{1,40})\][+-]?[ \t]*(?P<title>.*)$", re.IGNORECASE)
 _NAMED = re.compile(r"\*\*(?P<author>[^*\n]+?)\*\*[ \t]*(?:[-–—][ \t]*(?P<at>.*))?$")
 OLD = re.compile(r"^#{3,4}[ \t]+(?P<author>User|ChatGPT|Assistant|Unknown), on (?P<at>.*\d.*)$", re.MULTILINE)
@@ -26,10 +25,10 @@ _NO_ROLES = ("attachment", "artifact", "prompt", "canvas")
 _NO_UID = ("undefined", "null")  # what a missing id looks like when JavaScript writes it
 
 Fence = tuple[str, int]  # its character, its length; a comment is ("<", 0)
+Uid = tuple[str, str]  # a message's id (empty: it has none), what is written behind the comment that holds it
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(NamedTuple):
     """The head of a message. Rows are indexes of lines, from 0."""
 
     row: int
@@ -48,8 +47,8 @@ class Head:
         return 2 if self.shape == "old" and self.role == "assistant" else 1
 
 
-def uid_of(line: str) -> tuple[str, str] | None:
-    """The UID of a UID line (empty: it has none) and what is written behind it; None when the line is no UID line."""
+def uid_of(line: str) -> Uid | None:
+    """The UID of a UID line; None when the line is no UID line."""
     if "UID:" not in line:
         return None
     start = _UID.match(line)
@@ -67,20 +66,24 @@ class _Ends:
         self._fences: dict[str, tuple[list[int], list[int], list[int]]] = {char: ([], [], []) for char in "`~"}  # rows, lengths, longer
         self._comments: list[tuple[int, bool]] = []  # row, whether it closes one
         self._percents: list[int] = []
+        self._marks: list[tuple[int, bool]] = []  # row of what may be a head or is a UID, whether it is a UID
         for row in range(first, len(lines)):
             line = lines[row]
-            if (mark := _FENCE.match(line)) and not mark["info"].strip():
+            if _may_fence(line) and (mark := _FENCE.match(line)) and not mark["info"].strip():
                 rows, lengths, _ = self._fences[mark["marks"][0]]
                 rows.append(row)
                 lengths.append(len(mark["marks"]))
             if "%%" in line:
                 self._percents.append(row)
-            if ("<!--" in line or "-->" in line) and not QUOTE.match(line):
+            if ("<!--" in line or "-->" in line) and unquoted(line) is None:
                 opens, closes = line.rfind("<!--"), line.find("-->")
                 if opens > line.rfind("-->"):
                     self._comments.append((row, False))
                 elif closes >= 0 and not 0 <= line.find("<!--") < closes:
                     self._comments.append((row, True))
+            is_uid = uid_of(line) is not None
+            if is_uid or (", on " in line and OLD.match(line)) or ("[!" in line and _CALL.match(line)):
+                self._marks.append((row, is_uid))
         for rows, lengths, longer in self._fences.values():
             longer += [len(rows)] * len(rows)
             waiting: list[int] = []
@@ -88,6 +91,20 @@ class _Ends:
                 while waiting and lengths[waiting[-1]] < length:
                     longer[waiting.pop()] = index
                 waiting.append(index)
+
+    def of(self, row: int, line: str, is_open: bool) -> int:
+        """Row of the line that closes the fence or comment that opens on a row; at most `row` when nothing does or none opens.
+
+        Between messages a fence is the owner's. Inside one (`is_open`) it is content that lost its quote marks, perhaps half of
+        a pair: when the message's UID comes next, the fence only counts if it ends before.
+        """
+        fence = fence_after(None, line)
+        end = self.fence(row, fence) if fence else self.comment(row, line)
+        if end > row and is_open:
+            index = bisect_right(self._marks, (row, True))
+            if index < len(self._marks) and self._marks[index][0] <= end and self._marks[index][1]:
+                return row
+        return end
 
     def fence(self, row: int, fence: Fence) -> int:
         """Row of the line that closes the fence that opens on a row; -1 when none does."""
@@ -110,54 +127,45 @@ class _Ends:
         return -1
 
 
-def scan(lines: Sequence[str], first: int) -> tuple[list[Head], dict[int, str]]:
+def scan(lines: Sequence[str], first: int) -> tuple[list[Head], dict[int, Uid]]:
     """The heads of all messages, in order, and the UIDs by row; none from inside a fence, a comment or a deeper quote."""
-    marks = [
-        row
-        for row in range(first, len(lines))
-        if (_may_begin(lines[row]) and (OLD.match(lines[row]) or _CALL.match(lines[row]))) or uid_of(lines[row])
-    ]
-    ends = _Ends(lines, first)
+    ends: _Ends | None = None  # most notes open no fence and no comment outside of quotes
     heads: list[Head] = []
-    uids: dict[int, str] = {}
+    uids: dict[int, Uid] = {}
     hidden: Fence | None = None  # a fence or comment in the quote
     is_open = False  # a message whose UID has not come yet
     row = first
     while row < len(lines):
         line = lines[row]
-        if not QUOTE.match(line):
+        inner = unquoted(line) if line else None
+        if inner is None:
             hidden = None
-        if head := None if hidden else _head(lines, row, first):
+        if hidden is None and ("[!" in line or ", on " in line) and (head := _head(lines, row, first)):
             heads.append(head)
             is_open, row = True, head.body
             continue
-        if (inner := NESTED.match(line)) is not None:
-            hidden = _hidden_after(hidden, inner["inner"])
-        elif (uid := uid_of(line)) is not None:
-            uids[row] = uid[0]
-            is_open = False
-        else:
-            fence = fence_after(None, line)
-            end = ends.fence(row, fence) if fence else ends.comment(row, line)
-            # Between messages a fence is the owner's. Inside one it is content that lost its quote marks, perhaps half
-            # of a pair: when the message's UID comes next, the fence only counts if it ends before.
-            if end > row and is_open:
-                index = bisect_right(marks, row)
-                if index < len(marks) and marks[index] <= end and uid_of(lines[marks[index]]) is not None:
-                    end = row
-            row = max(row, end)
+        if inner is not None:
+            if hidden is not None or "<!--" in inner or _may_fence(inner):
+                hidden = _hidden_after(hidden, inner)
+        elif "<!--" in line or "%%" in line or _may_fence(line):
+            if uid := uid_of(line):
+                uids[row] = uid
+                is_open = False
+            else:
+                ends = ends or _Ends(lines, first)
+                row = max(row, ends.of(row, line, is_open))
         row += 1
     return heads, uids
 
 
-def _may_begin(line: str) -> bool:
-    """Whether a line can be a head at all: most lines are not, and this is all it costs them."""
-    return "[!" in line or ", on " in line
+def _may_fence(line: str) -> bool:
+    """Whether a line can open or close a fence at all: most lines cannot, and this is all it costs them."""
+    return "```" in line or "~~~" in line
 
 
 def fence_after(fence: Fence | None, line: str) -> Fence | None:
     """The fence that is open after a line, given the one before it."""
-    mark = _FENCE.match(line)
+    mark = _FENCE.match(line) if _may_fence(line) else None
     if mark is None:
         return fence
     char, length = mark["marks"][0], len(mark["marks"])
@@ -178,27 +186,25 @@ def _hidden_after(hidden: Fence | None, inner: str) -> Fence | None:
 def _head(lines: Sequence[str], row: int, first: int) -> Head | None:
     """The head that begins on a row, if one does."""
     line = lines[row]
-    if not _may_begin(line):
-        return None
-    if old := OLD.match(line):
+    if old := OLD.match(line) if line.startswith("#") else None:
         at, said = _at(lines, row + 1, old["at"].strip().removesuffix(";"))
         return Head(row, row + 1, "old", "user" if old["author"] == "User" else "assistant", old["author"], "", at, said)
     call = _CALL.match(line)
-    if call is None or call["who"].lower() in _NO_ROLES:
+    if call is None or (who := call["who"].lower()) in _NO_ROLES:
         return None
     # A callout begins where its quote begins. The plugin writes heads without a space and body lines with one, so a
     # head without a space counts even right below a body that lost its UID.
-    if call["space"] and row > first and QUOTE.match(lines[row - 1]):
+    if call["space"] and row > first and unquoted(lines[row - 1]) is not None:
         return None
-    who, title, body, shape = call["who"].lower(), call["title"].strip(), row + 1, "callout"
-    if not title and body < len(lines) and (second := NESTED.match(lines[body])) and _NAMED.match(second["inner"].strip()):
-        title, body, shape = second["inner"].strip(), body + 1, "readme"
+    title, body, shape = call["title"].strip(), row + 1, "callout"
+    if not title and body < len(lines) and (second := unquoted(lines[body])) and _NAMED.match(second.strip()):
+        title, body, shape = second.strip(), body + 1, "readme"
     named = _NAMED.match(title)
     role = _ROLES.get(who, "system")
     strange = "" if who in _ROLES else who
     if named is None:
         return None if strange else Head(row, body, shape, role, "", "", "", title)
-    author, _, model = BIDI.sub("", named["author"]).partition("·")
+    author, _, model = (named["author"] if named["author"].isascii() else BIDI.sub("", named["author"])).partition("·")
     at, said = _at(lines, body, (named["at"] or "").strip())
     if strange and not at:
         return None
@@ -208,5 +214,6 @@ def _head(lines: Sequence[str], row: int, first: int) -> Head | None:
 def _at(lines: Sequence[str], body: int, raw: str) -> tuple[str, str]:
     """A head's time, and the text that a formatter has joined to it; one or two unknown words are part of the time."""
     at, said = cut_time(raw)
-    alone = body >= len(lines) or not QUOTE.match(lines[body])
-    return (at, said) if said and (alone or said.count(" ") >= 2) else (raw, "")
+    if said and (said.count(" ") >= 2 or body >= len(lines) or unquoted(lines[body]) is None):
+        return at, said
+    return raw, ""

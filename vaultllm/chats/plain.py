@@ -15,12 +15,11 @@ from dataclasses import dataclass
 
 from vaultllm.chats.clipper import without_rule
 from vaultllm.chats.fences import outside_fences
-from vaultllm.chats.messages import Message, conversation
+from vaultllm.chats.messages import Message, conversation, unquoted
 from vaultllm.config import ScanSettings
 from vaultllm.schema import Conversation, Note, Role
 from vaultllm.text import fold, is_json
 
-_QUOTE = re.compile(r" {0,3}>[ \t]?")
 _FIRST_LINES = 5  # lines with text within which the first label must come
 
 
@@ -33,6 +32,11 @@ class _Label:
     author: str
     at_raw: str
     said: str
+
+
+@functools.lru_cache(maxsize=16)
+def _folded(labels: tuple[str, ...]) -> frozenset[str]:
+    return frozenset(map(fold, labels))
 
 
 @functools.lru_cache(maxsize=16)
@@ -74,26 +78,34 @@ def _messages(lines: list[str], labels: list[_Label], quoted: bool) -> list[Mess
     for label, following in zip(labels, [*(label.row for label in labels[1:]), len(lines)][: len(labels)], strict=True):
         end = following
         if quoted:  # a quoted transcript ends where its quote does
-            end = next((row for row in range(label.row + 1, following) if lines[row].strip() and not _QUOTE.match(lines[row])), following)
-        below = [(_QUOTE.sub("", line, count=1) if quoted else line) for line in lines[label.row + 1 : end]]
+            end = next((row for row in range(label.row + 1, following) if lines[row].strip() and unquoted(lines[row]) is None), following)
+        below = [_bare(line) if quoted else line for line in lines[label.row + 1 : end]]
         text = without_rule([label.said, *below])
         messages.append(Message(label.row, label.row, end, text, label.role, label.author, at_raw=label.at_raw))
     return messages
 
 
+def _bare(line: str) -> str:
+    """The line without its first quote mark."""
+    inner = unquoted(line)
+    return line if inner is None else inner
+
+
 def _labels(lines: list[str], first: int, settings: ScanSettings) -> tuple[list[_Label], bool]:
     """The labels outside fences, and whether they stand in a quote (as the first one does)."""
-    users = {fold(label) for label in settings.labels_user}
     pattern = _pattern((*settings.labels_user, *settings.labels_assistant))
-    quotes = [_QUOTE.match(line) for line in lines]
-    inner = [line[quote.end() :] if quote else line for line, quote in zip(lines, quotes, strict=True)]
-    found = {row: match for row in range(first, len(lines)) if (match := pattern.match(inner[row]))}
+    written = [row for row in range(first, len(lines)) if ":" in lines[row] or "：" in lines[row]]
+    found = {row: match for row in written if (match := pattern.match(_bare(lines[row])))}
+    if not found:
+        return [], False
+    users = _folded(settings.labels_user)
     labels: list[_Label] = []
     quoted = False
-    for row in outside_fences(inner, first, list(found)):
-        if labels and bool(quotes[row]) != quoted:
+    for row in outside_fences([_bare(line) for line in lines], first, list(found)):
+        is_quoted = unquoted(lines[row]) is not None
+        if labels and is_quoted != quoted:
             continue
-        quoted = bool(quotes[row])
+        quoted = is_quoted
         match = found[row]
         role: Role = "user" if fold(match["label"]) in users else "assistant"
         labels.append(_Label(row, role, match["label"], match["at"] or "", match["said"]))

@@ -69,9 +69,11 @@ class _Parts:
 @functools.lru_cache(maxsize=1024)  # a time is looked at for its order, its precision and its value
 def _split(raw: str) -> _Parts | None:
     """The parts of a written time; None when it is not one, or when a word in it is unknown."""
-    text = _SPACES.sub(" ", BIDI.sub("", nfc(raw[:200]))).strip()
-    foreign = any(char.isdecimal() and not char.isascii() for char in text)
-    text = "".join(str(unicodedata.decimal(char)) if char.isdecimal() else char for char in text)
+    text, foreign = raw[:200].strip(), False
+    if not text.isascii():
+        text = _SPACES.sub(" ", BIDI.sub("", nfc(raw[:200]))).strip()
+        foreign = any(char.isdecimal() and not char.isascii() for char in text)
+        text = "".join(str(unicodedata.decimal(char)) if char.isdecimal() else char for char in text)
     date = _DATE.fullmatch(text)
     time = _TIME.search(date[5]) if date else None
     if date is None or time is None:
