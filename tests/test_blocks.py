@@ -17,7 +17,8 @@ LINES = (
     *("1. x", "2) y", "1.", "2. z", "01. k", "10. w", "    w", "1)  x", "5.", "- a\n\n  p", "- a\n  b", "1. ```"),
     *("> q", ">", ">> z", "> - a", "> # h", "> ```", "   > q3", "    > q4", "- > q", "  > q2", "> <!--"),
     *("```", "~~~", "````py", "``` a`b", "   ```", "`````", "---", "* * *", "===", "--", "-"),
-    *("|a|b|", "|-|-|", "a | b", "--- | ---", "a|", ":-", ":-:", "-:", "- :", "<div>", "</div>", "<!-- x -->", "<!--", "-->", "<b>x</b>"),
+    *("|a|b|", "|-|-|", "| :-: |", "|a\\|b|", "|x|y|z|", "|", "|--|--", " |a|b|", "|a|b| "),
+    *("a | b", "--- | ---", "a|", ":-", ":-:", "-:", "- :", "<div>", "</div>", "<!-- x -->", "<!--", "-->", "<b>x</b>"),
 )
 
 
@@ -55,6 +56,10 @@ def test_the_quick_rules_agree_with_the_full_ones(parts: list[str]) -> None:
         ("> a\n- b", [("quote", 0, 1), ("list", 1, 2)]),
         ("- > ```\n  > x\ntext", [("list", 0, 2), ("paragraph", 2, 3)]),
         ("- a\n\n  b\n\ntext", [("list", 0, 3), ("paragraph", 4, 5)]),
+        ("text\n- list", [("paragraph", 0, 1), ("list", 1, 2)]),
+        ("text\n- - -\n- ", [("paragraph", 0, 1), ("rule", 1, 2), ("list", 2, 3)]),
+        ("|a|b|\n|-|-|\n|c\n|\n> q", [("table", 0, 4), ("quote", 4, 5)]),
+        ("|a|b|\n|-|-|\nlazy\n\n|x|", [("table", 0, 3), ("paragraph", 4, 5)]),
         ("text\n2. no list", [("paragraph", 0, 2)]),
         ("text\n1. list", [("paragraph", 0, 1), ("list", 1, 2)]),
         ("Set\next\n---\n---", [("heading", 0, 3), ("rule", 3, 4)]),
@@ -78,6 +83,8 @@ def test_where_blocks_end(text: str, expected: list[tuple[str, int, int]]) -> No
         "* a\n\n - b\n",
         "1. a\n  b\n",
         "|a|\n",
+        "|-|-|\n",
+        "text\n- \n",
         "> ```\nb\n",
         "  > ```\n  b\n",
     ],

@@ -43,6 +43,8 @@ _MARKED = re.compile(r"(?:[-+*]|[0-9]{1,9}[.)])(?:[ \t]|$)")
 _OTHER = re.compile(
     r"#{1,6}(?:[ \t]|$)|[>|<]|[-+*](?:[ \t]|$)|[0-9]{1,9}[.)](?:[ \t]|$)|```|~~~|(?:[-*_][ \t]*+){3,}+$|[-=]+[ \t]*+$|:-|-[ \t]*+[-:|]"
 )
+_FIRST = frozenset("#>|<-+*0123456789`~_=:")  # with what `_OTHER` may begin
+_DELIMITER = re.compile(r"\|(?:[ \t]*+:?-++:?[ \t]*+\|)++[ \t]*+")
 # What ends a quote from outside, as the rule for quotes sees it.
 _STOPS = re.compile(r"#{1,6}(?:[ \t]|$)|<!--|[-+*](?:[ \t]|$)|[0-9]{1,9}[.)](?:[ \t]|$)|```|~~~|(?:[-*_][ \t]*+){3,}+$", re.M)
 
@@ -98,13 +100,15 @@ def _piece(lines: list[str], at: int, said: str, indent: int) -> Piece | None:
     """The block that begins on a line that is not blank; None when only the full rules can tell."""
     if indent >= 4:
         return Piece("code", at, _code_end(lines, at))
-    if not _OTHER.match(said):
-        return _paragraph(lines, at)
     mark = said[0]
+    if mark not in _FIRST or not _OTHER.match(said):
+        return _paragraph(lines, at)
     if mark == ">":
         return _quote(lines, at)
-    if atx := _ATX.match(said):
+    if mark == "#" and (atx := _ATX.match(said)):
         return Piece("heading", at, at + 1, len(atx[1]), atx[1])
+    if mark == "|" and indent == 0:
+        return _plain_table(lines, at)
     if mark in "-*_" and _RULE.fullmatch(said):
         return Piece("rule", at, at + 1)
     if mark in "`~" and (fence := _OPEN.fullmatch(said) or (mark == "~" and _OPEN.match(said))):
@@ -134,8 +138,9 @@ def _paragraph(lines: list[str], at: int) -> Piece | None:
         said = line.lstrip(" \t")
         if not said:
             break
-        if _OTHER.match(said) and (said is line or _indent(line, said) < 4):
-            if said[0] == ">" or _ATX.match(said):
+        if said[0] in _FIRST and _OTHER.match(said) and (said is line or _indent(line, said) < 4):
+            item = _ITEM.match(said) if said is line else None
+            if said[0] == ">" or _ATX.match(said) or (item and (not item[1] or int(said[: item.start(1)]) == 1)):
                 break
             return None
         number += 1
@@ -146,6 +151,9 @@ def _quote(lines: list[str], at: int) -> Piece | None:
     number = at + 1
     while number < len(lines):
         line = lines[number]
+        if line[:1] == ">":
+            number += 1
+            continue
         said = line.lstrip(" \t")
         if not said:
             break
@@ -158,6 +166,17 @@ def _quote(lines: list[str], at: int) -> Piece | None:
             return None
         number += 1
     return Piece("quote", at, number)
+
+
+def _plain_table(lines: list[str], at: int) -> Piece | None:
+    """A table each of whose lines begins with `|` in column 0 and whose header ends with one; None for all others."""
+    header, delimiter = lines[at].rstrip(" \t"), lines[at + 1] if at + 1 < len(lines) else ""
+    if "\\" in header or header[-1] != "|" or not _DELIMITER.fullmatch(delimiter) or header.count("|") != delimiter.count("|"):
+        return None
+    number = at + 2
+    while number < len(lines) and lines[number][:1] == "|":
+        number += 1
+    return Piece("table", at, number) if number == len(lines) or not lines[number].strip(" \t") else None
 
 
 def _fence_end(lines: list[str], at: int, markup: str) -> int:

@@ -10,12 +10,16 @@ import functools
 import re
 from bisect import bisect_left
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Literal, NamedTuple, cast
 
 # An id ends a block: what follows is a blank line, the end, or the start of another item, quote or heading.
 _SHOWN_ID = re.compile(r"(?:^|[ \t]++)\^[A-Za-z0-9-]+[ \t]*+$(?=\Z|\n(?:[ \t>]*+(?:$|[-*+][ \t]|\d{1,9}[.)][ \t]|#{1,6}[ \t])|>))", re.M)
-_HOT_MARKS = ("`", "%%", "<!--", "$$", "~~~")
-_HOT = re.compile(r"`+|~~~+|%%|<!--|\$\$")
+# Begins with a set of characters, which is found several times as fast as alternatives are. What is closed on its own line is
+# matched whole (`code`, `comment`, but for long comments, lest a line of openings is read again and again), other openings alone.
+_HOT = re.compile(
+    r"[`~%<$](?:(?<=`)(?:(`?+)(?!`)[^`\n]++`\1(?!`)(?P<code>)|`*+)"
+    r"|(?<=<)!--(?:[^\n-]{0,200}+(?:-(?!->)[^\n-]{0,50}+){0,20}+-->(?P<comment>))?|(?<=%)%|(?<=\$)\$|(?<=~)~~++)"
+)
 _LEAD = re.compile(r"[ \t>]*(?:(?:[-*+]|\d{1,9}[.)])[ \t]+)*")
 _BREAK = re.compile(r"\n(?=[ \t>]*(?:$|[-*+][ \t]|\d{1,9}[.)][ \t]|#{1,6}[ \t]|\||```|~~~))", re.M)
 _BLANK = re.compile(r"\n[ \t>]*$", re.M)
@@ -28,6 +32,8 @@ def visible(text: str) -> str:
     """What a reader sees: without `%%comments%%`, `<!-- -->` and block ids; code untouched, as many lines as before."""
     spans = stretches(text)
     comments = [span[:2] for span in spans if span.kind == "comment"]
+    if "^" not in text:
+        return filled(text, comments, "")
     # Comments become blanks, so that an id before one is still at its line's end; code becomes letters, so that none is.
     probe = filled(filled(text, comments, " "), [span[:2] for span in spans if span.kind != "comment"], "x")
     ids = [match.span() for match in _SHOWN_ID.finditer(probe)] if "^" in probe else []
@@ -44,8 +50,7 @@ class Span(NamedTuple):
 
     start: int
     end: int
-    kind: str
-    """`code`, `comment` or `math`."""
+    kind: Literal["code", "comment", "math"]
 
 
 class _Ahead:
@@ -63,47 +68,65 @@ class _Ahead:
         return self.at
 
 
+class _Ends:
+    """Where what is open must be closed, from a position that only grows."""
+
+    def __init__(self, text: str) -> None:
+        self.closers = {mark: _Ahead(pattern, text) for mark, pattern in _CLOSERS.items()}
+        self.paragraph, self.blank, self.newline = _Ahead(_BREAK, text), _Ahead(_BLANK, text), _Ahead(_NEWLINE, text)
+        self.runs: dict[int, list[int]] = {}
+        self.known = -1  # end of the paragraph whose backtick runs are in `runs`
+
+    def code(self, text: str, start: int, mark: str) -> int:
+        """Where inline code that opens with a run of backticks ends: behind a run of that length in its paragraph; -1 if there is none."""
+        limit = self.paragraph(start)
+        if limit != self.known:
+            self.runs, self.known = {}, limit
+            for run in re.finditer("`+", text[start:limit]):
+                self.runs.setdefault(len(run[0]), []).append(start + run.start())
+        same = self.runs.get(len(mark), [])
+        after = bisect_left(same, start + len(mark))
+        return same[after] + len(mark) if after < len(same) else -1
+
+    def comment(self, text: str, start: int, mark: str, alone: bool) -> int:
+        """Where a comment ends; -1 if it never does. At a line's start it is a block and may hold blank lines."""
+        close = self.closers[mark](start + len(mark))
+        limit = len(text) if alone else self.blank(start)
+        return close + (3 if mark == "<!--" else 2) if close < limit else -1
+
+    def math(self, start: int, alone: bool) -> int:
+        """Where display math ends; -1 if it never does. At a line's start it may be a paragraph, elsewhere it stays in its line."""
+        close = self.closers["$$"](start + 2)
+        return close + 2 if close < (self.blank(start) if alone else self.newline(start)) else -1
+
+
 def stretches(text: str) -> list[Span]:
     """Code, comments and display math, in order and disjoint; whichever opens first wins, what never closes is text."""
     found: list[Span] = []
-    if not any(mark in text for mark in _HOT_MARKS):
-        return found
-    closers = {mark: _Ahead(pattern, text) for mark, pattern in _CLOSERS.items()}
-    paragraph, blank, newline = _Ahead(_BREAK, text), _Ahead(_BLANK, text), _Ahead(_NEWLINE, text)
-    runs: dict[int, list[int]] = {}
-    known = -1  # end of the paragraph whose backtick runs are in `runs`
+    ends: _Ends | None = None
     pos = 0
     while match := _HOT.search(text, pos):
-        start, mark = match.start(), match[0]
+        start, pos = match.span()
+        kind = cast(Literal["code", "comment"] | None, match.lastgroup)
         if start and text[start - 1] == "\\" and not text.endswith("\\\\", 0, start):
             pos = start + 1
-            continue
-        lead = _lead(text, start) if mark != "`" else None
-        end = -1
-        kind = "comment"
-        if mark[0] in "`~":
-            kind = "code"
-            if lead is not None and len(mark) >= 3 and (mark[0] == "~" or _no_backtick(text, match.end())):
-                end = _fence_end(text, match.end(), mark, lead)
-            elif mark[0] == "`":
-                limit = paragraph(start)
-                if limit != known:
-                    runs, known = {}, limit
-                    for run in re.finditer("`+", text[start:limit]):
-                        runs.setdefault(len(run[0]), []).append(start + run.start())
-                same = runs.get(len(mark), [])
-                after = bisect_left(same, match.end())
-                end = same[after] + len(mark) if after < len(same) else -1
+        elif kind:
+            found.append(Span(start, pos, kind))
         else:
-            close = closers[mark](match.end())
-            kind = "math" if mark == "$$" else "comment"
-            # At a line's start it is a block (a comment's may hold blank lines); elsewhere it stays in its paragraph or line.
-            alone = lead is not None
-            limit = (len(text) if alone else blank(start)) if kind == "comment" else (blank(start) if alone else newline(start))
-            end = close + (3 if mark == "<!--" else 2) if close < limit else -1
-        if end >= 0:
-            found.append(Span(start, end, kind))
-        pos = max(end, match.end())
+            ends = ends or _Ends(text)
+            mark = match[0]
+            lead = _lead(text, start) if mark != "`" else None
+            if mark == "$$":
+                end = ends.math(start, lead is not None)
+            elif mark in ("%%", "<!--"):
+                end = ends.comment(text, start, mark, lead is not None)
+            elif lead is not None and len(mark) >= 3 and (mark[0] == "~" or _no_backtick(text, pos)):
+                end = _fence_end(text, pos, mark, lead)
+            else:
+                end = ends.code(text, start, mark) if mark[0] == "`" else -1
+            if end >= 0:
+                found.append(Span(start, end, "math" if mark == "$$" else "code" if mark[0] in "`~" else "comment"))
+                pos = max(end, pos)
     return found
 
 
@@ -148,9 +171,15 @@ def filled(text: str, spans: Iterable[tuple[int, int]], char: str) -> str:
     parts: list[str] = []
     last = 0
     for start, end in spans:
-        parts += (text[last : max(start, last)], _NOT_NEWLINE.sub(char, text[max(start, last) : end]))
-        last = max(end, last)
+        if end > last:
+            start = max(start, last)
+            parts += (text[last:start], _overwritten(text[start:end], char))
+            last = end
     return "".join((*parts, text[last:])) if parts else text
+
+
+def _overwritten(text: str, char: str) -> str:
+    return _NOT_NEWLINE.sub(char, text) if "\n" in text else char * len(text)
 
 
 def for_blocks(body: str, spans: list[Span]) -> str:
@@ -164,6 +193,6 @@ def for_blocks(body: str, spans: list[Span]) -> str:
         before, after = body[line_start:start], body[end : line_end if line_end >= 0 else len(body)]
         # Blanks only where the whole line goes: blanks before text would make it indented code.
         alone = kind == "comment" and not before.strip(" \t>") and not after.strip()
-        parts += (body[last:start], _NOT_NEWLINE.sub(" " if alone else "x", body[start:end]))
+        parts += (body[last:start], _overwritten(body[start:end], " " if alone else "x"))
         last = end
-    return "".join((*parts, body[last:]))
+    return "".join((*parts, body[last:])) if parts else body
