@@ -6,7 +6,6 @@ Knows nothing about talks.
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -18,6 +17,7 @@ from vaultllm.schema import Block, Kind, Note, Turn
 HUGE = 4  # a block of so many times `max_chars` is cut at its lines
 
 _DATE = re.compile(r"(?<!\d)((?:19|20)\d\d)-(\d\d)-(\d\d)(?!\d)")
+_WORD_FIRST = re.compile(r"[^\w^%<]*+\w")  # a word before anything that may be hidden
 _ITEM = re.compile(r"(?:[-*+]|\d{1,9}[.)])[ \t]")
 
 
@@ -35,32 +35,24 @@ def prose(note: Note, settings: SceneSettings) -> list[Draft]:
     rows = note.text.split("\n")
     date = _note_date(note)
     path = text.nfc(note.path)
-    ordinals: Counter[tuple[str, ...]] = Counter()
+    ordinals: dict[tuple[str, ...], int] = {}
     drafts: list[Draft] = []
     for group in _joined(_sections(note, rows, settings.max_chars), settings):
-        blocks = [block for section in group for block in section.blocks]
+        first = group[0]
+        blocks = first.blocks if len(group) == 1 else [block for section in group for block in section.blocks]
         lines = (blocks[0].lines[0], blocks[-1].lines[1])
         said = visible("\n".join(rows[lines[0] - 1 : lines[1]]))
-        lead = len(said) - len(said.lstrip("\n"))
+        bare = said.lstrip("\n")
+        turn = Turn("user", bare.rstrip("\n"), lines, lines[0] + len(said) - len(bare))
         # Named by its first section alone: it keeps its name when a neighbour that was joined to it grows and leaves.
-        first = group[0]
-        own = next((block.block_id for block in first.blocks if block.block_id), "")
-        key = ("block", path, own) if own else ("section", path, *first.path, str(ordinals[first.path]))
+        ids = [block.block_id for block in blocks if block.block_id]
+        own = next((block.block_id for block in first.blocks if block.block_id), "") if ids else ""
+        key = ("block", path, own) if own else ("section", path, *first.path, str(ordinals.get(first.path, 0)))
         for section in group:
-            ordinals[section.path] += 1
-        drafts.append(
-            Draft(
-                key,
-                _kind(blocks),
-                note.title,
-                _common([section.path for section in group]),
-                (Turn("user", said.strip("\n"), lines, lines[0] + lead),),
-                lines,
-                date,
-                block=next((block.block_id for block in blocks if block.block_id), ""),
-                place=first.path,
-            )
-        )
+            ordinals[section.path] = ordinals.get(section.path, 0) + 1
+        headings = _common([section.path for section in group])
+        block_id = ids[0] if ids else ""
+        drafts.append(Draft(key, _kind(blocks), note.title, headings, (turn,), lines, date, block=block_id, place=first.path))
     return drafts
 
 
@@ -89,7 +81,7 @@ def _sections(note: Note, rows: list[str], longest: int) -> list[_Section]:
     def close() -> None:
         nonlocal section, size
         if section:
-            sections.append(_Section(tuple(title for _, title in path), section, size))
+            sections.append(_Section(tuple([title for _, title in path]), section, size))
             section, size = [], 0
 
     for whole in note.blocks:
@@ -99,35 +91,36 @@ def _sections(note: Note, rows: list[str], longest: int) -> list[_Section]:
                 path.pop()
             path.append((whole.level, whole.title))
             pending.append(whole)
-        elif not _speaks(whole, rows):
+        elif not _speaks(whole):
             (section or pending).append(whole)
         else:
-            for block in _parts_of(whole, rows, longest):
-                if size and size + len(block.text) > longest:
+            for block in (whole,) if len(whole.text) <= HUGE * longest else _parts_of(whole, rows, longest):
+                length = len(block.text)
+                if size and size + length > longest:
                     close()
-                section += [*pending, block]
-                size += sum(len(one.text) for one in pending) + len(block.text)
-                pending = []
+                if pending:
+                    section += pending
+                    size += sum([len(one.text) for one in pending])
+                    pending = []
+                section.append(block)
+                size += length
     close()
     if pending:
-        if any(HAS_WORD.search(visible(block.text)) for block in pending):  # headings with nothing under them still say something
+        if any(map(_speaks, pending)):  # headings with nothing under them still say something
             sections.append(_Section(tuple(title for _, title in path), pending, sum(len(block.text) for block in pending)))
         elif sections:
             sections[-1].blocks.extend(pending)
     return sections
 
 
-def _speaks(block: Block, rows: list[str]) -> bool:
-    if block.kind in ("rule", "comment"):
-        said = markdown.visible("\n".join(rows[block.lines[0] - 1 : block.lines[1]]))
-    else:
-        said = visible(block.text)
-    return HAS_WORD.search(said) is not None
+def _speaks(block: Block) -> bool:
+    """Whether a reader sees a word in it."""
+    return _WORD_FIRST.match(block.text) is not None or HAS_WORD.search(visible(block.text)) is not None
 
 
 def _parts_of(block: Block, rows: list[str], longest: int) -> Iterator[Block]:
-    """A block, or, when it is huge, its lines in parts: a list at its items, a table at its rows, text at its lines."""
-    if len(block.text) <= HUGE * longest or block.kind not in ("paragraph", "list", "table", "quote", "callout"):
+    """A huge block in parts of its lines: a list at its items, a table at its rows, text at its lines; what has none, whole."""
+    if block.kind not in ("paragraph", "list", "table", "quote", "callout"):
         yield block
         return
     start, size = block.lines[0], 0
@@ -161,23 +154,21 @@ def _joined(sections: Sequence[_Section], settings: SceneSettings) -> Iterator[l
 
 def _common(paths: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
     """The heading path that they have in common."""
-    first = paths[0]
-    length = min(map(len, paths))
+    common = paths[0]
     for path in paths[1:]:
-        length = next((place for place in range(length) if path[place] != first[place]), length)
-    return first[:length]
+        while path[: len(common)] != common:
+            common = common[:-1]
+    return common
 
 
 def _kind(blocks: Sequence[Block]) -> Kind:
     """What most of the characters are."""
-    sizes: dict[str, int] = {}
+    sizes: dict[Kind, int] = {"prose": 0, "list": 0, "table": 0, "code": 0}
     for block in blocks:
         if block.kind != "heading":
-            kind = block.kind if block.kind in ("list", "table", "code") else "prose"
-            sizes[kind] = sizes.get(kind, 0) + len(block.text)
-    total = sum(sizes.values())
-    kinds: tuple[Kind, ...] = ("list", "table", "code")
-    return next((kind for kind in kinds if sizes.get(kind, 0) > 0.6 * total), "prose")
+            sizes[block.kind if block.kind in ("list", "table", "code") else "prose"] += len(block.text)
+    most = max(sizes, key=sizes.__getitem__)
+    return most if sizes[most] > 0.6 * sum(sizes.values()) else "prose"
 
 
 def _note_date(note: Note) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from typing import Literal, NamedTuple, cast
 
 # An id ends a block: what follows is a blank line, the end, or the start of another item, quote or heading.
-_SHOWN_ID = re.compile(r"(?:^|[ \t]++)\^[A-Za-z0-9-]+[ \t]*+$(?=\Z|\n(?:[ \t>]*+(?:$|[-*+][ \t]|\d{1,9}[.)][ \t]|#{1,6}[ \t])|>))", re.M)
+_SHOWN_ID = re.compile(r"\^(?<![^ \t\n]\^)[A-Za-z0-9-]+[ \t]*+$(?=\Z|\n(?:[ \t>]*+(?:$|[-*+][ \t]|\d{1,9}[.)][ \t]|#{1,6}[ \t])|>))", re.M)
 # Begins with a set of characters, which is found several times as fast as alternatives are. What is closed on its own line is
 # matched whole (`code`, `comment`, but for long comments, lest a line of openings is read again and again), other openings alone.
 _HOT = re.compile(
@@ -25,7 +25,6 @@ _BREAK = re.compile(r"\n(?=[ \t>]*(?:$|[-*+][ \t]|\d{1,9}[.)][ \t]|#{1,6}[ \t]|\
 _BLANK = re.compile(r"\n[ \t>]*$", re.M)
 _NEWLINE = re.compile(r"\n")
 _CLOSERS = {"%%": re.compile("%%"), "<!--": re.compile("-->"), "$$": re.compile(r"\$\$")}
-_NOT_NEWLINE = re.compile(r"[^\n]")
 
 
 def visible(text: str) -> str:
@@ -36,8 +35,14 @@ def visible(text: str) -> str:
         return filled(text, comments, "")
     # Comments become blanks, so that an id before one is still at its line's end; code becomes letters, so that none is.
     probe = filled(filled(text, comments, " "), [span[:2] for span in spans if span.kind != "comment"], "x")
-    ids = [match.span() for match in _SHOWN_ID.finditer(probe)] if "^" in probe else []
+    ids = [(_blanks_before(probe, match.start()), match.end()) for match in _SHOWN_ID.finditer(probe)]
     return filled(text, sorted(comments + ids), "")
+
+
+def _blanks_before(text: str, pos: int) -> int:
+    while pos and text[pos - 1] in " \t":
+        pos -= 1
+    return pos
 
 
 def mask(text: str) -> str:
@@ -107,7 +112,7 @@ def stretches(text: str) -> list[Span]:
     pos = 0
     while match := _HOT.search(text, pos):
         start, pos = match.span()
-        kind = cast(Literal["code", "comment"] | None, match.lastgroup)
+        kind = cast('Literal["code", "comment"] | None', match.lastgroup)
         if start and text[start - 1] == "\\" and not text.endswith("\\\\", 0, start):
             pos = start + 1
         elif kind:
@@ -179,7 +184,7 @@ def filled(text: str, spans: Iterable[tuple[int, int]], char: str) -> str:
 
 
 def _overwritten(text: str, char: str) -> str:
-    return _NOT_NEWLINE.sub(char, text) if "\n" in text else char * len(text)
+    return "\n".join([char * len(line) for line in text.split("\n")])
 
 
 def for_blocks(body: str, spans: list[Span]) -> str:
