@@ -29,6 +29,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "canvas",
         "chats",
         "keywords",
+        "edits",
         "dates",
         "spans",
         "duplicates",
@@ -56,6 +57,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "workers",
         "memory.embed",
         "memory.contrast",
+        "memory.vectors",
         "memory.chroma",
         "memory.server",
         "tokenizer",
@@ -72,7 +74,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "memory.rerank",
     ),
     ("evaluate", "loop", "train"),
-    ("importing", "ingest", "recall", "registry", "quotes", "answer", "explain", "survey", "steps", "pipeline", "schedule"),
+    ("importing", "ingest", "remember", "recall", "registry", "quotes", "answer", "explain", "survey", "steps", "pipeline", "schedule"),
     ("watch", "demo", "bench", "views", "cli"),
 )
 

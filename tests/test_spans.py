@@ -171,6 +171,7 @@ def test_a_value_is_read_as_a_time_only_when_it_is_nothing_else(said: str, first
     assert spans.read(said, TODAY) == (date.fromisoformat(first), date.fromisoformat(last))
     assert spans.read(f"{said} x", TODAY) is None
     assert spans.read(f"x {said}", TODAY) is None
+    assert spans.read(f"since {said}", TODAY) is None
 
 
 def test_a_span_holds_the_days_from_its_first_to_its_last_and_no_unknown_one() -> None:

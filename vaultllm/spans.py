@@ -134,10 +134,14 @@ def find(text: str, today: date) -> Span | None:
 
 def read(said: str, today: date) -> _Days | None:
     """The days that a text names when it names nothing else (`2024`, `2024-06`, `15 июня`, `last week`); else None."""
-    reader = _Reader(said.strip(), today)
-    found = reader.date(0, bare=True) if reader.tokens else None
-    whole = found is not None and found[2] == len(reader.tokens) < _REACH
-    return found[:2] if found is not None and whole and reader.tokens[0].start == 0 and reader.tokens[-1].end == len(said.strip()) else None
+    said = said.strip()
+    if len(said) == 4 and said.isdecimal() and int(said):  # whoever names a year here means one
+        return date(int(said), 1, 1), date(int(said), 12, 31)
+    reader = _Reader(said, today)
+    found = reader.span(0, bare=True) if reader.tokens else None
+    if found is None or found[2] < len(reader.tokens) or reader.tokens[0].start or reader.tokens[-1].end < len(said):
+        return None
+    return None if found[0] == date.min or found[1] == date.max else found[:2]
 
 
 class _Reader:
@@ -173,11 +177,11 @@ class _Reader:
             return False
         return any(kind in self.tokens[place - 1].kinds for kind in _CUES)
 
-    def span(self, place: int) -> _Read:
+    def span(self, place: int, bare: bool = False) -> _Read:
         """A time, a range of times, or an open one."""
         self.start = place
         try:
-            return self._open(place) or self._range(place)
+            return self._open(place) or self._range(place, bare)
         except (ValueError, OverflowError):  # a day that no calendar has
             return None
 
