@@ -2,7 +2,8 @@
 
 Decides by content whether a leading `---` is front matter or a thematic break, bounds the block before any YAML
 parser sees it, and falls back to reading it line by line, so that no note is lost to its properties. Ordinary blocks
-never reach the YAML parser, which takes most of the time of a note: a strict recogniser reads what it is sure of.
+never reach the YAML parser, which takes most of the time of a note (and is imported with the first that does): a strict
+recogniser reads what it is sure of.
 Knows nothing about Markdown or what the properties mean.
 """
 
@@ -10,16 +11,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any
-
-import frontmatter
-from frontmatter.default_handlers import YAMLHandler
-from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+from typing import TYPE_CHECKING, Any
 
 from vaultllm.schema import Problem
 from vaultllm.text import encodable
+
+if TYPE_CHECKING:
+    from ruamel.yaml.nodes import MappingNode, Node
 
 MAX_CHARS = 64 * 1024
 MAX_DEPTH = 50
@@ -27,7 +25,7 @@ MAX_ALIASES = 50
 MAX_NODES = 20_000  # aliases multiply: fifty of them can stand for millions of values
 PLAIN_CHARS = 16 * 1024  # a plain block of this length cannot hold MAX_NODES values
 
-_CLOSE = re.compile(r"^(?:---|\.\.\.)[ \t]*$", re.M)
+_CLOSE = re.compile(r"\n(?:---|\.\.\.)[ \t]*$", re.M)
 _KEY = re.compile(r"""(?:"[^"\n]{0,200}"|'[^'\n]{0,200}'|(?![-+][ \t])[^\s:#>|*<!\["'][^:\n]{0,200}?)[ \t]*:(?=\s|$)""")
 _ITEM = re.compile(r"[ \t]*-(?:[ \t]+|$)")
 _COMMENT = re.compile(r"[ \t]*#(?!#)")
@@ -83,10 +81,10 @@ def front_matter(text: str) -> FrontMatter:
     first = text.find("\n")
     if first < 0 or text[:first].rstrip() != "---":
         return FrontMatter({}, 1, _foreign(text, first))
-    close = _CLOSE.search(text, first + 1)
-    block = text[first + 1 : close.start() if close else first + 1 + MAX_CHARS]
+    close = _CLOSE.search(text, first)
+    block = text[first + 1 : close.start() + 1 if close else first + 1 + MAX_CHARS]
     lines = block.split("\n")
-    said = [line for line in lines if line.strip() and not _COMMENT.match(line)]
+    said = [line for line in lines if line and not line.isspace() and not ("#" in line and _COMMENT.match(line))]
     tight = bool(lines[0].strip())
     likely = bool(said) and _KEY.match(said[0]) is not None
     if close is None:
@@ -103,6 +101,8 @@ def front_matter(text: str) -> FrontMatter:
     plain = _plain(block)
     if plain is not None:
         return FrontMatter(plain, body_line, ()) if likely and _share(said) > 0.5 else FrontMatter({}, 1, ())
+    import frontmatter
+
     handler = _Properties()
     try:
         properties, _ = frontmatter.parse("---\n" + block + "---\n", handler=handler)
@@ -158,7 +158,7 @@ def _plain(block: str) -> dict[str, Any] | None:
 
 def _share(lines: list[str]) -> float:
     """Share of lines that look like properties: `key:`, `- item`, or indented under one."""
-    return sum(line[0] in " \t]}" or bool(_KEY.match(line) or _ITEM.match(line)) for line in lines) / len(lines)
+    return len([1 for line in lines if line[0] in " \t]}" or _KEY.match(line) or _ITEM.match(line)]) / len(lines)
 
 
 def _unclosed() -> tuple[Problem, ...]:
@@ -191,11 +191,10 @@ def _no_mapping() -> tuple[Problem, ...]:
     return (Problem("W-FM-YAML", "the block between the --- lines holds no `key: value` properties; it is kept as text", 1),)
 
 
-class _Properties(YAMLHandler):  # type: ignore[misc]
-    """python-frontmatter's YAML handler on ruamel.yaml's pure-Python YAML 1.2 (the C loader can be crashed by brackets)."""
+class _Properties:
+    """A handler for python-frontmatter on ruamel.yaml's pure-Python YAML 1.2 (the C loader can be crashed by brackets)."""
 
     def __init__(self) -> None:
-        super().__init__()
         self.problems: list[Problem] = []
 
     def split(self, text: str) -> tuple[str, str]:
@@ -213,6 +212,9 @@ class _Properties(YAMLHandler):  # type: ignore[misc]
                 raise _UnreadableError(f"brackets nested deeper than {MAX_DEPTH}", fm.count("\n", 0, at))
         if len(_ALIAS.findall(fm)) > MAX_ALIASES:
             raise _UnreadableError(f"more than {MAX_ALIASES} aliases")
+        from ruamel.yaml import YAML
+        from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
         try:
             node = YAML(typ="safe", pure=True).compose(fm)
             value = _Builder(fm, self.problems).value(node, 0)
@@ -240,6 +242,8 @@ class _Builder:
 
     def value(self, node: Node | None, depth: int) -> Any:
         """The value of a node. Raises _UnreadableError when it is too deep, too large, or keyed by something else than a scalar."""
+        from ruamel.yaml.nodes import MappingNode, ScalarNode, SequenceNode
+
         if node is None:
             return None
         self.left -= 1
@@ -262,6 +266,8 @@ class _Builder:
 
     def mapping(self, node: MappingNode, depth: int) -> dict[str, Any]:
         """A mapping; the last of two equal keys wins, with a problem that names both lines; `<<` lends what is missing."""
+        from ruamel.yaml.nodes import ScalarNode
+
         result: dict[str, Any] = {}
         lines: dict[str, int] = {}
         lent: dict[str, Any] = {}
