@@ -1,9 +1,8 @@
-"""Vectors in Chroma: a projection of the ledger that may be thrown away at any time. The only importer of chromadb.
+"""Vectors in a Chroma directory of this machine. The only importer of chromadb.
 
-`folder/gen-N/` is one Chroma directory, `folder/CURRENT` names the live one. Only ids (stable slots), vectors and
-four short labels go in: what Chroma deletes stays on its disk, so no text does. One process at a time may have it
-open (two writers lose vectors in silence); the caller holds the lock. Whatever Chroma raises comes out as
-`MemoryBroken`, which never reaches the user: the caller rebuilds. Knows nothing about ledgers or passages.
+`folder/gen-N/` is one Chroma directory, `folder/CURRENT` names the live one. One process at a time has a generation open
+(two writers lose vectors in silence): its `lock` is taken here. A new generation is written beside the live one, which
+goes on answering until the swap. Knows nothing about ledgers or passages, nor about servers (`server.py`).
 """
 
 from __future__ import annotations
@@ -11,30 +10,63 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import closing, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 
+from vaultllm.errors import LockedError
 from vaultllm.files import write_whole
+from vaultllm.memory.vectors import HNSW, about, guarded, near, refuse_foreign
+from vaultllm.memory.vectors import Memory as Memory
+from vaultllm.memory.vectors import MemoryBroken as MemoryBroken
+from vaultllm.memory.vectors import Records as Records
+from vaultllm.memory.vectors import upsert as _upsert
 
-BATCH = 500  # records per call: Chroma takes at most 5,461, and a kill costs at most so many
+SERVER = "server.json"  # of server.py: which generation lives on a server. Either this file or CURRENT is there, never both.
 _NAME = "passages"
-_HNSW = {
-    "space": "cosine",
-    "ef_search": 200,
-    "sync_threshold": 1000,  # each sync may be torn by a kill (facts: 3 of 39 at 100, 0 of 46 at 1000)
-}
 _importing = threading.Lock()
 
-Records = tuple[Sequence[int], np.ndarray, Sequence[Mapping[str, str]]]
+# -- one directory
 
 
-class MemoryBroken(Exception):  # noqa: N818 - a state of the directory, not of the program
-    """The directory is missing, damaged, or not of this embedder; a rebuild mends it."""
+@dataclass(frozen=True)
+class Directory:
+    """Generations in a folder of this machine."""
+
+    folder: Path
+    """Holds `gen-N/` and `CURRENT`; need not exist."""
+
+    def live(self) -> int:
+        """See Store."""
+        return current(self.folder)
+
+    def whole(self) -> bool:
+        """See Store."""
+        return whole(self.folder)
+
+    def open(self, fingerprint: str) -> Memory:
+        """See Store."""
+        return ChromaMemory(self.folder, fingerprint)
+
+    def nearest(self, fingerprint: str, vector: np.ndarray, k: int) -> list[tuple[int, float]]:
+        """See Store."""
+        return nearest(self.folder, fingerprint, vector, k)
+
+    def rebuild(self, fingerprint: str, batches: Iterable[Records]) -> int:
+        """See Store."""
+        return rebuild(self.folder, fingerprint, batches)
+
+    def sweep(self) -> None:
+        """See Store."""
+        sweep(self.folder)
 
 
 def current(folder: Path) -> int:
@@ -48,9 +80,10 @@ def current(folder: Path) -> int:
 
 
 def unclean(folder: Path) -> int:
-    """How many times in a row a process died with the memory open."""
+    """How many times in a row a process died with the live generation open."""
     try:
-        return int((folder / "OPEN").read_text(encoding="utf-8"))
+        died, *which = (folder / "OPEN").read_text(encoding="utf-8").split()
+        return int(died) if which in ([], [f"gen-{current(folder)}"]) else 0
     except (OSError, ValueError):
         return 0
 
@@ -58,99 +91,103 @@ def unclean(folder: Path) -> int:
 def whole(folder: Path) -> bool:
     """Whether the live generation looks as it was left: a few `stat`, no import of chromadb. Only opening it proves it."""
     number = current(folder)
-    return bool(number) and not unclean(folder) and _is_sealed(folder / f"gen-{number}")
+    return bool(number) and not unclean(folder) and _sealed(folder / f"gen-{number}") is not None
 
 
-class ChromaMemory:
-    """The live generation, opened. Use as a context manager; everything raises MemoryBroken."""
+class ChromaMemory(Memory):
+    """The live generation of a folder, opened by this process alone."""
 
-    def __init__(self, folder: Path, fingerprint: str) -> None:
-        """Open the live generation if it holds vectors of this embedder."""
+    def __init__(self, folder: Path, fingerprint: str, wait: float = 60.0) -> None:
+        """Open the live generation if it holds vectors of this embedder.
+
+        Raises MemoryBroken, and LockedError when another has it open for longer than `wait` seconds.
+        """
         self.folder = folder
         self.fingerprint = fingerprint
-        self.generation = current(folder)
-        if not self.generation:
-            raise MemoryBroken("there is no Chroma directory")
-        # A damaged index ends the process where no exception is seen: a cut `link_lists.bin` or `header.bin` is SIGSEGV
-        # (seen with 1.5.9). So files that are not as we left them are not opened, and others never a third time.
-        if not _is_sealed(folder / f"gen-{self.generation}"):
-            raise MemoryBroken("the index was not closed, or was changed from outside")
-        if unclean(folder) >= 2:
-            raise MemoryBroken("the process died twice with the memory open")
-        (folder / "OPEN").write_text(str(unclean(folder) + 1), encoding="utf-8")
+        let_go()
+        self._lock, self.generation = _hold(folder, wait)
         try:
-            self._client = _client(folder / f"gen-{self.generation}")
-            try:
-                with _guard():
-                    self._collection = self._client.get_collection(_NAME, embedding_function=None)
-                    found = (self._collection.metadata or {}).get("embedder")
-                if found != fingerprint:
-                    raise MemoryBroken(f"Chroma holds vectors of {found}, not of {fingerprint}")
-            except BaseException:
-                _close(self._client)
-                raise
-        except MemoryBroken:
-            (folder / "OPEN").unlink(missing_ok=True)
+            self._client, self._collection = _open(folder, self.generation, fingerprint)
+        except BaseException:
+            self._lock.release()
             raise
-
-    def __enter__(self) -> ChromaMemory:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """Let go of the files and of chromadb's own cache of clients, so that the path can be opened afresh."""
-        _close(self._client)
-        _seal(self.folder / f"gen-{self.generation}")
-        (self.folder / "OPEN").unlink(missing_ok=True)
+        try:
+            _close(self._client)
+            path = self.folder / f"gen-{self.generation}"
+            if self._wrote or _sealed(path) is None:
+                _seal(path)
+            (self.folder / "OPEN").unlink(missing_ok=True)
+        finally:
+            self._lock.release()
 
-    def upsert(self, slots: Sequence[int], vectors: np.ndarray, labels: Sequence[Mapping[str, str]]) -> None:
-        """Store unit vectors (n, dims) float32 under their slots, in place of what was there."""
-        with _guard():
-            _upsert(self._collection, slots, vectors, labels)
+    def damage(self) -> str:
+        """ "" or what SQLite says of its file; the index's files were compared when it was opened."""
+        try:
+            uri = f"{(self.folder / f'gen-{self.generation}' / 'chroma.sqlite3').absolute().as_uri()}?mode=ro"
+            with closing(sqlite3.connect(uri, uri=True)) as db:
+                (said,) = db.execute("PRAGMA quick_check(1)").fetchone()
+        except sqlite3.Error as error:
+            said = error
+        return "" if said == "ok" else f"Chroma's SQLite file is damaged: {said}"
 
-    def delete(self, slots: Sequence[int]) -> None:
-        """Take slots out; unknown ones are no error."""
-        with _guard():
-            for start in range(0, len(slots), BATCH):
-                self._collection.delete(ids=[str(slot) for slot in slots[start : start + BATCH]])
 
-    def query(self, vector: np.ndarray, k: int) -> list[tuple[int, float]]:
-        """The nearest at most k (slot, cosine), best first; approximate (HNSW)."""
-        with _guard():
-            found = self._collection.query(query_embeddings=[vector.tolist()], n_results=k, include=["distances"])
-            return [(int(slot), 1.0 - float(far)) for slot, far in zip(found["ids"][0], found["distances"][0], strict=True)]
+def _hold(folder: Path, wait: float) -> tuple[FileLock, int]:
+    """The lock of the live generation, taken, and its number: one process at a time has its files open."""
+    while number := current(folder):
+        lock = FileLock(folder / f"gen-{number}" / "lock", mode=0o600)
+        try:
+            lock.acquire(timeout=wait, poll_interval=0.01)
+        except Timeout:
+            raise LockedError("another vaultllm has the memory open; try again when it is done", path=str(folder)) from None
+        except OSError as error:
+            if current(folder) == number:
+                raise MemoryBroken(f"the memory cannot be locked: {error}") from error
+            continue  # it was swept away that very moment
+        if current(folder) == number:
+            return lock, number
+        lock.release()
+    raise MemoryBroken("there is no Chroma directory")
 
-    def count(self) -> int:
-        """How many slots it holds."""
-        with _guard():
-            return int(self._collection.count())
 
-    def probe(self, expected: int, slots: Sequence[int], vectors: np.ndarray) -> str:
-        """ "" when it holds `expected` slots, and these with these vectors, and answers a query; else what is wrong."""
-        count = self.count()
-        if count != expected:
-            return f"Chroma holds {count} vectors, the ledger {expected}"
-        if not slots:
-            return ""
-        with _guard():
-            got = self._collection.get(ids=[str(slot) for slot in slots], include=["embeddings"])
-            held = {int(slot): np.asarray(vector, dtype=np.float32) for slot, vector in zip(got["ids"], got["embeddings"], strict=True)}
-        for slot, vector in zip(slots, vectors, strict=True):
-            if slot not in held:
-                return f"Chroma has lost slot {slot}"
-            if held[slot].shape != vector.shape or not np.allclose(held[slot], vector, atol=1e-3):
-                return f"Chroma holds another vector for slot {slot}"
-        if not self.query(vectors[0], 1):
-            return "Chroma finds nothing"
-        return ""
+def _open(folder: Path, number: int, fingerprint: str) -> tuple[Any, Any]:
+    """chromadb's client and collection of a generation whose lock we hold; OPEN counts us until it is closed."""
+    # A damaged index ends the process where no exception is seen: a cut `header.bin`, a zeroed `link_lists.bin` is SIGSEGV
+    # (seen with 1.5.9). So files that are not as we left them are not opened, and others never a third time.
+    path = folder / f"gen-{number}"
+    if not _mend_seal(path):
+        raise MemoryBroken("the index was not closed, or was changed from outside")
+    if unclean(folder) >= 2:
+        raise MemoryBroken("the process died twice with the memory open")
+    _count_open(folder, number)
+    try:
+        client = _client(path)
+        try:
+            with guarded():
+                collection = client.get_collection(_NAME, embedding_function=None)
+                found = collection.metadata or {}
+            refuse_foreign(found, fingerprint)
+            return client, collection
+        except BaseException:
+            _close(client)
+            raise
+    except MemoryBroken:
+        (folder / "OPEN").unlink(missing_ok=True)
+        raise
+
+
+def _count_open(folder: Path, number: int) -> None:
+    (folder / "OPEN").write_text(f"{unclean(folder) + 1} gen-{number}", encoding="utf-8")
 
 
 def rebuild(folder: Path, fingerprint: str, batches: Iterable[Records]) -> int:
     """Write a new generation from (slots, unit vectors, labels) batches, make it the live one, remove the others.
 
-    Returns its number. A kill in between leaves the old one live. Nobody may have the memory open.
+    Returns its number. A kill in between leaves the old one live. The live generation answers meanwhile: this needs its
+    lock only to remove it. The caller sees to it that no other process rebuilds, or writes what is then lost with the
+    old generation. Raises MemoryBroken, OSError, and whatever `batches` raises.
     """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     number = 1 + max([current(folder), *(int(path.name[4:]) for path in _generations(folder))])
@@ -159,12 +196,12 @@ def rebuild(folder: Path, fingerprint: str, batches: Iterable[Records]) -> int:
     try:
         client = _client(path)
         try:
-            with _guard():
+            with guarded():
                 collection = client.create_collection(
-                    _NAME, embedding_function=None, configuration={"hnsw": _HNSW}, metadata={"embedder": fingerprint}
+                    _NAME, embedding_function=None, configuration={"hnsw": HNSW}, metadata=about(fingerprint)
                 )
             for slots, vectors, labels in batches:
-                with _guard():
+                with guarded():
                     _upsert(collection, slots, vectors, labels)
         finally:
             _close(client)
@@ -172,60 +209,158 @@ def rebuild(folder: Path, fingerprint: str, batches: Iterable[Records]) -> int:
     except BaseException:
         shutil.rmtree(path, ignore_errors=True)
         raise
-    write_whole(folder / "CURRENT", path.name + "\n")
+    (folder / SERVER).unlink(missing_ok=True)
     (folder / "OPEN").unlink(missing_ok=True)
+    write_whole(folder / "CURRENT", path.name + "\n")
     sweep(folder)
     return number
 
 
-def sweep(folder: Path) -> None:
-    """Remove every generation but the live one (a kill during a rebuild leaves one behind)."""
+def sweep(folder: Path, wait: float = 5.0) -> None:
+    """Remove every generation but the live one (a kill during a rebuild leaves one behind).
+
+    One that somebody asks this very moment is waited for; after `wait` seconds it is left to the next time.
+    """
+    let_go()
     live = current(folder)
     for path in _generations(folder):
         if path.name != f"gen-{live}":
-            shutil.rmtree(path, ignore_errors=True)
+            with suppress(OSError):  # Timeout is one
+                lock = FileLock(path / "lock", mode=0o600)
+                lock.acquire(timeout=wait, poll_interval=0.01)
+                lock.release()
+                shutil.rmtree(path, ignore_errors=True)
 
 
-def _index_files(path: Path) -> dict[str, list[int]]:
-    """Size and mtime of the index's files: not of SQLite's, which looks after itself, and changes with every upsert."""
+# -- the index that answers questions stays open between them
+
+
+@dataclass
+class _Warm:
+    """An index that this process has loaded: which one, how it looked then, and chromadb's objects."""
+
+    key: tuple[Any, ...]
+    client: Any
+    collection: Any
+
+
+_warm: _Warm | None = None
+_asking = threading.Lock()
+
+
+def nearest(folder: Path, fingerprint: str, vector: np.ndarray, k: int, wait: float = 0.05) -> list[tuple[int, float]]:
+    """`ChromaMemory.query`, the index kept open from one question to the next (to load 60,000 vectors takes 80 ms).
+
+    A write by whatever process, or a new generation, is seen: then it is loaded anew. Raises MemoryBroken, and
+    LockedError when the live generation is being written to for longer than `wait` seconds.
+    """
+    global _warm
+    with _asking:
+        lock, number = _hold(folder, wait)
+        try:
+            path = folder / f"gen-{number}"
+            key = (str(folder), fingerprint, number, _sealed(path))
+            if _warm is not None and (_warm.key != key or key[-1] is None or unclean(folder)):
+                _forget_warm()
+            if _warm is None:
+                client, collection = _open(folder, number, fingerprint)
+                _warm = _Warm((*key[:-1], _sealed(path)), client, collection)
+            else:
+                _count_open(folder, number)
+            try:
+                found = near(_warm.collection, vector, k)
+            except MemoryBroken:
+                _forget_warm()
+                raise
+            finally:
+                (folder / "OPEN").unlink(missing_ok=True)
+            return found
+        finally:
+            lock.release()
+
+
+def let_go() -> None:
+    """Close the index that `nearest` keeps open in this process, if there is one."""
+    with _asking:
+        _forget_warm()
+
+
+def _forget_warm() -> None:
+    global _warm
+    if _warm is not None:
+        client, _warm = _warm.client, None
+        with suppress(MemoryBroken):
+            _close(client)
+
+
+# -- how the files of an index were left
+
+
+def _files(path: Path) -> dict[str, list[int]]:
+    """Size and times of the index's files: not of SQLite's, which looks after itself, and changes with every upsert."""
     found = {}
     for file in sorted(path.glob("*/*")):
         stat = file.stat()
-        found[file.relative_to(path).as_posix()] = [stat.st_size, stat.st_mtime_ns]
+        found[file.relative_to(path).as_posix()] = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
     return found
 
 
-def _seal(path: Path) -> None:
-    """Note how a generation's index files look now that nobody has them open."""
-    if not _is_sealed(path):
-        write_whole(path / "seal.json", json.dumps(_index_files(path)))
+def _sum(path: Path) -> int:
+    """CRC-32 of a file: it tells accidents from what was meant, and reads a gigabyte in a second."""
+    found = 0
+    with path.open("rb") as file:
+        while part := file.read(1 << 20):
+            found = zlib.crc32(part, found)
+    return found
 
 
-def _is_sealed(path: Path) -> bool:
-    """Whether they look as they did then: a kill while Chroma wrote them, or a cut file, shows here."""
+def _read_seal(path: Path) -> dict[str, Any]:
+    """What `_seal` wrote; empty when that makes no sense."""
     try:
-        return bool(json.loads((path / "seal.json").read_text(encoding="utf-8")) == _index_files(path))
+        seal = json.loads((path / "seal.json").read_text(encoding="utf-8"))
+        return seal if isinstance(seal, dict) and {"writes", "files", "sums"} <= set(seal) else {}
     except (OSError, ValueError):
+        return {}
+
+
+def _sealed(path: Path) -> dict[str, Any] | None:
+    """The seal, when the index's files have the sizes and times of then: a kill while Chroma wrote them shows, and a cut."""
+    seal = _read_seal(path)
+    try:
+        return seal if seal and seal["files"] == _files(path) else None
+    except OSError:
+        return None
+
+
+def _mend_seal(path: Path) -> bool:
+    """Whether the index's files are those of the seal; where only their times differ (a copied folder), it is written anew."""
+    if _sealed(path) is not None:
+        return True
+    seal = _read_seal(path)
+    try:
+        if not seal or seal["sums"] != {name: _sum(path / name) for name in _files(path)}:
+            return False
+    except OSError:
         return False
+    write_whole(path / "seal.json", json.dumps({**seal, "files": _files(path)}))
+    return True
+
+
+def _seal(path: Path) -> None:
+    """Note how a generation's index files look now that nobody writes to them, and that there was a session."""
+    old = _read_seal(path) or {"writes": 0, "files": {}, "sums": {}}
+    files = _files(path)
+    sums = {name: old["sums"][name] if files[name] == old["files"].get(name) else _sum(path / name) for name in files}
+    write_whole(path / "seal.json", json.dumps({"writes": old["writes"] + 1, "files": files, "sums": sums}))
 
 
 def _generations(folder: Path) -> Iterator[Path]:
     yield from (path for path in folder.glob("gen-*") if path.name[4:].isdecimal())
 
 
-def _upsert(collection: Any, slots: Sequence[int], vectors: np.ndarray, labels: Sequence[Mapping[str, str]]) -> None:
-    for start in range(0, len(slots), BATCH):
-        part = slice(start, start + BATCH)
-        collection.upsert(
-            ids=[str(slot) for slot in slots[part]],
-            embeddings=np.ascontiguousarray(vectors[part], dtype=np.float32),
-            metadatas=[dict(label) for label in labels[part]],
-        )
-
-
 def _client(path: Path) -> Any:
     """chromadb's client over one directory: no telemetry, no `.env` of whatever folder we were started in."""
-    with _guard():
+    with guarded():
         chromadb = _chromadb()
         settings = chromadb.config.Settings(_env_file=None, anonymized_telemetry=False, is_persistent=True)
         return chromadb.PersistentClient(path=str(path), settings=settings)
@@ -248,16 +383,5 @@ def _chromadb() -> Any:
 
 
 def _close(client: Any) -> None:
-    with _guard():
+    with guarded():
         client.close()
-
-
-@contextmanager
-def _guard() -> Iterator[None]:
-    """Chroma's errors as one: among them a panic of its Rust half, which is no Exception."""
-    try:
-        yield
-    except (MemoryBroken, KeyboardInterrupt, SystemExit, GeneratorExit):
-        raise
-    except BaseException as error:
-        raise MemoryBroken(f"Chroma: {type(error).__name__}: {error}") from error
