@@ -65,6 +65,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "ledger",
         "memory.pairs",
         "memory.resonance",
+        "memory.layout",
         "memory.analyse",
         "memory.map",
         "models.plan",
