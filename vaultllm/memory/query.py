@@ -20,7 +20,7 @@ from vaultllm.errors import UsageError, nearest
 from vaultllm.schema import Kind, Trust
 from vaultllm.text import fold, words
 
-NAMES = ("path", "folder", "tag", "before", "after", "kind", "trust", "lang")
+NAMES = ("tag", "folder", "path", "before", "after", "kind", "trust", "lang")
 LANGUAGES = ("ru", "bn", "en", "hi", "el", "ar", "he", "ja", "ko", "zh", "und")  # what `text.language` can say
 _ALLOWED: dict[str, tuple[str, ...]] = {"kind": get_args(Kind), "trust": get_args(Trust), "lang": LANGUAGES}
 _LONGEST = 300  # characters of a phrase or a value: what is longer is a quotation in a pasted text, not something to be found
@@ -70,28 +70,38 @@ class Filters:
         `folder:` the name of a folder that it lies in at any depth (or several, `a/b`; with `/` first, from the top),
         `tag:` also finds the tags below it (`tag:work` finds `work/plan`).
         """
-        found: dict[str, bool] = {}
-        for name, value, negated, day in self.conditions:
-            if day is not None:
+        for name, negated, values, days in _groups(self.conditions):
+            if days:
                 when = dates.day(at)
                 if when is None:
                     return False
-                holds = when < day if name == "before" else when >= day
+                holds = when < max(days) if name == "before" else when >= min(days)
             elif name == "path":
-                holds = value in _folded(path)
+                folded = _folded(path)
+                holds = any(value in folded for value in values)
             elif name == "folder":
                 folders = _folders(path)
-                holds = folders.startswith(f"{value}/") if value[0] == "/" else f"/{value}/" in folders
+                holds = any(folders.startswith(f"{value}/") if value[0] == "/" else f"/{value}/" in folders for value in values)
             elif name == "tag":
-                holds = any(tag == value or tag.startswith(f"{value}/") for tag in _tags(tuple(tags)))
+                holds = any(tag == value or tag.startswith(f"{value}/") for tag in _tags(tuple(tags)) for value in values)
             else:
-                holds = value == {"kind": kind, "trust": trust, "lang": language}[name]
-            if negated:
-                if holds:
-                    return False
-            else:
-                found[name] = found.get(name, False) or holds
-        return all(found.values())
+                holds = (kind if name == "kind" else trust if name == "trust" else language) in values
+            if holds == negated:
+                return False
+        return True
+
+
+@functools.lru_cache(maxsize=64)
+def _groups(conditions: tuple[Condition, ...]) -> list[tuple[str, bool, tuple[str, ...], tuple[date, ...]]]:
+    """Name, negated, values, days: the conditions of one name together, what costs least to look at first."""
+    found: list[tuple[str, bool, tuple[str, ...], tuple[date, ...]]] = []
+    for name in reversed(NAMES):
+        for negated in (False, True):
+            group = [one for one in conditions if one.name == name and one.negated == negated]
+            if group:
+                days = tuple(one.day for one in group if one.day is not None)
+                found.append((name, negated, tuple(one.value for one in group), days))
+    return found
 
 
 @functools.lru_cache(maxsize=200_000)
