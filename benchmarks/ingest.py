@@ -111,11 +111,11 @@ def obsidiantools(vault: Path) -> float:
 
 def ours(vault: Path, state: Path) -> dict[str, float]:
     """Seconds of one ingest, and what of it went into the memory (embedding, Chroma)."""
-    from vaultllm import config, recall, steps
+    from vaultllm import config, remember, steps
 
     job = steps.Job(config.init_workspace(vault, str(state)))
     spent = [0.0]
-    refresh = recall.refresh
+    refresh = remember.refresh
 
     def timed(*args: object, **options: object) -> dict[str, object]:
         begun = time.perf_counter()
@@ -123,7 +123,7 @@ def ours(vault: Path, state: Path) -> dict[str, float]:
         spent[0] = time.perf_counter() - begun
         return found
 
-    recall.refresh = timed  # type: ignore[assignment]
+    remember.refresh = timed  # type: ignore[assignment]
     result = steps.ingest(job)
     job.close()
     return {"seconds": result["seconds"], "memory_seconds": spent[0], "parsed": result["notes"]["parsed"]}

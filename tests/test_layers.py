@@ -58,6 +58,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "memory.embed",
         "memory.contrast",
         "memory.vectors",
+        "memory.wire",
         "memory.chroma",
         "memory.server",
         "tokenizer",

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
-from vaultllm import chats, markdown, recall, rows, scenes
+from vaultllm import chats, markdown, recall, remember, rows, scenes
 from vaultllm.config import MemorySettings, ScanSettings, Settings
 from vaultllm.ledger import Ledger, NoteRow
-from vaultllm.memory import chroma, embed
+from vaultllm.memory import chroma, embed, resonance
 from vaultllm.schema import Hit, Progress
 
 SETTINGS = MemorySettings(dims=32)
@@ -55,7 +55,7 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 def memory(ledger: Ledger, tmp_path: Path) -> Path:
     """The folder of a memory that knows the notes."""
     fill(ledger)
-    recall.refresh(ledger, tmp_path / "memory", SETTINGS)
+    remember.refresh(ledger, tmp_path / "memory", SETTINGS)
     return tmp_path / "memory"
 
 
@@ -65,8 +65,8 @@ def ask(ledger: Ledger, folder: Path, query: str, k: int = 3, **options) -> list
 
 def same(ledger: Ledger, folder: Path) -> bool:
     """Every vector of the ledger is in Chroma, and nothing else; nothing is left over in the folder."""
-    assert recall.check(ledger, folder) == ""
-    fingerprint = recall._about(ledger)["fingerprint"]
+    assert remember.check(ledger, folder) == ""
+    fingerprint = remember.fitted(ledger)["fingerprint"]
     slots, vectors = ledger.vectors(fingerprint)
     assert len(slots) == ledger.counts()["passages"]
     told = [row for row in range(len(slots)) if vectors[row].any()]
@@ -74,7 +74,7 @@ def same(ledger: Ledger, folder: Path) -> bool:
         assert opened.probe(len(told), [slots[row] for row in told], vectors[told]) == ""
     live = f"gen-{chroma.current(folder)}"
     names = {path.name for path in folder.iterdir()} - {"lock"}
-    return names == {"CURRENT", live, recall._embedder_folder(folder, fingerprint).name}
+    return names == {"CURRENT", live, remember.embedder_folder(folder, fingerprint).name}
 
 
 # -- refresh
@@ -83,7 +83,7 @@ def same(ledger: Ledger, folder: Path) -> bool:
 def test_refresh_gives_every_passage_a_vector_and_chroma_every_vector(ledger: Ledger, tmp_path: Path) -> None:
     fill(ledger)
     seen: list[Progress] = []
-    done = recall.refresh(ledger, tmp_path / "m", SETTINGS, seen.append)
+    done = remember.refresh(ledger, tmp_path / "m", SETTINGS, seen.append)
     n = ledger.counts()["passages"]
     assert done == {"embedded": n, "upserted": n, "deleted": 0, "refitted": True, "generation": 1}
     assert seen
@@ -92,10 +92,10 @@ def test_refresh_gives_every_passage_a_vector_and_chroma_every_vector(ledger: Le
 
 
 def test_refresh_of_an_empty_ledger_makes_nothing(ledger: Ledger, tmp_path: Path) -> None:
-    assert recall.refresh(ledger, tmp_path / "m", SETTINGS)["generation"] == 0
+    assert remember.refresh(ledger, tmp_path / "m", SETTINGS)["generation"] == 0
     assert not (tmp_path / "m").exists()
     assert ask(ledger, tmp_path / "m", "вода") == []
-    assert recall.check(ledger, tmp_path / "m") == ""
+    assert remember.check(ledger, tmp_path / "m") == ""
 
 
 def test_refresh_with_nothing_new_opens_and_writes_nothing(ledger: Ledger, memory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,7 +105,7 @@ def test_refresh_with_nothing_new_opens_and_writes_nothing(ledger: Ledger, memor
     monkeypatch.setattr(chroma, "_client", refuse)
     changes = ledger.db.total_changes
     before = {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in memory.rglob("*")}
-    done = recall.refresh(ledger, memory, SETTINGS)
+    done = remember.refresh(ledger, memory, SETTINGS)
     assert done == {"embedded": 0, "upserted": 0, "deleted": 0, "refitted": False, "generation": 1}
     assert ledger.db.total_changes == changes
     assert {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in memory.rglob("*")} == before
@@ -113,31 +113,31 @@ def test_refresh_with_nothing_new_opens_and_writes_nothing(ledger: Ledger, memor
 
 def test_a_changed_note_changes_only_its_passages(ledger: Ledger, memory: Path) -> None:
     put(ledger, "Хлеб.md", "# Ржаной хлеб\n\nМука кончилась, купили гречку.\n")
-    done = recall.refresh(ledger, memory, SETTINGS)
+    done = remember.refresh(ledger, memory, SETTINGS)
     assert (done["embedded"], done["upserted"], done["refitted"], done["generation"]) == (1, 1, False, 1)
     ledger.remove_note("Kayak.md")
-    done = recall.refresh(ledger, memory, SETTINGS)
+    done = remember.refresh(ledger, memory, SETTINGS)
     assert (done["embedded"], done["upserted"], done["deleted"]) == (0, 0, 1)
     assert same(ledger, memory)
     assert all(hit.path != "Kayak.md" for hit in ask(ledger, memory, "epoxy rib", 20))
 
 
 def test_the_embedder_is_fitted_again_when_the_vault_has_doubled(ledger: Ledger, memory: Path) -> None:
-    old = recall._about(ledger)["fingerprint"]
+    old = remember.fitted(ledger)["fingerprint"]
     for n in range(ledger.counts()["passages"]):
         put(ledger, f"new{n}.md", f"Новая заметка номер {n} про грибы и лес.\n")
-    done = recall.refresh(ledger, memory, SETTINGS)
+    done = remember.refresh(ledger, memory, SETTINGS)
     assert done["refitted"]
     assert done["embedded"] == ledger.counts()["passages"]
-    assert recall._about(ledger)["fingerprint"] != old
+    assert remember.fitted(ledger)["fingerprint"] != old
     assert same(ledger, memory)
 
 
 def test_other_dims_fit_again(ledger: Ledger, memory: Path) -> None:
-    done = recall.refresh(ledger, memory, MemorySettings(dims=8))
+    done = remember.refresh(ledger, memory, MemorySettings(dims=8))
     assert done["refitted"]
     assert same(ledger, memory)
-    assert ledger.vectors(recall._about(ledger)["fingerprint"])[1].shape[1] <= 8
+    assert ledger.vectors(remember.fitted(ledger)["fingerprint"])[1].shape[1] <= 8
 
 
 def _cut(path: Path) -> None:
@@ -158,13 +158,13 @@ def test_a_refresh_with_nothing_new_still_sees_that_chroma_is_gone(ledger: Ledge
         (memory / "gen-1" / "seal.json").unlink()
     else:
         (memory / "OPEN").write_text("1")
-    recall.refresh(ledger, memory, SETTINGS)
+    remember.refresh(ledger, memory, SETTINGS)
     assert same(ledger, memory)
 
 
 @pytest.mark.parametrize("damage", ["memory", "generation", "CURRENT", "sqlite", "embedder", "count", "vector", "died"])
 def test_a_damaged_memory_is_mended_by_the_next_refresh(ledger: Ledger, memory: Path, damage: str) -> None:
-    fingerprint = recall._about(ledger)["fingerprint"]
+    fingerprint = remember.fitted(ledger)["fingerprint"]
     if damage == "memory":
         shutil.rmtree(memory)
     elif damage == "generation":
@@ -174,8 +174,8 @@ def test_a_damaged_memory_is_mended_by_the_next_refresh(ledger: Ledger, memory: 
     elif damage == "sqlite":
         _cut(memory / "gen-1" / "chroma.sqlite3")
     elif damage == "embedder":
-        recall._embedder.cache_clear()
-        _cut(recall._embedder_folder(memory, fingerprint) / "arrays.npz")
+        remember.embedder.cache_clear()
+        _cut(remember.embedder_folder(memory, fingerprint) / "arrays.npz")
     elif damage == "count":
         with chroma.ChromaMemory(memory, fingerprint) as opened:
             opened.delete([1])
@@ -184,16 +184,16 @@ def test_a_damaged_memory_is_mended_by_the_next_refresh(ledger: Ledger, memory: 
             opened.upsert([1], -ledger.vectors(fingerprint, [1])[1], [{"path": "x"}])
     else:
         (memory / "OPEN").write_text("2")
-    assert recall.check(ledger, memory) != ""
+    assert remember.check(ledger, memory) != ""
     assert ask(ledger, memory, "epoxy", dense="chroma")[0].path == "Kayak.md"  # a broken memory still answers
     put(ledger, "neu.md", "Ещё одна заметка.\n")
-    recall.refresh(ledger, memory, SETTINGS)
+    remember.refresh(ledger, memory, SETTINGS)
     assert same(ledger, memory)
 
 
 def test_rebuild_leaves_nothing_of_a_removed_note_on_the_disk(ledger: Ledger, memory: Path) -> None:
     ledger.remove_note("Kayak.md")
-    recall.rebuild(ledger, memory, SETTINGS)
+    remember.rebuild(ledger, memory, SETTINGS)
     assert same(ledger, memory)
     assert chroma.current(memory) == 2
     for path in (*memory.rglob("chroma.sqlite3"), ledger.path):
@@ -204,21 +204,21 @@ def test_rebuild_leaves_nothing_of_a_removed_note_on_the_disk(ledger: Ledger, me
 
 def test_check_says_that_changes_wait(ledger: Ledger, memory: Path) -> None:
     put(ledger, "neu.md", "Ещё одна заметка.\n")
-    assert "1 passages have no vector" in recall.check(ledger, memory)
+    assert "1 passages have no vector" in remember.check(ledger, memory)
 
 
 def test_check_does_not_raise_on_a_closed_ledger(ledger: Ledger, memory: Path) -> None:
     ledger.close()
-    assert "cannot be checked" in recall.check(ledger, memory)
+    assert "cannot be checked" in remember.check(ledger, memory)
 
 
 CHILD = """
 import os, pathlib, sys, time
-from vaultllm import recall
+from vaultllm import remember
 from vaultllm.config import MemorySettings
 from vaultllm.ledger import Ledger
-from vaultllm.memory import chroma, embed
-recall._BATCH = 10
+from vaultllm.memory import chroma, embed, resonance
+remember._BATCH = 10
 where, name, nth = sys.argv[2], sys.argv[3], int(sys.argv[4])
 owner = {"Ledger": Ledger, "chroma": chroma, "os": os}[where]
 inner, calls = getattr(owner, name), 0
@@ -231,7 +231,7 @@ def stop_before(*args, **kwargs):
     return inner(*args, **kwargs)
 setattr(owner, name, stop_before)
 root = pathlib.Path(sys.argv[1])
-recall.refresh(Ledger(root / "ledger.db"), root / "memory", MemorySettings(dims=32))
+remember.refresh(Ledger(root / "ledger.db"), root / "memory", MemorySettings(dims=32))
 """
 
 
@@ -250,7 +250,7 @@ def test_a_refresh_killed_anywhere_converges(ledger: Ledger, tmp_path: Path, fir
     for n in range(40):
         put(ledger, f"n{n}.md", f"Заметка {n} про воду, лес и каяк номер {n * 7}.\n")
     if not first:
-        recall.refresh(ledger, folder, SETTINGS)
+        remember.refresh(ledger, folder, SETTINGS)
         for n in range(10, 35):
             put(ledger, f"n{n}.md", f"Другая заметка {n} про хлеб {n * 3}.\n")
         ledger.remove_note("n1.md")
@@ -262,7 +262,7 @@ def test_a_refresh_killed_anywhere_converges(ledger: Ledger, tmp_path: Path, fir
         assert child.stdout.readline() == b"now\n"
         child.send_signal(signal.SIGKILL)
         child.wait()
-    recall.refresh(ledger, folder, SETTINGS)
+    remember.refresh(ledger, folder, SETTINGS)
     assert same(ledger, folder)
     assert ask(ledger, folder, "хлеб" if not first else "каяк", dense="chroma")
 
@@ -364,10 +364,10 @@ def test_a_hub_lends_little_to_each(ledger: Ledger, tmp_path: Path) -> None:
         put(ledger, f"цель{n}.md", f"Пустяк {n}.\n")
     put(ledger, "hub.md", "Оглавление: " + " ".join(f"[[цель{n}]]" for n in range(30)) + "\n")
     put(ledger, "one.md", "Предисловие [[цель0]]\n")
-    linked = recall._resonance(ledger, {31: 1.0})["links"]
-    alone = recall._resonance(ledger, {32: 1.0})["links"]
-    assert max(linked.values()) == pytest.approx(1 / 30)
-    assert alone == {1: 1.0}
+    settings = MemorySettings(links=1.0)
+    hub, one = (resonance.lend(ledger, ledger.places([slot]), {slot: 1.0}, "", settings)["links"] for slot in (31, 32))
+    assert max(hub.values()) == pytest.approx(1 / 30)
+    assert one == {1: 1.0}
 
 
 def test_allow_leaves_scenes_out(ledger: Ledger, memory: Path) -> None:
@@ -403,7 +403,7 @@ def real(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tup
     with Ledger(root / "ledger.db") as opened:
         for file in sorted((shared / "real/user").glob("*.md")):
             put(opened, file.name, file.read_bytes())
-        recall.refresh(opened, root / "memory", MemorySettings())
+        remember.refresh(opened, root / "memory", MemorySettings())
         yield opened, root / "memory"
 
 
@@ -431,9 +431,9 @@ def test_real_questions_find_their_notes_among_the_first_three(real: tuple[Ledge
 
 def test_vectors_are_those_of_the_embedder(real: tuple[Ledger, Path]) -> None:
     ledger, folder = real
-    fingerprint = recall._about(ledger)["fingerprint"]
-    loaded = embed.VaultEmbedder.load(recall._embedder_folder(folder, fingerprint))
+    fingerprint = remember.fitted(ledger)["fingerprint"]
+    loaded = embed.VaultEmbedder.load(remember.embedder_folder(folder, fingerprint))
     slots, vectors = ledger.vectors(fingerprint)
     stored = ledger.passages(slots[:5])
-    again = loaded.embed([recall._said(stored[slot].passage.text, stored[slot].passage.context) for slot in slots[:5]])
+    again = loaded.embed([remember._said(stored[slot].passage.text, stored[slot].passage.context) for slot in slots[:5]])
     np.testing.assert_allclose(again, vectors[:5], atol=1e-5)

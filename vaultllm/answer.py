@@ -201,10 +201,10 @@ def _recall(workspace: Workspace, ledger: Ledger, question: str, note: str | Non
     def here(scene: Scene) -> bool:
         return scene.source.path == note
 
-    hits = recall.recall(ledger, workspace.memory, settings, question, k, allow=elsewhere)
+    hits = recall.recall(ledger, workspace.memory, settings, question, k, allow=elsewhere, plain=True)
     if note is None:
         return hits
-    first = recall.recall(ledger, workspace.memory, settings, question, k, allow=here)
+    first = recall.recall(ledger, workspace.memory, settings, question, k, allow=here, plain=True)
     if not first:  # "what is this note about?" shares no word with it
         first = [
             Hit(scene, note, scene.source.lines, "\n\n".join(turn.text for turn in scene.turns), (), 0.0, {})

@@ -140,6 +140,10 @@ class MemorySettings(_Section):
 
     dims: int = Field(256, ge=8, le=4096)
     """Dimensions of the vault's own embedder."""
+    k1: float = Field(1.2, ge=0.0, le=10.0)
+    """BM25: how soon more of a word says no more."""
+    b: float = Field(0.75, ge=0.0, le=1.0)
+    """BM25: how much a long passage is held against it."""
     words: float = Field(0.5, ge=0.0)
     """Weight of stems (BM25)."""
     grams: float = Field(0.5, ge=0.0)
@@ -147,9 +151,13 @@ class MemorySettings(_Section):
     dense: float = Field(0.5, ge=0.0)
     """Weight of the vectors."""
     near: float = Field(0.25, ge=0.0)
-    """Resonance: what a hit lends to the scenes next to it."""
+    """Resonance: what a hit lends to the turns and sections beside it."""
     links: float = Field(0.25, ge=0.0)
     """Resonance: what a hit lends to the scenes it links to."""
+    time: float = Field(0.5, ge=0.0)
+    """What it counts to be of the time that a question names (`вчера`, `in June`)."""
+    diversity: float = Field(0.1, ge=0.0)
+    """How much each further scene of one note steps back in the list of hits."""
 
 
 class TrainSettings(_Section):

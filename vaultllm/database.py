@@ -108,6 +108,7 @@ MIGRATIONS: tuple[str, ...] = (
     );
     CREATE TABLE postings (id INTEGER PRIMARY KEY AUTOINCREMENT, family TEXT NOT NULL, size INTEGER NOT NULL, data BLOB NOT NULL);
     CREATE INDEX postings_family ON postings(family, size);
+    CREATE INDEX scenes_at ON scenes(at) WHERE at != '';
     """,
 )
 

@@ -13,7 +13,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vaultllm import imports
 from vaultllm.database import Database, explained
@@ -108,6 +108,19 @@ class StoredPassage:
     """Hash of what its scene says."""
     passage: Passage
     """The record."""
+
+
+class Place(NamedTuple):
+    """Where a passage stands."""
+
+    scene: int
+    """Row of its scene."""
+    note: int
+    """Row of its note."""
+    scene_ordinal: int
+    """The scene's place in the note."""
+    ordinal: int
+    """The passage's place in the scene."""
 
 
 _WORDS = "words"  # in the meta table: how the words index was made
@@ -417,15 +430,6 @@ class Ledger(Database):
                 found[slot] = {"scene": scene, "path": path, "kind": kind, "language": language}
         return found
 
-    def first_passages(self, scene_slots: Sequence[int]) -> list[int]:
-        """Slots of the first passages of these scenes."""
-        found: list[int] = []
-        for start in range(0, len(scene_slots), 500):
-            part = scene_slots[start : start + 500]
-            marks = ",".join("?" * len(part))
-            found += [slot for (slot,) in self.db.execute(f"SELECT slot FROM passages WHERE ordinal = 0 AND scene IN ({marks})", part)]
-        return found
-
     def scenes_at(self, scene_slots: Sequence[int]) -> dict[int, Scene]:
         """The scenes of these rows."""
         found: dict[int, Scene] = {}
@@ -512,15 +516,58 @@ class Ledger(Database):
 
     # -- what the resonance needs
 
-    def neighbours(self, scene_slots: Sequence[int]) -> list[tuple[int, int]]:
-        """(scene, scene beside it in the same note) pairs for these scenes."""
-        pairs: list[tuple[int, int]] = []
-        for slot in scene_slots:
-            pairs += self.db.execute(
-                "SELECT a.slot, b.slot FROM scenes a JOIN scenes b ON b.note = a.note AND abs(b.ordinal - a.ordinal) = 1 WHERE a.slot = ?",
-                (slot,),
-            ).fetchall()
-        return pairs
+    def places(self, slots: Sequence[int]) -> dict[int, Place]:
+        """Where these passages stand; unknown slots are left out."""
+        found: dict[int, Place] = {}
+        for start in range(0, len(slots), 500):
+            part = slots[start : start + 500]
+            rows = self.db.execute(
+                "SELECT p.slot, p.scene, s.note, s.ordinal, p.ordinal FROM passages p JOIN scenes s ON s.slot = p.scene"
+                f" WHERE p.slot IN ({_marks(len(part))})",
+                part,
+            )
+            found.update((slot, Place(*rest)) for slot, *rest in rows)
+        return {slot: found[slot] for slot in slots if slot in found}
+
+    def beside(self, place: Place) -> list[int]:
+        """Slots of the passages of a place's scene and of the scenes before and after it in the note, in their order."""
+        query = (
+            "SELECT p.slot FROM scenes s JOIN passages p ON p.scene = s.slot WHERE s.note = ? AND s.ordinal BETWEEN ? AND ?"
+            " ORDER BY s.ordinal, p.ordinal"
+        )
+        return [slot for (slot,) in self.db.execute(query, (place.note, place.scene_ordinal - 1, place.scene_ordinal + 1))]
+
+    def passages_in(self, scene_slots: Sequence[int]) -> list[tuple[int, int]]:
+        """(passage, scene) of all passages of these scenes, in the order of scenes and passages."""
+        found: list[tuple[int, int]] = []
+        for start in range(0, len(scene_slots), 500):
+            part = scene_slots[start : start + 500]
+            query = f"SELECT slot, scene FROM passages WHERE scene IN ({_marks(len(part))}) ORDER BY scene, ordinal"
+            found += self.db.execute(query, part).fetchall()
+        return found
+
+    def dated(self, first: str, end: str, most: int) -> list[int]:
+        """Slots of the passages of scenes whose time (ISO 8601) is from `first` on and before `end`, the latest first."""
+        query = (
+            "SELECT p.slot FROM scenes s JOIN passages p ON p.scene = s.slot WHERE s.at >= ? AND s.at < ? AND s.at != ''"
+            " ORDER BY s.at DESC, s.slot, p.ordinal LIMIT ?"
+        )
+        return [slot for (slot,) in self.db.execute(query, (first, end, most))]
+
+    def latest(self, most: int) -> list[int]:
+        """Slots of passages, those of the latest scenes first, those without a time last."""
+        query = "SELECT p.slot FROM scenes s JOIN passages p ON p.scene = s.slot ORDER BY s.at DESC, s.slot, p.ordinal LIMIT ?"
+        return [slot for (slot,) in self.db.execute(query, (most,))]
+
+    def looked_at(self, slots: Sequence[int]) -> list[tuple[int, Scene, str]]:
+        """(slot, its scene, its text with its context) of at most 500 passages, in the order of `slots`."""
+        rows = self.db.execute(
+            "SELECT p.slot, s.record, p.text, p.context FROM passages p JOIN scenes s ON s.slot = p.scene"
+            f" WHERE p.slot IN ({_marks(len(slots))})",
+            list(slots),
+        )
+        found = {slot: (slot, from_dict(Scene, json.loads(record)), f"{context}\n{text}") for slot, record, text, context in rows}
+        return [found[slot] for slot in slots if slot in found]
 
     def linked(self, scene_slots: Sequence[int]) -> list[tuple[int, int]]:
         """(scene, first scene of a note it links to) and (scene, scene that links to its note) pairs for these scenes.

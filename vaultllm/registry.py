@@ -359,7 +359,7 @@ def arms(workspace: Workspace, ledger: Ledger, run: Run, built: Dataset, progres
         def elsewhere(scene: Any, path: str = example.path) -> bool:
             return bool(scene.source.path != path)
 
-        hits = recall.recall(ledger, workspace.memory, workspace.settings.memory, question, 3, allow=elsewhere)
+        hits = recall.recall(ledger, workspace.memory, workspace.settings.memory, question, 3, allow=elsewhere, plain=True)
         recalled[example.id] = "\n\n".join(hit.text for hit in hits)
     found = evaluate.arms(
         loaded.model, loaded.tokenizer, sample, recalled, max_tokens=min(512, loaded.context // 2),

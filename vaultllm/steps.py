@@ -89,13 +89,13 @@ def ingest(
 ) -> dict[str, Any]:
     """Scan the vault; parse what changed into scenes; bring the memory up to date."""
     from vaultllm import ingest as ingesting
-    from vaultllm import recall
+    from vaultllm import remember
 
     started = time.perf_counter()
     workspace, ledger = job.workspace, job.ledger
     with job.lock():
         found = ingesting.ingest(workspace, ledger, full=full, confirm=confirm, progress=job.progress)
-        memory = recall.refresh(ledger, workspace.memory, workspace.settings.memory, job.progress)
+        memory = remember.refresh(ledger, workspace.memory, workspace.settings.memory, job.progress)
     failed = [problem_entry(path, problem) for path, problem in ledger.problems() if problem.code.startswith("E-")]
     return {
         "notes": {"seen": found.seen, "parsed": found.parsed, "unchanged": found.unchanged, "removed": found.removed, "failed": failed},
@@ -439,7 +439,7 @@ def doctor(
 ) -> dict[str, Any]:
     """Check the ledger, the scene files, the memory and the current run."""
     from vaultllm import ingest as ingesting
-    from vaultllm import recall, registry
+    from vaultllm import registry, remember
 
     found: list[dict[str, Any]] = []  # what begins with W- can be mended here
     with job.lock():
@@ -452,11 +452,11 @@ def doctor(
             if repair:
                 for path in missing:
                     ingesting.write_scenes(job.workspace, job.ledger, path)
-        memory = recall.check(job.ledger, job.workspace.memory)
+        memory = remember.check(job.ledger, job.workspace.memory)
         if memory:
             found.append({"code": "W-MEMORY", "message": f"{memory}; mend: vaultllm doctor --repair"})
             if repair:
-                recall.rebuild(job.ledger, job.workspace.memory, job.workspace.settings.memory, job.progress)
+                remember.rebuild(job.ledger, job.workspace.memory, job.workspace.settings.memory, job.progress)
         broken = registry.check(job.workspace, job.ledger)
         if broken:
             found.append({"code": "E-RUN", "message": broken})
