@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
 from vaultllm import config, reading, steps, workers
 from vaultllm.config import Settings
@@ -65,6 +67,19 @@ def test_results_come_in_the_order_of_the_notes_whoever_was_faster() -> None:
     found = list(workers.read_all(tasks(*texts), context(), 2))
     assert [task.key for task, _ in found] == list(range(200))
     assert [outcome(result) for _, result in found] == [f"Заметка {number}" for number in range(200)]
+
+
+def test_a_child_reads_with_the_settings_of_the_vault_though_it_gets_them_without_their_models() -> None:
+    chosen = {"scan": {"labels_user": ["Хозяин"], "max_seconds": 3}, "scenes": {"min_chars": 0}, "redact": {"off": ["email"]}}
+    settings = Settings.model_validate({"vault_id": "w", "timezone": "Asia/Dhaka", **chosen})
+    plain = pickle.loads(pickle.dumps(workers._plain(settings)))
+    for name, value in settings:
+        assert (vars(getattr(plain, name)) == dict(value)) if isinstance(value, BaseModel) else (getattr(plain, name) == value), name
+    text = "Хозяин: сколько воды?\n\nБот: два литра, пишите на a@example.org\n\nХозяин: хорошо\n"
+    ((_, found),) = workers.read_all(tasks(text), lambda: workers.Context(settings), 1)
+    assert found == reading.read_note("0.md", text.encode(), settings)
+    assert isinstance(found, reading.Reading)
+    assert (found.reader, "a@example.org" in found.yaml) == ("plain", True)
 
 
 @pytest.mark.usefixtures("planted")

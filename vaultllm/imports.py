@@ -20,16 +20,18 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from vaultllm import vault
 from vaultllm.chats import LEFT_OUT, mend
-from vaultllm.config import Workspace
 from vaultllm.errors import VaultError
 from vaultllm.files import write_whole
 from vaultllm.schema import Conversation, Note, Problem, Turn, from_dict, to_dict
 from vaultllm.text import encodable, sha
 from vaultllm.vault import FileStat, Scan
+
+if TYPE_CHECKING:
+    from vaultllm.config import Workspace
 
 PREFIX = ".vaultllm/imports/"
 """Paths of stored talks begin so: `PREFIX<provider>/<hash>.json`. Dot folders are never scanned for notes."""

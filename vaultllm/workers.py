@@ -20,17 +20,20 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import IO, Any, Generic, TypeVar
+from types import SimpleNamespace
+from typing import IO, TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from vaultllm import reading
-from vaultllm.config import Settings
 from vaultllm.imports import Talk
 from vaultllm.keywords import Statistics
 from vaultllm.memory.words import Bag
 from vaultllm.rows import PassageRow, SceneRow
 from vaultllm.schema import Problem
+
+if TYPE_CHECKING:
+    from vaultllm.config import Settings
 
 COMMAND: tuple[str, ...] = (sys.executable, "-c", "from vaultllm.workers import serve; serve()")
 CHUNK_NOTES = 32  # what a child is given at once: its answers come one by one
@@ -216,11 +219,15 @@ class _Worker:
             raise RuntimeError("no child was started")
         if not self.is_ready:
             with contextlib.suppress(OSError):
-                _send(process.stdin, pickle.dumps(self.context))
+                _send(process.stdin, pickle.dumps(self._said()))
             if _receive(process.stdout) != _READY and not self.is_stopped:
                 raise RuntimeError(f"the process that reads notes does not start (exit {process.wait()})")
             self.is_ready = True
         return process, process.stdin, process.stdout
+
+    def _said(self) -> Context | None:
+        """The context as a child gets it: without the models of the settings, which take as long to import as all else."""
+        return replace(self.context, settings=_plain(self.context.settings)) if self.context is not None else None
 
     def _seconds(self) -> float:
         return self.context.settings.scan.max_seconds if self.context is not None else 0.0
@@ -253,6 +260,12 @@ class _Worker:
             self.process.kill()
             self.process.wait()
             _close(self.process)
+
+
+def _plain(settings: Settings) -> Settings:
+    """Settings that were checked, as plain attributes: whoever only reads them sees no difference."""
+    values = {name: SimpleNamespace(**value) if isinstance(value, dict) else value for name, value in settings.model_dump().items()}
+    return cast("Settings", SimpleNamespace(**values))
 
 
 def _close(process: subprocess.Popen[bytes]) -> None:

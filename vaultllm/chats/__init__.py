@@ -12,10 +12,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from vaultllm.chats import chatgpt_md, claude_code, claudian, clipper, copilot, exports, headed, nexus, plain, smart_chat, smart_threads
-from vaultllm.config import ScanSettings
 from vaultllm.schema import Conversation, Note
+
+if TYPE_CHECKING:
+    from vaultllm.config import ScanSettings
 
 LEFT_OUT = frozenset({"E-MESSAGE", "W-EMPTY", "W-HIDDEN", "W-TOOL", "W-SERVICE", "W-PRIVATE", "W-COPY", "W-MISSING"})
 """Codes of problems that stand for messages left out of a talk, `count` of them: nothing goes without a count and a reason."""

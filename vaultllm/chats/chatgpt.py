@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vaultllm.chats.times import from_epoch
 from vaultllm.chats.turns import (
@@ -27,8 +27,10 @@ from vaultllm.chats.turns import (
     raw_time,
     seconds,
 )
-from vaultllm.config import ScanSettings
 from vaultllm.schema import Conversation, Lines, Problem, Role, Turn
+
+if TYPE_CHECKING:
+    from vaultllm.config import ScanSettings
 
 # Invisible marks around what the program draws: ⟦kind⟧ U+E202 ⟦argument⟧ … between U+E200 and U+E201.
 _SPAN = re.compile("\ue200([^\ue200\ue201]*)\ue201")

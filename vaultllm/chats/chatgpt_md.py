@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from vaultllm.chats.fences import outside_fences
 from vaultllm.chats.messages import Message, blanked, conversation
-from vaultllm.config import ScanSettings
 from vaultllm.schema import Conversation, Note, Problem, Role, Turn
+
+if TYPE_CHECKING:
+    from vaultllm.config import ScanSettings
 
 _RULE = '<hr class="__chatgpt_plugin">'
 _ROLE = re.compile(r"[ \t#>*_]*role::[ \t]*(?P<role>[^\W\d_]*)(?P<rest>.*)$", re.IGNORECASE)

@@ -8,12 +8,14 @@ what the person said; a named file is a file. Knows nothing about other programs
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vaultllm.chats.times import from_iso
 from vaultllm.chats.turns import Node, arrange, conversation, listed, make_turn, mapping, name, no_conversation, raw_time, text
-from vaultllm.config import ScanSettings
 from vaultllm.schema import Conversation, Lines, Problem, Role, Turn
+
+if TYPE_CHECKING:
+    from vaultllm.config import ScanSettings
 
 _ROLES: dict[object, Role] = {"human": "user", "user": "user", "assistant": "assistant"}
 _PASTED = ("", "paste.txt", "pasted-text.txt")

@@ -17,13 +17,15 @@ import re
 from collections import Counter
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vaultllm.chats.messages import left_out, unread_times
 from vaultllm.chats.times import from_iso
 from vaultllm.chats.turns import json_object, plain
-from vaultllm.config import ScanSettings
 from vaultllm.schema import Conversation, Note, Problem, Turn
+
+if TYPE_CHECKING:
+    from vaultllm.config import ScanSettings
 
 _LOOKED_AT = 20  # lines with text at the top of a `.jsonl` among which the first message must be
 _SERVICE = re.compile(

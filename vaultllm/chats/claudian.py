@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vaultllm.chats.messages import left_out
 from vaultllm.chats.times import from_epoch
 from vaultllm.chats.turns import json_object, plain
-from vaultllm.config import ScanSettings
 from vaultllm.schema import Conversation, Note, Problem, Role, Turn
+
+if TYPE_CHECKING:
+    from vaultllm.config import ScanSettings
 
 _SESSION = re.compile(r"(?:^|/)\.claudian/sessions/[^/]+\.(?:meta|inputs|deleted)\.json$", re.IGNORECASE)
 _META_NAME = re.compile(r"\.(?:meta|inputs|deleted)\.json$", re.IGNORECASE)

@@ -15,13 +15,16 @@ import itertools
 import re
 from collections import Counter
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from vaultllm.chats.fences import outside_fences
 from vaultllm.chats.messages import Message, conversation, span_of
-from vaultllm.config import ScanSettings
 from vaultllm.schema import Conversation, Note, Problem
 from vaultllm.text import fold
+
+if TYPE_CHECKING:
+    from vaultllm.config import ScanSettings
 
 _BOLD = re.compile(r"\*\*(?P<name>[^*\n]{1,60})\*\*[ \t]*$")
 _RULE = re.compile(r" {0,3}(?:-[ \t]*){3,}$|(?:\*[ \t]*){3,}$|(?:_[ \t]*){3,}$")

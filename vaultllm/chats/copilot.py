@@ -11,12 +11,15 @@ Knows nothing about the plugin's memory, projects and prompts. A note path that 
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 from vaultllm.chats.messages import Message, blanked, conversation
 from vaultllm.chats.times import from_epoch, make_clock, read_time
-from vaultllm.config import ScanSettings
 from vaultllm.schema import Conversation, Note, Role
 from vaultllm.text import fold
+
+if TYPE_CHECKING:
+    from vaultllm.config import ScanSettings
 
 _HEAD = re.compile(r"\*\*(user|ai)\*\*:(?:[ \t]|$)")
 _TIME = re.compile(r"\[Timestamp: ([^\]\n]*)\][ \t]*$")

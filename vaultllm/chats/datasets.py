@@ -6,11 +6,13 @@ They name neither times nor message ids. What tools said is left out and counted
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vaultllm.chats.turns import conversation, listed, make_turn, mapping, moment, name, spoken
-from vaultllm.config import ScanSettings
 from vaultllm.schema import Conversation, Lines, Role, Turn
+
+if TYPE_CHECKING:
+    from vaultllm.config import ScanSettings
 
 _ROLES: dict[str, Role] = {
     **dict.fromkeys(("human", "user", "prompter"), "user"),

@@ -8,22 +8,21 @@ unpacked: no path in them is ever used. Knows nothing about the fields of a mess
 from __future__ import annotations
 
 import functools
-import lzma
 import os
 import stat
-import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from vaultllm.chats import chatgpt, claude, datasets, grok, lechat, openwebui, perplexity, telegram
 from vaultllm.chats.json_items import CHUNK, LARGEST, Item, decoded, items, json_lines
 from vaultllm.chats.turns import listed, mapping, name, no_conversation
-from vaultllm.config import ScanSettings
 from vaultllm.schema import Conversation, Lines, Note, Problem
 from vaultllm.text import encodable
+
+if TYPE_CHECKING:
+    from vaultllm.config import ScanSettings
 
 MAX_RATIO = 200
 """An archive's file that unpacks to more than so many times its size is refused: JSON shrinks 5 to 30 times."""
@@ -38,8 +37,6 @@ _NOTES = (".md", ".markdown")  # a talk as a note: for the fallback, where it is
 _LISTS = ("messages", "conversations", "chats")  # keys of the object at the top that hold talks
 _HEAD = ("id", "name", "type")  # keys of a Telegram chat
 _KNOWN = (*_LISTS, "left_chats", "personal_information")
-# An encrypted archive is a RuntimeError, an unknown compression a NotImplementedError.
-_UNZIP_ERRORS = (OSError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +100,8 @@ def _parsed(text: str, whole: bool) -> tuple[Item, ...]:
 @functools.lru_cache(maxsize=1)
 def _found(text: str, whole: bool) -> str:
     """Name of the format of the first conversation that is recognised, or of the one whose keys a broken file has."""
+    from vaultllm.config import ScanSettings
+
     parsed = _parsed(text, whole)
     for format_name, _ in _talks(parsed, ScanSettings(), ""):
         if format_name:
@@ -270,6 +269,16 @@ class _File:
         self._inside = False
 
 
+@functools.cache
+def _unzip_errors(*more: type[Exception]) -> tuple[type[Exception], ...]:
+    """What unpacking raises: an encrypted archive is a RuntimeError, an unknown compression a NotImplementedError."""
+    import lzma
+    import zipfile
+    import zlib
+
+    return OSError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, *more
+
+
 def _unwatched(file: IO[bytes]) -> None:
     """The `opened` of those who do not ask how far the reading is."""
 
@@ -365,11 +374,13 @@ def _one_file(file: IO[bytes], shown: str, settings: ScanSettings, timezone: str
     if not shown.lower().endswith(".zip"):
         yield from _plain(file, shown, settings, timezone, others)
         return
+    import zipfile  # here: whoever reads notes needs no archives
+
     try:
         archive = zipfile.ZipFile(file)
         members = [one for one in archive.infolist() if not one.is_dir() and one.filename.lower().endswith(SUFFIXES)]
         size = file.seek(0, os.SEEK_END)
-    except (*_UNZIP_ERRORS, ValueError) as error:
+    except _unzip_errors(ValueError) as error:
         yield Problem("E-ZIP", f"{shown} is no archive that can be read ({error}); download the export again")
         return
     if len(members) > MAX_FILES or sum(one.file_size for one in members) > MAX_UNPACKED:
@@ -384,7 +395,7 @@ def _one_file(file: IO[bytes], shown: str, settings: ScanSettings, timezone: str
             continue
         try:
             opened = archive.open(one)
-        except _UNZIP_ERRORS as error:
+        except _unzip_errors() as error:
             yield Problem("E-ZIP", f"{inner} cannot be unpacked ({error}); it is left out")
             continue
         with opened:
@@ -412,7 +423,7 @@ def _plain(file: IO[bytes], shown: str, settings: ScanSettings, timezone: str, o
     elif silent:
         try:
             yield from others.take(file, shown)
-        except _UNZIP_ERRORS as error:
+        except _unzip_errors() as error:
             yield Problem("E-READ", f"{shown} cannot be read again ({error}); unpack the archive and import the file itself")
 
 
@@ -421,5 +432,5 @@ def _chunks(file: IO[bytes], broken: list[str]) -> Iterator[bytes]:
     try:
         while chunk := file.read(CHUNK):
             yield chunk
-    except _UNZIP_ERRORS as error:
+    except _unzip_errors() as error:
         broken.append(str(error))

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vaultllm.chats.turns import Node, arrange, conversation, listed, make_turn, mapping, moment, name, no_conversation, raw_time, without
-from vaultllm.config import ScanSettings
 from vaultllm.schema import Conversation, Lines, Problem, Role, Turn
+
+if TYPE_CHECKING:
+    from vaultllm.config import ScanSettings
 
 _ROLES: dict[str, Role] = {"human": "user", "user": "user", "assistant": "assistant"}
 _ARTIFACT = re.compile(r"</?xaiArtifact\b[^<>]{0,2000}>")

@@ -13,14 +13,17 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from vaultllm.chats.clipper import source, without_rule
 from vaultllm.chats.fences import outside_fences
 from vaultllm.chats.messages import Message, conversation, span_of, without_thinking
 from vaultllm.chats.times import make_clock, read_time
-from vaultllm.config import ScanSettings
 from vaultllm.schema import Conversation, Note, Role
 from vaultllm.text import fold
+
+if TYPE_CHECKING:
+    from vaultllm.config import ScanSettings
 
 _EXPORTED = re.compile(r"####[ \t]+(?P<author>You|ChatGPT|Plugin(?: \([^()\n]*\))?|system)[ \t]*:[ \t]*$")
 _COPIED = re.compile(

@@ -20,14 +20,17 @@ import functools
 import re
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from vaultllm.chats.flattened import holds_code, mark_variants, strip_citations, survived, untie
 from vaultllm.chats.messages import first_filled, last_filled, unquoted
 from vaultllm.chats.nexus_bodies import Body, open_end, read_body
 from vaultllm.chats.nexus_heads import OLD, Head, Uid, scan
 from vaultllm.chats.times import Clock, from_iso, is_unknown, make_clock, read_time
-from vaultllm.config import ScanSettings
 from vaultllm.schema import Conversation, Lines, Note, Problem, Turn
+
+if TYPE_CHECKING:
+    from vaultllm.config import ScanSettings
 
 _RULE = re.compile(r" {0,3}---+[ \t]*$")
 _HEADER = re.compile(r"#[ \t]+(?:Title|Topic):(?P<title>.*)|Created:(?P<created>.*)|Last Updated:|Chat URL:(?P<url>.*)")

@@ -7,7 +7,7 @@ Knows nothing about other programs' exports.
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vaultllm.chats.turns import (
     Node,
@@ -25,8 +25,10 @@ from vaultllm.chats.turns import (
     spoken,
     without,
 )
-from vaultllm.config import ScanSettings
 from vaultllm.schema import Conversation, Lines, Problem, Role, Turn
+
+if TYPE_CHECKING:
+    from vaultllm.config import ScanSettings
 
 _ROLES: dict[str, Role] = {"user": "user", "assistant": "assistant", "system": "system"}
 _FOLDED = ("reasoning", "tool_calls", "code_interpreter")

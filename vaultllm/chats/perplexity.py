@@ -7,11 +7,13 @@ questions are not part of the talk. Does not know the official export, whose sha
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vaultllm.chats.turns import conversation, listed, make_turn, mapping, moment, name, raw_time
-from vaultllm.config import ScanSettings
 from vaultllm.schema import Conversation, Lines, Turn
+
+if TYPE_CHECKING:
+    from vaultllm.config import ScanSettings
 
 _TIMES = ("timestamp", "entry_created_datetime", "entry_updated_datetime", "updated_datetime")
 

@@ -12,13 +12,16 @@ import functools
 import itertools
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from vaultllm.chats.clipper import without_rule
 from vaultllm.chats.fences import outside_fences
 from vaultllm.chats.messages import Message, conversation, unquoted
-from vaultllm.config import ScanSettings
 from vaultllm.schema import Conversation, Note, Role
 from vaultllm.text import fold, is_json
+
+if TYPE_CHECKING:
+    from vaultllm.config import ScanSettings
 
 _FIRST_LINES = 5  # lines with text within which the first label must come
 

@@ -10,12 +10,15 @@ The format has no times, models and ids. The JSON files of the years before and 
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 from vaultllm.chats.fences import fence_mark, outside_fences
 from vaultllm.chats.messages import Message, conversation, span_of
-from vaultllm.config import ScanSettings
 from vaultllm.schema import Conversation, Note, Role
 from vaultllm.text import is_json
+
+if TYPE_CHECKING:
+    from vaultllm.config import ScanSettings
 
 _HEAD = re.compile(r"##### (user|assistant|system|tool)[ \t]*$")
 _ROLES: dict[str, Role] = {"user": "user", "assistant": "assistant", "system": "system", "tool": "assistant"}

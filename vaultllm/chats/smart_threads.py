@@ -16,14 +16,16 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vaultllm.chats.messages import left_out
 from vaultllm.chats.times import from_epoch
 from vaultllm.chats.turns import listed
-from vaultllm.config import ScanSettings
 from vaultllm.schema import Conversation, Lines, Note, Problem, Role, Turn
 from vaultllm.text import encodable
+
+if TYPE_CHECKING:
+    from vaultllm.config import ScanSettings
 
 _TURNS = re.compile(r"\s*\[\s*\[\s*\{")
 _THREAD = re.compile(r"\s*\{")

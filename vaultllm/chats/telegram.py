@@ -11,13 +11,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vaultllm.chats.times import from_epoch, make_clock, read_time
 from vaultllm.chats.turns import conversation, listed, make_turn, mapping, name, raw_time, seconds
-from vaultllm.config import ScanSettings
 from vaultllm.schema import Conversation, Lines, Problem, Role
 from vaultllm.text import fold
+
+if TYPE_CHECKING:
+    from vaultllm.config import ScanSettings
 
 PART = 20_000
 """Turns after which a chat goes on as another conversation (`<id>/2`), so that the memory needed stays bounded."""
