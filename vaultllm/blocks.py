@@ -101,10 +101,10 @@ def _piece(lines: list[str], at: int, said: str, indent: int) -> Piece | None:
     if indent >= 4:
         return Piece("code", at, _code_end(lines, at))
     mark = said[0]
-    if mark not in _FIRST or not _OTHER.match(said):
-        return _paragraph(lines, at)
     if mark == ">":
         return _quote(lines, at)
+    if mark not in _FIRST or not _OTHER.match(said):
+        return _paragraph(lines, at)
     if mark == "#" and (atx := _ATX.match(said)):
         return Piece("heading", at, at + 1, len(atx[1]), atx[1])
     if mark == "|" and indent == 0:

@@ -87,8 +87,11 @@ def hide_blocks(rows: list[str], blocks: Iterable[Block], first: int) -> None:
     """
     for block in blocks:
         if block.kind in ("code", "html", "table"):
-            for number in range(block.lines[0] - first, block.lines[1] - first + 1):
-                rows[number] = _CELL_END.sub("\n", rows[number]) if block.kind == "table" else ""
+            start, end = block.lines[0] - first, block.lines[1] - first + 1
+            if block.kind == "table":
+                rows[start:end] = [_CELL_END.sub("\n", row) if "\\" in row else row.replace("|", "\n") for row in rows[start:end]]
+            else:
+                rows[start:end] = [""] * (end - start)
 
 
 def plain_note(path: str, data: bytes, fallback: str = "") -> Note:

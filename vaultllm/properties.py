@@ -292,6 +292,8 @@ def scalar(written: str) -> str | int | float | bool | None:
     """An unquoted YAML 1.2 scalar: null, true/false, plain numbers; all else (dates, `no`, `12:30`, `017`, `.inf`) as written."""
     if written in _WORDS:
         return _WORDS[written]
+    if written[0] not in "+-.0123456789":
+        return written
     if _INT.fullmatch(written):
         return int(written)
     return float(written) if _FLOAT.fullmatch(written) else written
