@@ -264,7 +264,7 @@ def nearest(folder: Path, fingerprint: str, vector: np.ndarray, k: int, wait: fl
                 _forget_warm()
             if _warm is None:
                 client, collection = _open(folder, number, fingerprint)
-                _warm = _Warm((*key[:-1], _sealed(path)), client, collection)
+                _warm = _Warm(key, client, collection)
             else:
                 _count_open(folder, number)
             try:
@@ -274,6 +274,9 @@ def nearest(folder: Path, fingerprint: str, vector: np.ndarray, k: int, wait: fl
                 raise
             finally:
                 (folder / "OPEN").unlink(missing_ok=True)
+            if _sealed(path) is None:  # the first to load a small index makes its files
+                _seal(path)
+            _warm.key = (*key[:-1], _sealed(path))
             return found
         finally:
             lock.release()
