@@ -539,6 +539,21 @@ def test_the_choice_of_settings_is_judged_on_articles_it_has_not_seen(tmp_path: 
             bench.tune(tmp_path / "q.json", candidates, measure=measure)
 
 
+def test_no_fold_is_answered_by_settings_that_were_chosen_on_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written(tmp_path / "q.json", squad())
+    evidence = {question.text: question.evidence for question in data.read(path).questions}
+    first = next(iter(evidence.values()))[0].partition("/")[0]
+
+    def say(ledger: Any, folder: Any, settings: MemorySettings, query: str, k: int, **options: Any) -> list[Any]:
+        knows_it = evidence[query][0].startswith(first) == bool(settings.near)
+        return hits((evidence[query][0], ())) if knows_it else []
+
+    monkeypatch.setattr(recall, "recall", say)
+    found = bench.tune(path, {"rest": MemorySettings(near=0.0), "first": MemorySettings(near=0.5)}, folds=3, measure="mrr")
+    assert found["candidates"]["first"]["mrr"] == 0.4
+    assert [fold for fold in found["folds"] if fold["chosen"] == "rest" and fold["mrr"] == 0.0]
+
+
 def test_each_half_alone_has_its_own_legs_and_nothing_else() -> None:
     settings = MemorySettings(words=0.7, grams=0.0, dense=0.2, near=0.3)
     found = asking.halves(settings)
@@ -668,6 +683,16 @@ def test_a_vault_without_links_is_an_error_that_counts_them(tmp_path: Path) -> N
     (tmp_path / "a.md").write_text("# A\n\nНи одной ссылки, кроме [[нет такой]].\n", encoding="utf-8")
     with pytest.raises(DataError, match="0 links between notes"):
         bench.links_bench(bench.workspace_of(str(tmp_path), None))  # type: ignore[arg-type]
+
+
+def test_the_question_is_the_passage_around_the_link_not_the_whole_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    far = "\n\n".join(f"Совсем другое стоит в абзаце {number}: " + "доски и гвозди " * 20 for number in range(8))
+    (tmp_path / "a.md").write_text(f"# Дом\n\nКапельный шланг лежит у [[b|насоса]] за теплицей.\n\n{far}\n", encoding="utf-8")
+    (tmp_path / "b.md").write_text("Насос качает воду.\n", encoding="utf-8")
+    asked = answering(monkeypatch, lambda query, k: [])
+    bench.links_bench(bench.workspace_of(str(tmp_path), None), share=1.0)  # type: ignore[arg-type]
+    assert {query for query, _ in asked if "Капельный шланг лежит у за теплицей" in query and "абзаце 7" not in query} == {asked[0][0]}
+    assert len({query for query, _ in asked}) == 1
 
 
 def test_links_that_cannot_be_asked_for_are_counted_with_their_reason(tmp_path: Path) -> None:
