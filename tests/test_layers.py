@@ -50,6 +50,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "memory.words",
         "memory.twins",
         "memory.query",
+        "memory.spelling",
         "memory.expand",
         "memory.measures",
         "rows",
