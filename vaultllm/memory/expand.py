@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 RARE = 2  # a word that stands in no more passages may be a slip itself
 MOST = 4  # variants of a word, its parts not counted
 MOST_WORDS = 5  # of a question are looked at closely: its time is bounded
+_MOST_TYPED = 100  # words of a question: what is longer was pasted
 _SIMILAR = 16  # words that share most 4-grams, which are then compared letter by letter
 _LONGEST = 40  # letters: longer words are addresses and keys
 _SHORT = 5  # letters: in words up to here one slip may leave no 4-gram whole, so all words a slip away are tried
@@ -31,13 +32,13 @@ _MORE = 8  # a slip of a word that the vault has (rarely) must stand in so many 
 class Vocabulary(Protocol):
     """The words of the vault."""
 
-    def df(self, word: str) -> int:
+    def df(self, word: str, /) -> int:
         """In how many passages a folded word stands; 0 when in none. Asked some hundred times, mostly for words that are not there."""
 
-    def stem_df(self, stem: str) -> int:
+    def stem_df(self, stem: str, /) -> int:
         """In how many passages a word of this stem stands; a sum over its words will do."""
 
-    def similar(self, word: str, n: int) -> list[tuple[str, float, int]]:
+    def similar(self, word: str, n: int, /) -> list[tuple[str, float, int]]:
         """The n words that share most 4-grams of `#word#`: word, Dice coefficient, df."""
 
 
@@ -63,24 +64,28 @@ _FIRST = 0.5  # slips that another first letter is worse by: people seldom miss 
 
 
 def expand(text: str, vocabulary: Vocabulary) -> list[tuple[str, list[Variant]]]:
-    """The words of a question (folded, in order) that have variants, with them; of words that the vault lacks the first few only."""
+    """The words of a question (folded, in order) that have variants, with them.
+
+    Only `MOST_WORDS` are looked at closely, those first that the vault lacks; of the others only parts of identifiers are found.
+    """
     found: dict[str, list[Variant]] = {}
-    unknown = 0
-    for chunk in text.split():
-        retyped = [word for word in spelling.retyped(chunk) if len(word) >= 3 and WORD.fullmatch(word)]
-        if WORD.fullmatch(chunk) is None and unknown < MOST_WORDS and any(map(vocabulary.df, retyped)):  # `k.,jdm` is one word
-            unknown += 1
-            found[fold(chunk)] = [Variant(word, _LAYOUT, "layout") for word in retyped if vocabulary.df(word)]
+    typed: dict[str, str] = {}
+    for chunk in text.split()[:_MOST_TYPED]:
+        whole = WORD.fullmatch(chunk) is not None
+        retyped = [] if whole else [word for word in spelling.retyped(chunk) if WORD.fullmatch(word) and vocabulary.df(word)]
+        if retyped:  # `k.,jdm` is one word
+            found[fold(chunk)] = [Variant(word, _LAYOUT, "layout") for word in retyped]
             continue
         for match in WORD.finditer(chunk):
-            word = fold(match[0])
-            if word in found:
-                continue
-            rare = _seen(word, vocabulary) <= RARE
-            found[word] = variants(match[0], vocabulary) if not rare or unknown < MOST_WORDS else parts(match[0], vocabulary)
-            unknown += rare
-        if chunk.count("-") + chunk.count("_") and (joined := _joined(chunk, vocabulary)):
-            found.setdefault(fold(chunk), []).append(joined)
+            typed.setdefault(fold(match[0]), match[0])
+            found.setdefault(fold(match[0]), [])
+        if not whole and (joined := _joined(chunk, vocabulary)):
+            found[fold(chunk)] = [joined]
+    seen = {word: _seen(word, vocabulary) for word in typed}
+    closely = set(sorted((word for word in typed if len(word) > 2 and seen[word] <= RARE), key=seen.__getitem__)[:MOST_WORDS])
+    for word, raw in typed.items():
+        plain = word not in closely and seen[word] <= RARE
+        found[word] = parts(raw, vocabulary) if plain else variants(raw, vocabulary)
     return [(word, others) for word, others in found.items() if others]
 
 
