@@ -23,7 +23,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from vaultllm import vault
-from vaultllm.chats import LEFT_OUT, mend
+from vaultllm.chats import LEFT_OUT
 from vaultllm.errors import VaultError
 from vaultllm.files import write_whole
 from vaultllm.schema import Conversation, Note, Problem, Turn, from_dict, to_dict
@@ -291,6 +291,8 @@ def joined(root: Path | None, reader: str, conversations: Iterable[Conversation]
     for conversation in conversations:
         name, stamp = name_of(conversation), ""
         if root is not None and reader == MENDED and (path := find(root, name)):
+            from vaultllm.chats import mend
+
             with contextlib.suppress(VaultError, ValueError):  # a damaged one is reported at its own path
                 data = read(root, path)
                 stamp = fingerprint(data)

@@ -38,7 +38,7 @@ _INT = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,17})")
 _FLOAT = re.compile(r"[-+]?(?:[0-9]{1,17}\.[0-9]{0,17}|\.[0-9]{1,17}|[0-9]{1,17}(?=[eE]))(?:[eE][-+]?[0-9]{1,2})?")
 # What the recogniser of plain blocks is sure of. A value starts with no sign of YAML's and holds neither `: ` nor ` #`;
 # tabs, control characters and the Unicode line ends (which YAML counts as line ends) are the parser's business.
-_ODD = re.compile("[^\n -~\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
+_ODD = re.compile("[\0-\t\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
 _FIRST = r"[^ \-?:,\[\]{}#&*!|>'\"%@`]"
 _QUOTED = r"""\"[^"\\]*+"|'[^']*+'"""
 _SAID = rf"(?P<said>(?:{_FIRST}|-(?=[\d.]))[^:#]*+(?:(?::(?=[^ ])|(?<=[^ ])#)[^:#]*+)*+)"

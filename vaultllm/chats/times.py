@@ -11,7 +11,6 @@ import datetime as dt
 import functools
 import re
 import unicodedata
-import zoneinfo
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -208,6 +207,8 @@ def find_zone(name: str) -> dt.tzinfo | None:
     """The zone of an IANA name; None when the name is empty or unknown on this machine."""
     if not name:
         return None
+    import zoneinfo
+
     try:
         return zoneinfo.ZoneInfo(name)
     except (KeyError, ValueError, OSError):
