@@ -400,6 +400,18 @@ def test_turns_of_a_vault_are_found_by_uid_and_the_vault_is_not_touched(vault: P
     assert snapshot(vault) == before
 
 
+def test_a_file_that_brings_its_own_talks_needs_no_vault(tmp_path: Path) -> None:
+    rows = [
+        {"path": "Чаты/Насос.md", "text": talk(1, "Насос", "Какой порог у датчика?", "Порог тридцать два процента, так решило реле.")},
+        {"path": "Bread.md", "text": talk(2, "Bread", "How long does the rye dough rest?", "Sixteen hours in a cold cellar.")},
+        {"question": "порог датчика", "uids": [uid(100), uid(101)]},
+        {"question": "rye dough in the cellar", "evidence": [uid(201)]},
+    ]
+    found = bench.recall_bench(written(tmp_path / "q.jsonl", rows), (2, 5))
+    assert (found["questions"], found["units"], found["unit"], found["recall@5"]) == (2, 4, "turn", 1.0)
+    assert found["recall@2"] == 1.0
+
+
 def test_a_vault_that_is_set_up_keeps_its_state_and_gives_its_settings(
     vault: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -469,6 +481,13 @@ def test_only_unanswerable_questions_are_nothing_to_measure_recall_on(vault: Pat
 def test_wrong_options_are_refused_before_anything_is_read(tmp_path: Path, ks: tuple[int, ...], folds: int) -> None:
     with pytest.raises(UsageError):
         bench.recall_bench(tmp_path / "none.json", ks, folds=folds)
+
+
+def test_ks_are_read_as_they_are_typed() -> None:
+    assert bench.ks_of("1,5, 10,5") == (1, 5, 10)
+    for wrong in ("", "x", "0", "1;5", "1.5", ","):
+        with pytest.raises(UsageError, match="--k 1,5"):
+            bench.ks_of(wrong)
 
 
 def test_nothing_is_left_behind_also_after_an_error(vault: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

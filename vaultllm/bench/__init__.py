@@ -5,6 +5,7 @@ nor its own state is touched. Knows nothing about terminals; results are plain d
 """
 
 from vaultllm.bench.hidden import links_bench as links_bench
+from vaultllm.bench.recalled import ks_of as ks_of
 from vaultllm.bench.recalled import recall_bench as recall_bench
 from vaultllm.bench.recalled import tune as tune
 from vaultllm.bench.recalled import workspace_of as workspace_of

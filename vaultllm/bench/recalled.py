@@ -151,6 +151,14 @@ def tune(
     }
 
 
+def ks_of(said: str) -> tuple[int, ...]:
+    """`1,5,10` as numbers. Raises UsageError."""
+    try:
+        return _checked([int(part) for part in said.split(",") if part.strip()], 0)
+    except ValueError:
+        return _checked((), 0)
+
+
 def _checked(ks: Sequence[int], folds: int) -> tuple[int, ...]:
     if not ks or not all(1 <= k <= 1000 for k in ks):
         raise UsageError("k is a list of numbers from 1 to 1000, for example: --k 1,5,10,25,50")
