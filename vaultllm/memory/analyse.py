@@ -2,8 +2,9 @@
 
 How many directions they use (effective rank: Roy, Vetterli 2007; participation ratio), how fast their variance is explained,
 and, for vectors cut to 1/2, 1/4 and 1/8 of their dimensions (principal components) and rounded to int8, how many questions
-still find their passage and how many neighbours stay. The questions are the vault's own sentences, each asking for the rest
-of its passage (`pairs.py`), so nobody has to label anything; they judge vectors against each other, not recall as a whole.
+still find their passage and how many neighbours stay. The questions are the vault's own (`pairs.py`): a sentence for the rest
+of its passage, a heading for its text, a question for its answer, a link for its note. Of all four kinds, because sentences
+alone are found by their very words, and would call a step better that loses the sense. They judge vectors, not recall as a whole.
 Knows nothing about how an embedder is opened, nor who applies what it recommends (`memory.dims`, `memory.precision`).
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,11 +49,15 @@ class _Questions:
     """What is asked, and the vectors among which it is looked for."""
 
     vectors: np.ndarray
-    """(n, dims) unit rows; those that are asked for without the sentence that asks."""
+    """(n, dims) unit rows: the sampled passages."""
     queries: np.ndarray
     """(q, dims) unit rows."""
     targets: np.ndarray
-    """(q,) the row that each question asks for."""
+    """(q, dims) unit rows: what each question asks for, without the question itself."""
+    aside: list[list[int]]
+    """For each question the rows of `vectors` that do not compete: those of its target and those that hold the question."""
+    kinds: list[str]
+    """The kind of each question."""
     notes: list[str]
     """The note of each question."""
     held_out: bool
@@ -74,11 +80,11 @@ def fingerprint_of(ledger: Ledger) -> str:
 def report(ledger: Ledger, embedder: Embedder, *, seed: int = 0, progress: Report = silent) -> dict[str, Any]:
     """What the vectors of this embedder hold, and the price of smaller ones; a plain dict, ready for JSON.
 
-    embedder, dims, vectors (all), sampled, empty (of the sample: zero vectors), questions, held_out (whether those are of notes
-    that pairs are not learnt from);
+    embedder, dims, vectors (all), sampled, empty (of the sample: zero vectors), questions, kinds (how many of each), held_out
+    (whether they are of notes that pairs are not learnt from);
     spectrum: effective_rank, participation_ratio, dims_90, dims_95, dims_99, explained (cumulative share of the variance, per dimension);
     cuts: one per dims and precision, the first unchanged: dims, precision, bytes (all vectors), saved (bytes), recall@1, recall@10,
-    mrr (None without questions), overlap@10 (neighbours that stay), lost@1 and lost@10 (points, with their 95 % intervals);
+    mrr (None without questions), by_kind (recall@10), overlap@10 (neighbours that stay), lost@1 and lost@10 (points, low, high: 95 %);
     recommended: dims and precision of the smallest cut that loses less than a point at 1 and at 10, None when there are too few questions.
     Raises DataError when there are fewer than ten vectors that say anything.
     """
@@ -100,11 +106,12 @@ def report(ledger: Ledger, embedder: Embedder, *, seed: int = 0, progress: Repor
         "vectors": len(slots),
         "sampled": len(known),
         "empty": len(known) - len(rows),
-        "questions": len(asked.targets),
+        "questions": len(asked.kinds),
+        "kinds": dict(Counter(asked.kinds)),
         "held_out": asked.held_out,
         "spectrum": spectrum(kept),
         "cuts": cuts,
-        "recommended": _recommended(cuts, len(asked.targets)),
+        "recommended": _recommended(cuts, len(asked.kinds)),
     }
 
 
@@ -170,22 +177,35 @@ def restored(codes: np.ndarray, scales: np.ndarray) -> np.ndarray:
 
 
 def _questions(ledger: Ledger, embedder: Embedder, slots: Sequence[int], vectors: np.ndarray, seed: int, progress: Report) -> _Questions:
-    """Sentences of the sampled passages; each passage's vector is that of the rest of it."""
+    """The vault's own questions about the sampled passages, of each kind as many."""
     progress(Progress("choosing questions", 0.1))
     row_of = {slot: row for row, slot in enumerate(slots)}
-    able = [pair for pair in pairs.pairs(ledger, seed=seed) if pair.kind == "sentence" and pair.slots[0] in row_of]
+    able = [pair for pair in pairs.pairs(ledger, seed=seed) if pair.slots[0] in row_of]
     judged = [pair for pair in able if pairs.held_out(pair)]
     held_out = len(judged) >= FEW
-    chosen = (judged if held_out else able)[:QUERIES]
-    contexts = {slot: context for slot, _, context in ledger.texts([pair.slots[0] for pair in chosen])}
+    chosen = [
+        pair
+        for kind in pairs.KINDS
+        for pair in [one for one in (judged if held_out else able) if one.kind == kind][: QUERIES // len(pairs.KINDS)]
+    ]
+    contexts = {slot: context for slot, _, context in ledger.texts([pair.slots[0] for pair in chosen if pair.kind == "sentence"])}
     progress(Progress("embedding questions", 0.2))
     queries = embedder.embed([pair.query for pair in chosen], query=True)
-    rest = embedder.embed([f"{contexts[pair.slots[0]]}\n{pair.target}" for pair in chosen])
-    fair = np.flatnonzero(queries.any(axis=1) & rest.any(axis=1))
-    targets = np.array([row_of[chosen[one].slots[0]] for one in fair], dtype=np.int64)
-    vectors = vectors.copy()
-    vectors[targets] = rest[fair]
-    return _Questions(vectors, queries[fair], targets, [chosen[one].note for one in fair], held_out)
+    targets = vectors[[row_of[pair.slots[0]] for pair in chosen]]
+    # A passage that holds its question would be found by it; a heading stands in its passage's context as well.
+    bare = [place for place, pair in enumerate(chosen) if not pair.hidden]
+    said = [chosen[place] for place in bare]
+    targets[bare] = embedder.embed([f"{contexts[one.slots[0]]}\n{one.target}" if one.slots[0] in contexts else one.target for one in said])
+    fair = np.flatnonzero(queries.any(axis=1) & targets.any(axis=1)).tolist()
+    return _Questions(
+        vectors,
+        queries[fair],
+        targets[fair],
+        [[row_of[slot] for slot in {*chosen[one].slots, *chosen[one].source} if slot in row_of] for one in fair],
+        [chosen[one].kind for one in fair],
+        [chosen[one].note for one in fair],
+        held_out,
+    )
 
 
 def _cuts(asked: _Questions, count: int, progress: Report) -> list[dict[str, Any]]:
@@ -197,11 +217,11 @@ def _cuts(asked: _Questions, count: int, progress: Report) -> list[dict[str, Any
     found: list[dict[str, Any]] = []
     whole: tuple[np.ndarray, np.ndarray] | None = None
     for size in sizes:
-        stored = asked.vectors if size == dims else cut(asked.vectors, axes[:, :size])
-        queries = asked.queries if size == dims else cut(asked.queries, axes[:, :size])
+        three = (asked.vectors, asked.queries, asked.targets)
+        stored, queries, targets = three if size == dims else (cut(rows, axes[:, :size]) for rows in three)
         for precision in ("float32", "int8"):
-            held = stored if precision == "float32" else restored(*quantised(stored))
-            ranks, near = _ranks(held, queries, asked.targets), _near(held, stored, probes)
+            held, wanted = (rows if precision == "float32" else restored(*quantised(rows)) for rows in (stored, targets))
+            ranks, near = _ranks(held, queries, wanted, asked.aside), _near(held, stored, probes)
             if whole is None:
                 whole = ranks, near
             size_of_one = 4 * size if precision == "float32" else size + 4
@@ -214,6 +234,7 @@ def _cuts(asked: _Questions, count: int, progress: Report) -> list[dict[str, Any
                     "recall@1": _share(ranks <= 1),
                     "recall@10": _share(ranks <= 10),
                     "mrr": round(float((1.0 / ranks).mean()), 4) if len(ranks) else None,
+                    "by_kind": {kind: _share(ranks[[one == kind for one in asked.kinds]] <= 10) for kind in dict.fromkeys(asked.kinds)},
                     "overlap@10": round(float(np.mean([np.isin(one, other).mean() for one, other in zip(near, whole[1], strict=True)])), 4),
                     "lost@1": _lost(whole[0] <= 1, ranks <= 1, asked.notes),
                     "lost@10": _lost(whole[0] <= 10, ranks <= 10, asked.notes),
@@ -223,14 +244,15 @@ def _cuts(asked: _Questions, count: int, progress: Report) -> list[dict[str, Any
     return found
 
 
-def _ranks(stored: np.ndarray, queries: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """(q,) the rank of each question's passage, from 1; among equals it stands in their middle."""
-    ranks = np.zeros(len(targets))
-    for start in range(0, len(targets), _ROWS):
-        part = targets[start : start + _ROWS]
+def _ranks(stored: np.ndarray, queries: np.ndarray, targets: np.ndarray, aside: Sequence[Sequence[int]]) -> np.ndarray:
+    """(q,) the rank of each question's target among the stored rows that compete, from 1; among equals it stands in their middle."""
+    ranks = np.zeros(len(queries))
+    for start in range(0, len(queries), _ROWS):
         scores = queries[start : start + _ROWS] @ stored.T
-        own = scores[np.arange(len(part)), part][:, None]
-        ranks[start : start + _ROWS] = 1 + (scores > own).sum(axis=1) + ((scores == own).sum(axis=1) - 1) / 2
+        for row, others in enumerate(aside[start : start + _ROWS]):
+            scores[row, others] = -np.inf
+        own = (queries[start : start + _ROWS] * targets[start : start + _ROWS]).sum(axis=1)[:, None]
+        ranks[start : start + _ROWS] = 1 + (scores > own).sum(axis=1) + (scores == own).sum(axis=1) / 2
     return ranks
 
 
@@ -279,18 +301,18 @@ def lines(report: dict[str, Any]) -> list[str]:
     ]
     if report["empty"]:
         said.append(f"{report['empty']:,} of the {report['sampled']:,} looked at say nothing (zero vectors)")
-    source = "of held-out notes" if report["held_out"] else "of all notes (too few are held out)"
-    said.append(f"{report['questions']:,} questions: sentences {source}, each asks for the rest of its passage")
-    said.append(
-        f"{'dims':>6}  {'precision':<9}  {'size':>9}  {'saved':>6}  {'R@1':>6}  {'R@10':>6}  {'lost @10 (95 %)':>20}  {'overlap@10':>10}"
-    )
-    whole = report["cuts"][0]["bytes"] or 1
+    source = "held-out notes" if report["held_out"] else "all notes (too few are held out)"
+    kinds = ", ".join(f"{count} by {kind}" for kind, count in report["kinds"].items())
+    said.append(f"{report['questions']:,} questions that {source} ask themselves: {kinds or 'none'}")
+    names = "".join(f"{kind:>10}" for kind in report["kinds"])
+    said.append(f"{'dims':>6}  {'precision':<9} {'size':>9} {'R@1':>7} {'R@10':>7}  {'lost @10 (95 %)':<22} {'overlap@10':>10}{names}")
     for one in report["cuts"]:
         lost = one["lost@10"]
-        interval = f"{lost['points']:+.1f} ({lost['low']:+.1f} … {lost['high']:+.1f})" if lost else "-"
+        interval = f"{lost['points']:+5.1f} ({lost['low']:+.1f} … {lost['high']:+.1f})" if lost else "-"
+        kinds = "".join(f"{_recall(value):>10}" for value in one["by_kind"].values())
         said.append(
-            f"{one['dims']:>6}  {one['precision']:<9}  {_size(one['bytes']):>9}  {100 * one['saved'] / whole:>5.0f}%  "
-            f"{_recall(one['recall@1']):>6}  {_recall(one['recall@10']):>6}  {interval:>20}  {one['overlap@10']:>10.3f}"
+            f"{one['dims']:>6}  {one['precision']:<9} {_size(one['bytes']):>9} {_recall(one['recall@1']):>7} {_recall(one['recall@10']):>7}"
+            f"  {interval:<22} {one['overlap@10']:>10.3f}{kinds}"
         )
     return [*said, recommendation(report)]
 

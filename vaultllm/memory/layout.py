@@ -132,7 +132,7 @@ def _forces(places: np.ndarray, pointers: np.ndarray, partners: np.ndarray, rng:
     """The gradient of t-SNE whose likenesses are the graph's edges, all alike; likeness in the plane is 1 / (1 + d^2)."""
     n = len(places)
     steps = 400 if n <= 5_000 else 300 if n <= 20_000 else 160
-    others = min(n - 1, 40, max(8, 400_000 // n))  # that push each scene at a step, drawn anew: bounds a step's time and memory
+    others = min(n - 1, 40, max(8, 240_000 // n))  # that push each scene at a step, drawn anew: bounds a step's time and memory
     degree = np.diff(pointers).astype(np.float32)[:, None]
     sources = np.repeat(np.arange(n), np.diff(pointers))
     first, second, normal = np.zeros_like(places), np.zeros_like(places), 0.0
