@@ -277,11 +277,14 @@ def test_vectors_come_back_by_embedder_and_zero_ones_are_told_apart(ledger: Ledg
     assert ledger.without_vector("other") == [1, 2, 3]
 
 
-def test_neighbours_are_the_scenes_beside_it_in_its_note(ledger: Ledger) -> None:
-    ledger.put_note(row("a.md"), [scene("a", "1"), scene("b", "2"), scene("c", "3")])
-    ledger.put_note(row("b.md"), [scene("d", "4", path="b.md")])
-    assert sorted(ledger.neighbours([2])) == [(2, 1), (2, 3)]
-    assert ledger.neighbours([4]) == []
+def test_beside_a_passage_stand_those_of_its_scene_and_of_the_scenes_around_it(ledger: Ledger) -> None:
+    ledger.put_note(row("a.md"), [scene("a", "1"), scene("b", "2", "3"), scene("c", "4"), scene("d", "5")])
+    ledger.put_note(row("b.md"), [scene("e", "6", path="b.md")])
+    places = ledger.places([6, 2, 99])
+    assert list(places) == [6, 2]
+    assert ledger.beside(places[2]) == [1, 2, 3, 4]
+    assert ledger.beside(places[6]) == [6]
+    assert ledger.passages_in([places[2].scene, places[6].scene]) == [(2, 2), (3, 2), (6, 5)]
 
 
 def test_links_are_followed_both_ways_by_the_note_name(ledger: Ledger) -> None:

@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import nsmallest
-from itertools import chain
 from math import log
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -110,7 +109,7 @@ def statistics(texts: Iterable[str]) -> Statistics:
 
 def content(said: str) -> frozenset[str]:
     """The distinct stems of a text that could be keywords."""
-    return frozenset([known[0] for word in set(text.words(_prose(said[:SAMPLE]))) if (known := _KNOWN[word])[2]])
+    return frozenset([known[0] for word in set(text.words(_prose(said[:SAMPLE])[0])) if (known := _KNOWN[word])[2]])
 
 
 def weight(stem: str, statistics: Statistics | None) -> float:
@@ -127,9 +126,21 @@ def digest(said: str, statistics: Statistics | None = None, about: Iterable[str]
     pieces that the words index cuts into words as well, where it is known so.
     """
     said = said[:SAMPLE]
-    prose = _prose(said)
-    if prose is said and parts and len(said) < SAMPLE:
-        counts = Counter(chain.from_iterable(map(text.cut, parts)))
+    prose, gone = _prose(said)
+    counts: Mapping[str, int]
+    if gone is not None and parts and len(said) < SAMPLE:
+        counts = text.counted(parts[0])
+        if len(parts) > 1 or gone:
+            every = Counter(counts)
+            for part in parts[1:]:
+                every.update(text.counted(part))
+            for piece in gone:
+                for word in text.words(piece):
+                    if every[word] > 1:
+                        every[word] -= 1
+                    else:
+                        del every[word]
+            counts = every
     else:
         counts = Counter(text.words(prose))
     terms = _terms(counts, shortest=4 if statistics is None else 3)
@@ -138,7 +149,7 @@ def digest(said: str, statistics: Statistics | None = None, about: Iterable[str]
             if stem in terms.tf:
                 terms.tf[stem] += 1
     weights = _weights(terms.tf, statistics, most)
-    return Digest(_shown(weights, terms, counts), _anchor(prose, weights, terms), terms.language, counts.total())
+    return Digest(_shown(weights, terms, counts), _anchor(prose, weights, terms), terms.language, sum(counts.values()))
 
 
 def keywords(words: Sequence[str], statistics: Statistics | None = None, most: int = 6) -> tuple[str, ...]:
@@ -250,7 +261,9 @@ def _anchor(prose: str, weights: Mapping[str, float], terms: _Terms, longest: in
     best, best_score = -1, 0.0
     for number in sorted(held):
         sentence = folded[ends[number - 1] if number else 0 : ends[number] if number < len(ends) else None].strip()
-        length = len(text.WORD.findall(sentence))
+        length = sentence.count(" ") + 1
+        if length < 12:  # marks count for something in a short one
+            length = len(text.WORD.findall(sentence))
         if length < 4 or sentence[0] == "|":
             continue
         score = sum([weights[stem] for stem in held[number]]) / (8 + length) ** 0.5
@@ -290,10 +303,6 @@ def _plain(sentence: str) -> str:
     if ">" in sentence:
         sentence = _QUOTED.sub("\n", sentence)
     return " ".join(_MARKS.sub("", _LEAD.sub("", sentence)).split())
-
-
-def _shown_of(link: re.Match[str]) -> str:
-    return link[2] or link[1].partition("#")[0]
 
 
 _APART = frozenset(("", *" \n.,;:!?()[]*`\"'«»—-|"))  # what mostly stands around a word
@@ -348,14 +357,29 @@ def _stems_of(about: str) -> frozenset[str]:
     return content(about)
 
 
-def _prose(said: str) -> str:
-    """The text without addresses, marks of what was redacted and targets of links, and without fenced code if enough is left."""
+def _prose(said: str) -> tuple[str, list[str] | None]:
+    """The text without addresses, marks of what was redacted and targets of links, and without fenced code if enough is left.
+
+    And the pieces that are gone; None when that was code.
+    """
+    gone: list[str] = []
+
+    def shown(link: re.Match[str]) -> str:
+        target, alias = link.groups()
+        kept: str = alias or target.partition("#")[0]
+        gone.append(target if alias else target[len(kept) :])
+        return kept
+
+    def blank(address: re.Match[str]) -> str:
+        gone.append(address[0])
+        return " "
+
     if "[[" in said:
-        said = _WIKI.sub(_shown_of, said)
+        said = _WIKI.sub(shown, said)
     if "://" in said or "www." in said or "⟨" in said:
-        said = _URL.sub(" ", said)
+        said = _URL.sub(blank, said)
     if "```" not in said and "~~~" not in said:
-        return said
+        return said, gone
     kept: list[str] = []
     inside = False
     for row in said.split("\n"):
@@ -365,4 +389,4 @@ def _prose(said: str) -> str:
         elif not inside:
             kept.append(row)
     prose = "\n".join(kept)
-    return prose if len(text.WORD.findall(prose)) >= 3 else said
+    return (prose, None) if len(text.WORD.findall(prose)) >= 3 else (said, gone)

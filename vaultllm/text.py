@@ -11,7 +11,7 @@ import hashlib
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -265,10 +265,10 @@ def words(text: str) -> list[str]:
     return WORD.findall(fold(text))
 
 
-@functools.lru_cache(maxsize=256)
-def cut(text: str) -> Sequence[str]:
-    """`words`, remembered for the texts that were asked for last: what a passage is about and how it is found are two looks at one text."""
-    return words(text)
+@functools.lru_cache(maxsize=256)  # what a passage is about and how it is found are two looks at one text
+def counted(text: str) -> Mapping[str, int]:
+    """How often each folded word stands in a text, in the order of their first places."""
+    return Counter(words(text))
 
 
 @functools.cache

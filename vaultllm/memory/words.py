@@ -15,7 +15,8 @@ import re
 import sqlite3
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from operator import mul
 from typing import TYPE_CHECKING, NamedTuple
 
 from vaultllm import text as texts
@@ -42,7 +43,7 @@ class Bag(NamedTuple):
     """A passage as the index holds it; made where there is time for it (a worker), added where the database is."""
 
     words: str
-    """Its distinct words, joined by spaces."""
+    """Its words, joined by spaces, each once or twice."""
     weights: bytes
     """How much each counts: `TEXT_WEIGHT` for each time in the text, `CONTEXT_WEIGHT` in the context; at most 255."""
     length: int
@@ -53,30 +54,43 @@ class Bag(NamedTuple):
 
 def bag(text: str, context: str) -> Bag:
     """What the index holds of a passage."""
-    said, about = _cut(text), _about(context)
-    counts = Counter(said * TEXT_WEIGHT)
-    counts.update(about)
+    said, about = _weighed(text, TEXT_WEIGHT), _about(context)
+    if not said.words or not about.words:
+        return said if said.words else about
+    # A word that stands in both is there twice, and its weights add up.
+    return Bag(f"{said.words} {about.words}", said.weights + about.weights, said.length + about.length, said.grams + about.grams)
+
+
+def _weighed(text: str, weight: int) -> Bag:
+    counts = _cut(text)
     try:
-        weights = bytes(counts.values())
+        weights = bytes(counts.values()).translate(_TIMES[weight])
     except ValueError:
-        weights = bytes([min(255, count) for count in counts.values()])
-    length = TEXT_WEIGHT * len(said) + CONTEXT_WEIGHT * len(about)
-    letters = TEXT_WEIGHT * sum(map(len, said)) + CONTEXT_WEIGHT * sum(map(len, about))
-    return Bag(" ".join(counts), weights, length, max(0, letters - length))  # a word of n letters has n - 1 grams
+        weights = bytes([min(255, weight * count) for count in counts.values()])
+    length = sum(counts.values())
+    letters = sum(map(mul, map(len, counts), counts.values()))
+    return Bag(" ".join(counts), weights, weight * length, weight * (letters - length))  # a word of n letters has n - 1 grams
 
 
-def _cut(text: str) -> list[str]:
-    found = list(texts.cut(text))
-    if not text.isascii() and (symbols := _SYMBOL.findall(text)):
-        found += symbols
-    if found and len(max(found, key=len)) > MOST_WORD:
-        found = [word[:MOST_WORD] for word in found]
+_TIMES = {weight: bytes(min(255, weight * count) for count in range(256)) for weight in (TEXT_WEIGHT, CONTEXT_WEIGHT)}
+
+
+def _cut(text: str) -> Mapping[str, int]:
+    """How often each word stands in a text, emoji among them."""
+    found = texts.counted(text)
+    symbols = [] if text.isascii() else _SYMBOL.findall(text)
+    if symbols or (found and len(max(found, key=len)) > MOST_WORD):
+        every: Counter[str] = Counter()
+        for word, count in found.items():
+            every[word[:MOST_WORD]] += count
+        every.update(symbols)
+        return every
     return found
 
 
 @functools.lru_cache(maxsize=1_000)
-def _about(context: str) -> list[str]:
-    return _cut(context) * CONTEXT_WEIGHT
+def _about(context: str) -> Bag:
+    return _weighed(context, CONTEXT_WEIGHT)
 
 
 @functools.cache
@@ -222,7 +236,7 @@ class Index:
         """BM25 by character 4-grams of words; any string is a query."""
         import numpy as np
 
-        return self._bm25(np.unique(gram_keys(_cut(query))[0]), "grams", MOST_GRAMS, k1, b)
+        return self._bm25(np.unique(gram_keys(list(_cut(query)))[0]), "grams", MOST_GRAMS, k1, b)
 
     def holders(self, word: str) -> list[int]:
         """Slots of the passages that hold this folded word."""
