@@ -553,9 +553,9 @@ def test_the_choice_of_settings_is_judged_on_articles_it_has_not_seen(tmp_path: 
     assert sum(fold["questions"] for fold in found["folds"]) == 5
     assert found["candidates"]["bad"]["recall@1"] == 0.0
     assert found["held_out"] == found["candidates"]["good"]
-    for candidates, measure in (({}, "mrr"), ({"good": good}, "recall")):
+    for candidates, measure, folds in (({}, "mrr", 5), ({"good": good}, "recall", 5), ({"good": good}, "mrr", 0)):
         with pytest.raises(UsageError):
-            bench.tune(tmp_path / "q.json", candidates, measure=measure)
+            bench.tune(tmp_path / "q.json", candidates, measure=measure, folds=folds)
 
 
 def test_no_fold_is_answered_by_settings_that_were_chosen_on_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

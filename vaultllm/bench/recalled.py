@@ -121,16 +121,16 @@ def tune(
     For each fold the candidate that is best on all other folds answers it, so `held_out` is what the choice is worth on articles
     that it has not seen. The candidates may differ in weights only (one memory is made, with the workspace's settings).
     Returns `candidates` (name -> measures over all), `folds` ([{chosen, questions, measure}]), `held_out` (measures), `best`.
+    Raises as `recall_bench` does.
     """
     ks = _checked(KS, folds)
-    if not candidates:
-        raise UsageError("there are no settings to choose from")
+    known = asking.scores((), ("",), ks)
+    if not candidates or folds < 2 or measure not in known:
+        raise UsageError(f"choosing needs settings to choose from, 2 folds or more, and one of the measures {', '.join(known)}")
     read = data.read(path)
     with _memory(path, read, workspace, progress) as (job, posed, found):
         right = [one for one in posed if one.question.answerable]
         rows = {name: _scores(right, _ask(job, one, right, ks, f"asking {name}", progress), ks) for name, one in candidates.items()}
-    if measure not in next(iter(rows.values()))[0]:
-        raise UsageError(f"there is no measure '{measure}'; known: {', '.join(next(iter(rows.values()))[0])}")
 
     def worth(name: str, numbers: Sequence[int]) -> float:
         return sum(rows[name][number][measure] for number in numbers) / len(numbers)
