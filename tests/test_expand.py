@@ -151,6 +151,7 @@ def test_a_word_that_the_vault_knows_well_has_no_variants_however_near_another_i
     vault = Words(["кошка"] * 3 + ["кошки и ложка"] * 50)
     assert expand.variants("кошка", vault) == []
     assert expand.variants("кошкой", vault) == []  # known by its stem
+    assert expand.variants("кошкою", Words(["кошкою"] + ["кошки"] * 3 + ["мошкою"] * 50)) == []
     assert _best("кощка", vault) == ("кошка", "typo")
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 RARE = 2  # a word that stands in no more passages may be a slip itself
 MOST = 4  # variants of a word, its parts not counted
-MOST_WORDS = 5  # of a question are looked at closely: its time is bounded
+MOST_WORDS = 3  # of a question are looked at closely: its time is bounded
 _MOST_TYPED = 100  # words of a question: what is longer was pasted
 _SIMILAR = 16  # words that share most 4-grams, which are then compared letter by letter
 _LONGEST = 40  # letters: longer words are addresses and keys
@@ -54,7 +54,7 @@ class Variant(NamedTuple):
 
 
 # What each way is trusted: a word that the vault knows and that is spelled by other keys is hardly chance, a slip may be.
-_LAYOUT, _ALPHABET, _PART = 0.95, 0.9, 0.5
+_LAYOUT, _ALPHABET, _STEM, _PART = 0.95, 0.9, 0.7, 0.5
 _DOUBTED = 0.5  # of all that: what another word for a word is worth that the vault has, though rarely
 _PER_LETTER = 2.5  # trust lost by each slip, by its share of the letters
 _LEAST = 0.3  # below it a slip is more likely a word of its own
@@ -66,10 +66,11 @@ _FIRST = 0.5  # slips that another first letter is worse by: people seldom miss 
 def expand(text: str, vocabulary: Vocabulary) -> list[tuple[str, list[Variant]]]:
     """The words of a question (folded, in order) that have variants, with them.
 
-    Only `MOST_WORDS` are looked at closely, those first that the vault lacks; of the others only parts of identifiers are found.
+    Alphabets and slips, which take time, are looked at for `MOST_WORDS`, those first that the vault lacks and that are not explained
+    otherwise.
     """
     found: dict[str, list[Variant]] = {}
-    typed: dict[str, str] = {}
+    open_: dict[str, int] = {}
     for chunk in text.split()[:_MOST_TYPED]:
         whole = WORD.fullmatch(chunk) is not None
         retyped = [] if whole else [word for word in spelling.retyped(chunk) if WORD.fullmatch(word) and vocabulary.df(word)]
@@ -77,42 +78,68 @@ def expand(text: str, vocabulary: Vocabulary) -> list[tuple[str, list[Variant]]]
             found[fold(chunk)] = [Variant(word, _LAYOUT, "layout") for word in retyped]
             continue
         for match in WORD.finditer(chunk):
-            typed.setdefault(fold(match[0]), match[0])
-            found.setdefault(fold(match[0]), [])
+            word = fold(match[0])
+            if word not in found:
+                known = _seen(word, vocabulary)
+                found[word] = _plain(match[0], word, known, vocabulary)
+                if not found[word] and known <= RARE:
+                    open_[word] = known
         if not whole and (joined := _joined(chunk, vocabulary)):
             found[fold(chunk)] = [joined]
-    seen = {word: _seen(word, vocabulary) for word in typed}
-    closely = set(sorted((word for word in typed if len(word) > 2 and seen[word] <= RARE), key=seen.__getitem__)[:MOST_WORDS])
-    for word, raw in typed.items():
-        plain = word not in closely and seen[word] <= RARE
-        found[word] = parts(raw, vocabulary) if plain else variants(raw, vocabulary)
+    for word in sorted(filter(_guessable, open_), key=open_.__getitem__)[:MOST_WORDS]:
+        found[word] = _guesses(word, open_[word], vocabulary)
     return [(word, others) for word, others in found.items() if others]
 
 
 def variants(word: str, vocabulary: Vocabulary) -> list[Variant]:
     """Other words for a word as it was typed (its case tells the parts of `camelCase`), the surest first; [] for most words.
 
-    A word that stands in more than `RARE` passages, by itself or by its stem, only gets its parts and figures.
+    A word that stands in more than `RARE` passages, by itself or by its stem, only gets its parts and figures. What explains a word
+    for certain (its parts, another layout) ends the search.
     """
     folded = fold(word)
+    known = _seen(folded, vocabulary)
+    found = _plain(word, folded, known, vocabulary)
+    return found or (_guesses(folded, known, vocabulary) if known <= RARE and _guessable(folded) else [])
+
+
+def _plain(word: str, folded: str, known: int, vocabulary: Vocabulary) -> list[Variant]:
+    """What takes no search: parts, figures, the other layout, letters of one alphabet."""
     found = parts(word, vocabulary)
     figures = spelling.figures(folded)
     if figures != folded and _seen(figures, vocabulary):
         found.append(Variant(figures, 1.0, "figures"))
-    known = _seen(folded, vocabulary)
-    if known > RARE or not 3 <= len(folded) <= _LONGEST or folded.isdecimal():
+    if found or known > RARE or not 3 <= len(folded) <= _LONGEST:
         return found
-    other = _respelled(folded, vocabulary, known)
-    if not any(char.isdecimal() for char in folded):  # 2024 is no slip of 2023
-        other += _typos(folded, vocabulary, known)
-        if not other and not known:
-            other = _far(folded, vocabulary)
-            found += [] if other or found else _halves(folded, vocabulary)
+    for why, ways in (("layout", spelling.retyped(folded)), ("alphabet", spelling.unmixed(folded))):
+        found += [Variant(way, _LAYOUT, why) for way in ways if WORD.fullmatch(way) and _seen(way, vocabulary) > known]
+    return _ranked(found, folded, known, vocabulary)
+
+
+def _guessable(word: str) -> bool:
+    """Whether a word may be a slip or of another alphabet: not figures (2024 is no slip of 2023), an address or a key."""
+    return 3 <= len(word) <= _LONGEST and not word.isdecimal()
+
+
+def _guesses(word: str, known: int, vocabulary: Vocabulary) -> list[Variant]:
+    """The word in another alphabet; else the words it may be a slip of; else both together, or its halves."""
+    found = _respelled(word, vocabulary, known)
+    if not any(char.isdecimal() for char in word):
+        if not any(vocabulary.df(variant.word) for variant in found):
+            found += _typos(word, vocabulary, known)
+        if not found and not known:
+            found = _far(word, vocabulary)
+        if not found and not known:
+            return _halves(word, vocabulary)
+    return _ranked(found, word, known, vocabulary)
+
+
+def _ranked(found: list[Variant], word: str, known: int, vocabulary: Vocabulary) -> list[Variant]:
     best: dict[str, Variant] = {}
-    for variant in sorted(other, key=lambda one: (-one.weight, -vocabulary.df(one.word), one.word)):
-        if variant.word != folded:
+    for variant in sorted(found, key=lambda one: (-one.weight, -vocabulary.df(one.word), one.word)) if len(found) > 1 else found:
+        if variant.word != word:
             best.setdefault(variant.word, variant._replace(weight=variant.weight * _DOUBTED) if known else variant)
-    return found + list(best.values())[:MOST]
+    return list(best.values())[:MOST]
 
 
 def parts(word: str, vocabulary: Vocabulary) -> list[Variant]:
@@ -138,7 +165,9 @@ def neighbours(words: Sequence[str], vectors: np.ndarray, vector: np.ndarray, mo
 
 
 def _seen(word: str, vocabulary: Vocabulary) -> int:
-    return vocabulary.df(word) or vocabulary.stem_df(stem(word))
+    """In how many passages a word stands, by itself or by its stem; not exact beyond `RARE`."""
+    count = vocabulary.df(word)
+    return count if count > RARE else max(count, vocabulary.stem_df(stem(word)))
 
 
 # -- parts
@@ -183,29 +212,26 @@ def _halves(word: str, vocabulary: Vocabulary) -> list[Variant]:
 
 
 def _respelled(word: str, vocabulary: Vocabulary, known: int) -> list[Variant]:
-    """The word on another keyboard, in another alphabet, with its letters of one alphabet."""
+    """The word in the other alphabets; where the vault has none of its spellings, one whose stem it has."""
     found = []
-    for retyped in spelling.retyped(word):
-        if _seen(retyped, vocabulary) > known and WORD.fullmatch(retyped):
-            found.append(Variant(retyped, _LAYOUT, "layout"))
-    for plain in spelling.unmixed(word):
-        if _seen(plain, vocabulary) > known:
-            found.append(Variant(plain, _LAYOUT, "alphabet"))
     for ways in spelling.alphabets(word):
-        there = [way for way in ways if vocabulary.df(way) > known]
-        there = there or [way for way in ways[:8] if vocabulary.stem_df(stem(way)) > known][:1]  # of one stem all say the same
-        found += [Variant(way, _ALPHABET * 0.95**rank, "alphabet") for rank, way in enumerate(there[:MOST])]
+        there = [way for way in ways if vocabulary.df(way) > known][:MOST]
+        found += [Variant(way, _ALPHABET * 0.95**rank, "alphabet") for rank, way in enumerate(there)]
+    if not found:
+        stems: dict[str, str] = {}
+        for way in [way for ways in spelling.alphabets(word) for way in ways[:8]]:
+            if stem(way) != way:  # else its df has said it
+                stems.setdefault(stem(way), way)
+        found = [Variant(way, _STEM, "alphabet") for one, way in list(stems.items())[:4] if vocabulary.stem_df(one) > known][:1]
     return found
 
 
 def _far(word: str, vocabulary: Vocabulary) -> list[Variant]:
-    """Slips in another alphabet (`bolshoy` has lost the soft sign) or on another keyboard: what is near to the likeliest spelling."""
-    found = []
-    for why, ways in [("alphabet", ways[:1]) for ways in spelling.alphabets(word)] + [("layout", spelling.retyped(word)[:1])]:
-        for way in ways:
-            if WORD.fullmatch(way) and len(way) > _SHORT:
-                found += [Variant(one.word, one.weight * _ALPHABET, why) for one in _typos(way, vocabulary, 0) if one.weight > _SURE]
-    return found
+    """Slips in another alphabet: what is near to the likeliest spelling in the first of them."""
+    for way in [way for ways in spelling.alphabets(word)[:1] for way in ways[:1] if len(way) > _SHORT]:
+        near = _typos(way, vocabulary, 0)
+        return [Variant(one.word, one.weight * _ALPHABET, "alphabet") for one in near if one.weight > _SURE]
+    return []
 
 
 # -- slips

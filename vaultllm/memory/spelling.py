@@ -15,7 +15,7 @@ from operator import itemgetter
 from vaultllm.text import fold
 
 MOST_WAYS = 24  # spellings of a word in another alphabet, the likeliest first
-_BEAM = 24
+_BEAM = 16
 _LONGEST = 20  # letters: a longer word has too many spellings to be among the first
 
 Table = Mapping[str, tuple[str, ...]]
@@ -53,9 +53,9 @@ _BENGALI_CONSONANTS = frozenset("কখগঘঙচছজঝঞটঠডঢণ�
 
 _LATIN, _CYRILLIC = "abcdefghijklmnopqrstuvwxyz", "абвгдежзийклмнопрстуфхцчшщъыьэюя"
 _BENGALI = "কখগঘঙচছজঝঞটঠডঢণতথদধনপফবভমযরলশষসহঅআইঈউঊএওািীুূৃেৈোৌংঁৎ়্"
-_QWERTY = "qwertyuiop[]asdfghjkl;'zxcvbnm,.{}:\"<>`~"
-_ЙЦУКЕН = "йцукенгшщзхъфывапролджэячсмитьбюхъжэбюее"
-_KEYS = dict(zip(_QWERTY, _ЙЦУКЕН, strict=True))  # ё is е here too
+_ENGLISH_KEYS = "qwertyuiop[]asdfghjkl;'zxcvbnm,.{}:\"<>`~"
+_RUSSIAN_KEYS = "йцукенгшщзхъфывапролджэячсмитьбюхъжэбюее"
+_KEYS = dict(zip(_ENGLISH_KEYS, _RUSSIAN_KEYS, strict=True))  # ё is е here too
 _LETTERS = {letter: key for key, letter in reversed(_KEYS.items())}  # of several keys the first
 _ALIKE = dict(zip("aceopxykmthb", "асеорхукмтнв", strict=True))
 _FIGURES = str.maketrans("০১২৩৪৫৬৭৮৯0123456789", "0123456789০১২৩৪৫৬৭৮৯")
