@@ -14,8 +14,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import nsmallest
+from itertools import compress
 from math import log
-from operator import itemgetter
+from operator import itemgetter, mul
 from typing import Any, NamedTuple
 
 from vaultllm import text
@@ -188,13 +189,12 @@ def _terms(counts: Mapping[str, int], shortest: int) -> _Terms:
             else:
                 tf[stem] = count
                 form[stem] = word
-    codes = set(map(_CODE, known))
-    if len(codes) == 1 and len(counts) > 2:  # most texts are in one language
-        return _Terms(tf, form, others, codes.pop())
-    letters: dict[str, int] = {}
-    for (word, count), (_, code, _) in zip(counts.items(), known, strict=True):
-        letters[code] = letters.get(code, 0) + count * len(word)
-    letters.pop("und", None)
+    codes = list(map(_CODE, known))
+    spoken = set(codes) - {"und"}
+    if len(spoken) == 1 and codes.count(code := max(spoken)) > 2:  # most texts are in one language
+        return _Terms(tf, form, others, code)
+    sizes = list(map(mul, map(len, counts), counts.values()))
+    letters = {code: sum(compress(sizes, map(code.__eq__, codes))) for code in sorted(spoken)}
     if "ja" in letters:  # Japanese mixes its syllables with Han characters; Chinese has only these
         letters["ja"] += letters.pop("zh", 0)
     code = max(letters, key=lambda one: letters[one], default="und")
