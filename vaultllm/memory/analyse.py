@@ -41,6 +41,7 @@ PICTURES = (".png", ".svg", ".pdf")
 _NEIGHBOURS = 10
 _SHARES = (1, 2, 4, 8)
 _LEAST_DIMS = 8  # what `memory.dims` accepts
+_EQUAL = 1e-6  # of dot products: what float32 rounding makes of equal vectors
 _ROWS = 250  # of a matrix of scores in memory at once
 
 
@@ -252,7 +253,8 @@ def _ranks(stored: np.ndarray, queries: np.ndarray, targets: np.ndarray, aside: 
         for row, others in enumerate(aside[start : start + _ROWS]):
             scores[row, others] = -np.inf
         own = (queries[start : start + _ROWS] * targets[start : start + _ROWS]).sum(axis=1)[:, None]
-        ranks[start : start + _ROWS] = 1 + (scores > own).sum(axis=1) + (scores == own).sum(axis=1) / 2
+        equal = np.abs(scores - own) <= _EQUAL
+        ranks[start : start + _ROWS] = 1 + ((scores > own) & ~equal).sum(axis=1) + equal.sum(axis=1) / 2
     return ranks
 
 
