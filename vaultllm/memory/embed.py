@@ -2,7 +2,8 @@
 
 Latent semantic analysis (Deerwester et al. 1990): stems and character 3- to 5-grams, sublinear TF-IDF, truncated SVD.
 Words that are used in the same notes come to lie near each other, in any language that the vault is written in.
-Any other embedder has to be an `Embedder`. Knows nothing about where passages come from or vectors go.
+Pairs of texts from the vault's structure then improve it, where they do (`contrast.py`). Any other embedder has to be an
+`Embedder` (`embedders.py`). Knows nothing about where passages come from or vectors go.
 """
 
 from __future__ import annotations
@@ -21,11 +22,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from vaultllm import text as texts
+from vaultllm.memory import contrast
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
-VERSION = 1  # of the features and of the folder's layout; another version is fitted anew
+    from vaultllm.memory.contrast import Verdict
+    from vaultllm.memory.pairs import Pair
+
+VERSION = 2  # of the features and of the folder's layout; another version is fitted anew
 FIT_TEXTS = 20_000  # of a larger vault, so many evenly spread passages are fitted on
 MOST_FEATURES = 50_000  # the most frequent ones: bounds the folder at 2 * MOST_FEATURES * dims bytes
 _WHOLE = 0.5  # a feature of more than this share of the passages tells nothing
@@ -50,20 +55,21 @@ class Embedder(Protocol):
 
 
 class VaultEmbedder:
-    """Latent semantic analysis of one vault; immutable once fitted."""
+    """Latent semantic analysis of one vault, perhaps improved by pairs of its texts; immutable."""
 
-    def __init__(self, features: np.ndarray, idf: np.ndarray, projection: np.ndarray) -> None:
-        """`features` (f,) uint32, sorted hashes; `idf` (f,) float32; `projection` (f, dims) float16."""
-        self.features, self.idf, self.projection = features, idf, projection
+    def __init__(self, features: np.ndarray, idf: np.ndarray, projection: np.ndarray, verdict: Verdict | None = None) -> None:
+        """`features` (f,) uint32, sorted hashes; `idf` (f,) float32; `projection` (f, dims) float16; `verdict`: of what was learnt."""
+        self.features, self.idf, self.projection, self.verdict = features, idf, projection, verdict
         # Frequent features first, so that the rows of the table that are read most lie together.
-        order = np.argsort(idf, kind="stable")
-        place = np.empty_like(order)
-        place[order] = np.arange(len(order))
-        self._wide, self._idf, self._words = projection[order].astype(np.float32), idf[order], _Words(features, place)
-        digest = hashlib.sha256(f"vault-lsa {VERSION}".encode())
+        self._order = np.argsort(idf, kind="stable")
+        place = np.empty_like(self._order)
+        place[self._order] = np.arange(len(place))
+        self.table = projection[self._order].astype(np.float32)
+        self._idf, self._words = idf[self._order], _Words(features, place)
+        digest = hashlib.sha256(f"vault {VERSION}".encode())
         for array in (features, idf, projection):
             digest.update(np.ascontiguousarray(array).tobytes())
-        self.fingerprint = f"vault-lsa-{VERSION}-{digest.hexdigest()[:16]}"
+        self.fingerprint = f"vault-{VERSION}-{digest.hexdigest()[:16]}"
 
     @property
     def dims(self) -> int:
@@ -71,8 +77,17 @@ class VaultEmbedder:
         return int(self.projection.shape[1])
 
     @classmethod
-    def fit(cls, passages: Sequence[str], dims: int) -> VaultEmbedder:
-        """Fit on passages; the same passages give the same embedder. A small vault gives fewer dimensions."""
+    def fit(
+        cls, passages: Sequence[str], dims: int, pairs: Sequence[Pair] | None = None, notes: Sequence[str] | None = None
+    ) -> VaultEmbedder:
+        """Fit on passages; the same passages give the same embedder. A small vault gives fewer dimensions.
+
+        With `pairs` of the vault's texts it goes on learning, and what was learnt is kept only when held-out ones say that it
+        helps (`verdict`); `notes` then names the note of each passage. Raises ValueError when the notes do not go with the
+        passages.
+        """
+        if pairs is not None:
+            return contrast.improve(lambda some: cls.fit(some, dims), passages, notes or (), pairs)
         step = max(1, -(-len(passages) // FIT_TEXTS))
         sample = passages[::step]
         features, counts = _counted(sample)
@@ -90,14 +105,28 @@ class VaultEmbedder:
         right = _right_vectors(_weighted(counts[:, kept], idf), dims)
         return cls(features, idf, right.astype(np.float16))
 
+    def weighted(self, texts: Sequence[str]) -> csr_matrix:
+        """(n, features) sublinear TF-IDF, unit rows; the columns go with the rows of `table` (features, dims) float32."""
+        return _weighted(self._words.counts(texts), self._idf)
+
+    def with_table(self, table: np.ndarray) -> VaultEmbedder:
+        """The same features with another table, in the order of `table`."""
+        projection = np.empty_like(self.projection)
+        # Only the directions of vectors count; at this size nothing is lost in half precision.
+        projection[self._order] = table / max(float(np.abs(table).max(initial=0.0)), 1e-12)
+        return VaultEmbedder(self.features, self.idf, projection, self.verdict)
+
+    def saying(self, verdict: Verdict) -> VaultEmbedder:
+        """The same embedder with what is known of how it came about."""
+        return VaultEmbedder(self.features, self.idf, self.projection, verdict)
+
     def embed(self, texts: Sequence[str], query: bool = False) -> np.ndarray:
         """(n, dims) float32, unit rows; a zero row for a text without a known feature. Questions are embedded like texts."""
         vectors = np.zeros((len(texts), self.dims), dtype=np.float32)
         if not len(self.features):
             return vectors
         for start in range(0, len(texts), 1000):
-            counts = self._words.counts(texts[start : start + 1000])
-            vectors[start : start + 1000] = _weighted(counts, self._idf) @ self._wide
+            vectors[start : start + 1000] = self.weighted(texts[start : start + 1000]) @ self.table
         return _unit(vectors)
 
     def save(self, folder: Path) -> None:
@@ -111,11 +140,12 @@ class VaultEmbedder:
             file.flush()
             os.fsync(file.fileno())
         about = {
-            "kind": "vault-lsa",
+            "kind": "vault",
             "version": VERSION,
             "fingerprint": self.fingerprint,
             "dims": self.dims,
             "features": len(self.features),
+            "verdict": None if self.verdict is None else self.verdict.to_dict(),
         }
         (aside / "embedder.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
@@ -127,7 +157,8 @@ class VaultEmbedder:
         try:
             about: dict[str, Any] = json.loads((folder / "embedder.json").read_text(encoding="utf-8"))
             with open(folder / "arrays.npz", "rb") as file, np.load(file, allow_pickle=False) as arrays:
-                embedder = cls(arrays["features"], arrays["idf"], arrays["projection"])
+                verdict = None if about.get("verdict") is None else contrast.Verdict(**about["verdict"])
+                embedder = cls(arrays["features"], arrays["idf"], arrays["projection"], verdict)
         except Exception as error:  # numpy and zipfile raise a dozen kinds for a damaged file
             raise ValueError(f"{folder.name} cannot be read: {error}") from error
         if about.get("version") != VERSION or about.get("fingerprint") != embedder.fingerprint:
