@@ -91,7 +91,7 @@ def test_slips_of_the_hand_lead_to_the_word_that_was_meant(vault: Words, typed: 
         ("ljubov", "любовь"), ("yabloko", "яблоко"), ("jabloko", "яблоко"), ("yozhik", "ежик"), ("obu4enie", "обучение"),
         ("докер", "docker"),
         ("гитхаб", "github"), ("линукс", "linux"), ("khichuri", "খিচুড়ি"), ("amra", "আমরা"), ("bangla", "বাংলা"), ("kolkata", "কলকাতা"),
-        ("brishti", "বৃষ্টি"),
+        ("brishti", "বৃষ্টি"), ("ranna", "রান্না"),
     ],
 )  # fmt: skip
 def test_words_in_another_alphabet_are_found_by_several_schemes(vault: Words, typed: str, meant: str) -> None:
@@ -174,6 +174,11 @@ def test_weights_fall_with_slips_and_are_shared_among_candidates(vault: Words) -
     assert one > two > 0
     alone = expand.variants("кожка", Words(["кошка"]))[0].weight
     assert expand.variants("кожка", Words(["кошка кожа"]))[0].weight == pytest.approx(alone / 2)
+
+
+def test_of_words_as_near_the_one_with_the_same_first_letter_is_meant() -> None:
+    assert [one.word for one in expand.variants("мошка", Words(["кошка мышка"]))] == ["мышка"]
+    assert _best("окшка", Words(["кошка"])) == ("кошка", "typo")  # the first two letters swapped
 
 
 def test_a_question_is_expanded_word_by_word_in_its_order(vault: Words) -> None:
