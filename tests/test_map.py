@@ -458,3 +458,19 @@ def test_two_fingers_zoom(fresh: browser.Browser) -> None:
         touch("touchMove", (300 - 10 * step, 400), (400 + 10 * step, 400))
     touch("touchEnd")
     assert fresh.js("scale") == pytest.approx(2 * before, rel=0.15)
+
+
+def test_a_single_scene_is_a_map_too(fresh: browser.Browser, tmp_path: Path) -> None:
+    with Ledger(tmp_path / "ledger.db") as small:
+        put(small, "a.md", "# Alone\n\nOne note about a kayak.\n")
+        embedded(small)
+        map.build(small, tmp_path / "map.html")
+    try:
+        fresh.open(tmp_path / "map.html")
+        fresh.click(*spot(fresh, "Alone"))
+        assert fresh.js("panel.querySelector('h2').innerText") == "Alone"
+        assert fresh.js("document.querySelectorAll('a').length") == 0  # no vault is named: nothing to open
+        assert fresh.js("$('count').textContent") == "1 scene of 1 note"
+        assert [event for event in fresh.events if event["method"] in ("Runtime.exceptionThrown", "Log.entryAdded")] == []
+    finally:
+        fresh.call("Page.navigate", url="about:blank")  # the last test of the page
