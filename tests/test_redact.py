@@ -13,13 +13,14 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from pydantic_core import SchemaValidator, core_schema
 
 from vaultllm import config, steps
 from vaultllm.config import RedactSettings
 from vaultllm.errors import ConfigError
-from vaultllm.redact import KINDS, Finding, numbers, redact
+from vaultllm.redact import KINDS, Finding, forms, labels, numbers, redact, sieve
 
 SETTINGS = RedactSettings()
 ROOT = Path(__file__).resolve().parents[1]
@@ -428,6 +429,85 @@ def test_twice_is_once_and_the_lines_stay(text: str) -> None:
     rows = once.split("\n")
     assert all(f"⟨{one.kind}⟩" in rows[one.line - 1] for one in findings)
     assert redact(once, SETTINGS)[0] == once
+
+
+def everything(text: str) -> sieve.Held:
+    return sieve.Held(True, True, True)
+
+
+def searched_in_full(text: str) -> tuple[str, tuple[Finding, ...]]:
+    """`redact` when nothing is ruled out beforehand."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sieve, "look", everything)
+        return redact(text, SETTINGS)
+
+
+TABLES = (labels.LABELS, labels.NUMBERED, labels.SIGNLESS, labels.SEEDS)
+LABEL = st.sampled_from([stem + rest for table in TABLES for stem, rest, _ in table]).flatmap(
+    lambda row: st.from_regex(row, fullmatch=True)
+)
+SPELLED = st.one_of(LABEL, LABEL, LABEL.map(str.upper), LABEL.map(str.capitalize), LABEL.map(lambda label: label.replace("k", "\u212a")))
+BEFORE = st.sampled_from(
+    ["", " ", "\n", "api ", "api_", "my", "db", "_", "к", "1", "(", '"', "секретный ", "⟨", "ঙ", "\\n", "é", "api\n", "٣"]
+)
+SIGN = st.one_of(
+    st.sampled_from(
+        [":", "=", ": ", " — ", " - ", " ", "", " is ", " is : ", " হলো ", "হলো ", " := ", " => ", " -> ", "：", '": "', "'s "]
+    ),
+    st.sampled_from(["_x=", "2: ", ") - ", " (a b): ", " от почты: ", "** — `", " | ", ">", " это :", " for the router is ", " — «"]),
+)
+VALUES = """qwerty12|4821|12к45|- 1234|--1-2-3|a b c1d2e3»|слон|abcdefabcdefabcdef|sha256:abcdefabc|sha٣٣٣٣٣٣٣٣:abcdefg|১২৩৪|٣٤٥٦|1289#
+aB3dE5fG7hK9|8db2f0f0-5565-45b2-89ff-d816f3582685|ABCDEF-ab12-cd34|77889900aa|+7 916 123-45-67|45 10 987654|ivan@x!y|4yhnMKO0
+correct horse battery staple” b|anna / qwerty12|river letter garden stone winter orange bridge copper silent market planet window"""
+VALUE = st.sampled_from(re.split(r"[|\n]", VALUES))
+PLANTED = st.sampled_from([text for kind in KINDS for text, _ in BENCH.planted(kind, 6, seed=11)])
+
+
+@settings(max_examples=600)
+@given(st.one_of(st.tuples(BEFORE, SPELLED, SIGN, VALUE).map("".join), PLANTED))
+@example("пин: -1234")
+@example("MY_KEY Xk29dkQ0pL3m\nx: y")
+@example("секрет: x7y8k2m9")
+@example("my\u212aey: aB3dE5fG7hK9")
+@example("curl https://x.org -u anna:s3cretPass")
+@example("token is : aB3dE5fG7hK9")
+@example("টোকেন হলো aB3dE5fG7hK9")
+@example("api\nkey Xk29dkQ0pL3m\nx: y")
+@example("8-(4822)-1-23-45")
+@example("секрет: sha٣٣٣٣٣٣٣٣:abcdefg")
+@example("тел.: номер: (916) 123 45 67")
+@example("паспорт, выдан давно: 45 № 1234567")
+def test_a_text_that_the_sieve_rules_out_holds_nothing(text: str) -> None:
+    assert redact(text, SETTINGS) == searched_in_full(text)
+
+
+def test_the_sieve_knows_every_form_of_a_token() -> None:
+    """Each alone in its text: another's form does not let it through."""
+    rng = random.Random(3)
+    for kind in KINDS:
+        for written, _ in (BENCH.MAKERS[kind](rng) for _ in range(20)):
+            for text in (written, f"({written})", f'a\\n{written}"', f"слово\n> {written}"):
+                held = sieve.look(text)
+                assert held.tokens or not list(forms.tokens(text)), text
+                assert redact(text, SETTINGS) == searched_in_full(text)
+
+
+def test_the_sieve_folds_every_letter_that_python_lowers_into_a_label_s() -> None:
+    letters = {letter for table in TABLES for stem, _, _ in table for letter in stem}
+    odd = [chr(code) for code in range(0x110000) if chr(code).lower() in letters and chr(code) not in letters]
+    assert {"K", "П", "\u212a"} <= set(odd)
+    for letter in odd:
+        assert SchemaValidator(core_schema.str_schema(pattern=f"(?i)^{letter.lower()}$")).isinstance_python(letter)
+
+
+def test_a_lone_surrogate_hides_nothing() -> None:
+    assert clean("\ud800 пароль: qwerty12") == "\ud800 пароль: ⟨password⟩"
+    assert sieve.look("\ud800") == everything("")
+
+
+def test_most_texts_are_ruled_out_at_once() -> None:
+    texts = [path.read_text("utf-8") for path in ROOT.joinpath("vault_example").rglob("*.md")]
+    assert sum(any(sieve.look(text)) for text in texts) < len(texts) / 4
 
 
 BOMBS: dict[str, Callable[[int], str]] = {

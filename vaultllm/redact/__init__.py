@@ -2,7 +2,8 @@
 
 Three ways of finding, each linear in the text: tokens that carry their own mark (`forms.py`), numbers that prove
 themselves (`numbers.py`), and values behind a label («пароль: …») that have the form of a secret (`labels.py`).
-What is found is neither stored nor named: a finding is a kind and a line. Knows nothing about notes, scenes or files.
+Most texts hold nothing, which a look tells sooner (`sieve.py`). What is found is neither stored nor named: a finding is
+a kind and a line. Knows nothing about notes, scenes or files.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from vaultllm.config import SECRET_KINDS, RedactSettings
-from vaultllm.redact import forms, labels, numbers
+from vaultllm.redact import forms, labels, numbers, sieve
 from vaultllm.redact.spans import Span
 
 KINDS: tuple[str, ...] = SECRET_KINDS
@@ -83,12 +84,13 @@ def _merged(spans: list[Span]) -> Iterator[Span]:
 
 def _spans(text: str) -> list[Span]:
     """All that looks like a secret, overlaps included."""
-    plain = numbers.ascii_digits(text)
-    numeric = any(digit in plain for digit in "0123456789") and numbers.RUN.search(plain) is not None
-    sure = list(forms.tokens(text))
-    likely = list(labels.labelled(plain, numeric))
-    if "@" in text:
-        likely += forms.mails(text)
+    held = sieve.look(text)
+    sure = list(forms.tokens(text)) if held.tokens else []
+    likely = list(forms.mails(text)) if "@" in text else []
+    plain = numbers.ascii_digits(text) if held.labelled or held.numbers else ""
+    numeric = held.numbers and numbers.RUN.search(plain) is not None
+    if held.labelled or numeric:
+        likely += labels.labelled(plain, worded=held.labelled, numeric=numeric)
     if numeric:
         likely += numbers.numbers(plain)
     if (sure or likely) and "base64," in text:  # the letters of an embedded picture are no secret, whatever they spell

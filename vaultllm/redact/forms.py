@@ -17,7 +17,7 @@ from vaultllm.redact.labels import is_code, is_placeholder, is_random
 from vaultllm.redact.spans import END, LEFT, Span
 
 # kind, how it may begin, pattern (group 1, when there is one, is what is replaced).
-_FORMS: tuple[tuple[str, tuple[str, ...], str], ...] = (
+FORMS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("anthropic", ("sk-ant-",), r"sk-ant-[\w-]{20,}+"),
     ("openrouter", ("sk-or-",), r"sk-or-(?:v1-)?[\w-]{32,}+"),
     ("openai", ("sk-",), r"sk-(?=[\w-]{0,60}\d)(?=[\w-]{0,60}[A-Z]|[0-9a-f]{32})[\w-]{20,}+"),
@@ -89,6 +89,8 @@ _BASIC = re.compile(LEFT + r"[Bb]asic[ ]{1,3}([A-Za-z0-9+/]{8,}+={0,2})")
 _DISCORD = re.compile(rf"(?<![\w.-])[MNO][A-Za-z0-9_-]{{22,28}}+\.[A-Za-z0-9_-]{{6}}\.[A-Za-z0-9_-]{{27,}}+{END}")
 _MAILGUN = re.compile(rf"{LEFT}[0-9a-f]{{32}}-[0-9a-f]{{8}}-[0-9a-f]{{8}}(?!-){END}")
 _WIF = re.compile(rf"{LEFT}[5KL][1-9A-HJ-NP-Za-km-z]{{50,51}}{END}")
+# What has no mark of its own to look for.
+OTHERS = (_TELEGRAM, _AZURE, _MAILCHIMP, _BASIC, _DISCORD, _MAILGUN, _WIF)
 _AWS_SECRET = re.compile(r"(?<![A-Za-z0-9+/=⟩])[A-Za-z0-9+/]{40}(?![A-Za-z0-9+/=⟨])")
 _URL_PASSWORD = re.compile(r"://(?:[^\s/:@?#⟨⟩]{0,200}+:(?P<password>[^\s/⟨⟩]{1,300})|(?P<user>[^\s/:@?#⟨⟩]{16,200}))@")
 _HOST_PASSWORD = re.compile(r":(?<=[\w.-]:)([^\s@/:⟨⟩]{4,64})@\d{1,3}(?:\.\d{1,3}){3}")
@@ -97,13 +99,13 @@ _EMAIL = re.compile(r"(?<![\w.+%⟩-])[\w.+%-]++@(?!\d+(?:\.\d+)*(?:[^\w.]|$))(?
 _NO_MAIL = frozenset("png jpg jpeg gif svg webp avif pdf md js mjs ts tsx jsx json css scss html py rs go yaml yml toml txt".split())
 _HARMLESS_MAIL = re.compile(r"@(?:[\w-]+\.)*example\.(?:com|org|net)$|@(?:[\w-]+\.)*(?:example|test|invalid|localhost)$|^git@", re.I)
 _PEM = re.compile(r"-----(BEGIN|END) (?:[A-Z0-9]+ ){0,3}PRIVATE KEY(?: BLOCK)?-----")
-_OPENSSH = "b3BlbnNzaC1rZXktdjE"  # base64 of "openssh-key-v1": a private key without its armour
+OPENSSH = "b3BlbnNzaC1rZXktdjE"  # base64 of "openssh-key-v1": a private key without its armour
 _KEY_LINE = re.compile(r"[ \t>]*(?:[A-Za-z0-9+/=]{1,}+|[A-Za-z-]{3,30}: [^\n]*+|)[ \t\r\\]*$")
 
 
 def tokens(text: str) -> Iterator[Span]:
     """Secrets whose form alone says what they are."""
-    if "PRIVATE KEY" in text or _OPENSSH in text:
+    if "PRIVATE KEY" in text or OPENSSH in text:
         yield from _private_keys(text)
     long_words = [word for word in text.split() if len(word) >= _SHORTEST]
     if long_words:
@@ -117,7 +119,7 @@ def tokens(text: str) -> Iterator[Span]:
 @functools.cache
 def _table() -> tuple[tuple[str, tuple[str, ...], re.Pattern[str]], ...]:
     """The table, compiled on first use: starting the program needs none of it."""
-    return tuple((kind, marks, re.compile(LEFT + pattern, re.ASCII)) for kind, marks, pattern in _FORMS)
+    return tuple((kind, marks, re.compile(LEFT + pattern, re.ASCII)) for kind, marks, pattern in FORMS)
 
 
 def _of(kind: str, pattern: re.Pattern[str], text: str) -> Iterator[Span]:
@@ -183,11 +185,11 @@ def _private_keys(text: str) -> Iterator[Span]:
             opened = match
     if opened is not None:
         yield Span(opened.start(), _key_end(text, opened.end(), len(text)), "private-key")
-    at = text.find(_OPENSSH)
+    at = text.find(OPENSSH)
     while at >= 0:
         end = _key_end(text, at, len(text))
         yield Span(at, end, "private-key")
-        at = text.find(_OPENSSH, end)
+        at = text.find(OPENSSH, end)
 
 
 def _key_end(text: str, start: int, limit: int) -> int:
@@ -228,9 +230,14 @@ def _url_passwords(text: str) -> Iterator[Span]:
 
 def mails(text: str) -> Iterator[Span]:
     """Mail addresses, save those of documentation and of `git@` remotes."""
-    for match in _EMAIL.finditer(text):
-        if match[1].lower() not in _NO_MAIL and not _HARMLESS_MAIL.search(match[0]):
-            yield Span(*match.span(), "email")
+    at = text.find("@")
+    while at >= 0:  # only on the lines that have a sign
+        end = text.find("\n", at)
+        end = len(text) if end < 0 else end
+        for match in _EMAIL.finditer(text, text.rfind("\n", 0, at) + 1, end):
+            if match[1].lower() not in _NO_MAIL and not _HARMLESS_MAIL.search(match[0]):
+                yield Span(*match.span(), "email")
+        at = text.find("@", end)
 
 
 def _is_base58check(code: str) -> bool:

@@ -22,10 +22,10 @@ _BN = "\u0980-\u09ff"
 
 # Codes for the day when a second factor is lost: as many as stand there.
 _CODE_FORM = r"(?:[a-z0-9]{3,8}(?:-[a-z0-9]{3,8}){1,6}|\d{6,10})"
-_CODES = rf"[ ]codes?[^\w\n⟨⟩]{{1,5}}({_CODE_FORM}(?:[ ,;]{{1,2}}{_CODE_FORM}){{0,15}})(?![\w⟨])"
+CODES = rf"[ ]codes?[^\w\n⟨⟩]{{1,5}}({_CODE_FORM}(?:[ ,;]{{1,2}}{_CODE_FORM}){{0,15}})(?![\w⟨])"
 
 # stem (lower case), how it goes on, tier: what form the value must have (`_is_secret`). Of one stem the first that fits.
-_LABELS: tuple[tuple[str, str, str], ...] = (
+LABELS: tuple[tuple[str, str, str], ...] = (
     ("парол", r"ьная фраза", "phrase"),
     ("парол", r"(?:ь|я|ем|ю|и)", "password"),
     ("код", r"(?:овое слово|ового слова|а? доступа)", "password"),
@@ -48,8 +48,8 @@ _LABELS: tuple[tuple[str, str, str], ...] = (
     ("পিন", rf"(?:[ -]?(?:কোড|নম্বর))?[{_BN}]{{0,4}}", "pin"),
     ("cv", r"(?:v2?|c2?)[ ](\d{3,4})(?![\w⟨])", "pin"),
     ("cv", "(?:v2?|c2?)", "pin"),
-    ("recovery", _CODES, "secret"),
-    ("backup", _CODES, "secret"),
+    ("recovery", CODES, "secret"),
+    ("backup", CODES, "secret"),
     ("licen", r"[cs]e(?:[ _-]?(?:key|code|no|number))?", "secret"),
     ("serial", r"(?:[ _-]?(?:key|number|no))?", "secret"),
     ("лицензи", r"[яию](?: на)?", "secret"),
@@ -71,13 +71,14 @@ _LABELS: tuple[tuple[str, str, str], ...] = (
     ("এপিআই", r"[ -](?:কী|কি)", "secret"),
     ("লগইন", rf"[{_BN}]{{0,4}}", "login"),
 )
-# Before `key`, `token`, `ключ`, `токен`: then it opens something, and a UUID or a hex digest is a secret too.
-_OPENS = re.compile(
+OPENED = ("key", "token", "ключ", "токен", "চাবি", "টোকেন")
+# Before one of these: then it opens something, and a UUID or a hex digest is a secret too.
+OPENS = re.compile(
     r"(?:api|access|auth|refresh|private|signing|encryption|account|client|bot|апи|приватн\w\w|закрыт\w\w|секретн\w\w"
     r"|лицензионн\w\w|এপিআই|গোপন)[ _-]?$"
 )
 # stem, how it goes on with the number in a group, kind.
-_NUMBERED: tuple[tuple[str, str, str], ...] = (
+NUMBERED: tuple[tuple[str, str, str], ...] = (
     ("номер карты", r"[^\d\n⟨⟩]{0,20}(\d{4}[ -]?\d{4}[ -]?\d{4}[ -]?\d{4})(?![\d⟨])", "card"),
     ("card number", r"[^\d\n⟨⟩]{0,20}(\d{4}[ -]?\d{4}[ -]?\d{4}[ -]?\d{4})(?![\d⟨])", "card"),
     ("паспорт", r"[а-я]{0,3}[^\d\n⟨⟩]{0,40}(\d\d[ ]?\d\d[^\d\n⟨⟩]{0,12}\d{6}|\d\d[ №]{0,3}\d{7})(?![\d⟨])", "passport"),
@@ -118,7 +119,7 @@ _NUMBERED: tuple[tuple[str, str, str], ...] = (
         )
     ),
 )
-_SIGNLESS = (
+SIGNLESS = (
     ("curl", r"[^\n⟨⟩]{0,200}? (?:-u|--user)[ =][\"']?[\w.@-]{1,64}:([^\s\"'⟨⟩]{4,200})", "password"),
     ("mysql", r"[^\n⟨⟩]{0,200}? -p([^\s\"'⟨⟩=-][^\s\"'⟨⟩]{3,200})", "password"),
     ("sshpass", r"[ ]{1,3}-p[ ]{0,3}[\"']?([^\s\"'⟨⟩]{4,200})", "password"),
@@ -126,7 +127,7 @@ _SIGNLESS = (
     ("pan", r"[^\w\n⟨⟩]{0,4}(?:(?:card|number|no|is)[^\w\n⟨⟩]{0,4}){0,2}([a-z]{3}[abcfghljpt][a-z]\d{4}[a-z])(?!\w)", "pan"),
     ("প্যান", r"[^a-z\n⟨⟩]{0,20}([a-z]{3}[abcfghljpt][a-z]\d{4}[a-z])(?!\w)", "pan"),
 )
-_SEEDS = tuple(
+SEEDS = tuple(
     (stem, r"[^\n:=—⟨]{0,30}[:=—][ \t\"'`*«]{0,4}((?:[a-z]{3,8}[ ,]{1,2}){11,23}[a-z]{3,8})(?![a-z⟨])", "wallet")
     for stem in ("seed", "сид", "мнемони", "mnemonic", "recovery phrase", "фраза восстановления", "সিড")
 )
@@ -186,17 +187,20 @@ _PIN = re.compile(r"\d[\d -]{1,10}\d(?!\w)")
 _RUNS = re.compile(r"[A-Za-z0-9]+")
 
 
-def labelled(text: str, numeric: bool) -> Iterator[Span]:
-    """Values behind a label that have the form of a secret. `numeric`: the text holds numbers as long as a phone's."""
+def labelled(text: str, *, worded: bool = True, numeric: bool = True) -> Iterator[Span]:
+    """Values behind a label that have the form of a secret.
+
+    Not looked for: without `worded`, values that are no long numbers; without `numeric`, numbers as long as a phone's.
+    """
     lowered = text.lower()
     if len(lowered) != len(text):  # a letter whose lower case is two: offsets must stay
         lowered = "".join(letter.lower() if len(letter.lower()) == 1 else letter for letter in text)
     words, numbered, signless = _stems(text.isascii())
-    signs = any(sign in lowered for sign in _SIGNS)
+    signs = worded and any(sign in lowered for sign in _SIGNS)
     tried = (
         (words if signs else ())
         + (numbered if numeric else ())
-        + (signless if signs or numeric or any(digit in text for digit in _DIGITS) else ())
+        + (signless if signs or (worded and any(digit in text for digit in _DIGITS)) else ())
     )
     places: list[tuple[int, str]] = []
     for stem in tried:
@@ -217,24 +221,22 @@ def labelled(text: str, numeric: bool) -> Iterator[Span]:
 def _stems(ascii_only: bool) -> tuple[tuple[str, ...], ...]:
     """The stems that can stand in a text: those that need a sign, those that need a number, those that need neither."""
     bare = ("password", "phrase", "pass", "pin")
-    signed = tuple(row for row in _LABELS if row[2] not in bare)
-    tables = ((*signed, *_SEEDS), _NUMBERED, (*_SIGNLESS, *(row for row in _LABELS if row[2] in bare)))
+    signed = tuple(row for row in LABELS if row[2] not in bare)
+    tables = ((*signed, *SEEDS), NUMBERED, (*SIGNLESS, *(row for row in LABELS if row[2] in bare)))
     return tuple(tuple(dict.fromkeys(stem for stem, _, _ in table if stem.isascii() or not ascii_only)) for table in tables)
 
 
 @functools.cache
 def _rules(stem: str) -> tuple[tuple[re.Pattern[str], str], ...]:
     """How a stem may go on, and the tier or kind."""
-    every = (*_LABELS, *_SEEDS, *_NUMBERED, *_SIGNLESS)
+    every = (*LABELS, *SEEDS, *NUMBERED, *SIGNLESS)
     return tuple((re.compile(rest), tier) for name, rest, tier in every if name == stem)
 
 
 def _behind(text: str, lowered: str, at: int, stem: str) -> Iterator[Span]:
     """What is secret behind the label at this place."""
     before = text[at - 1] if at else " "
-    opens = stem in ("key", "token", "ключ", "токен", "চাবি", "টোকেন") and (
-        _OPENS.search(lowered, max(0, at - 16), at) is not None or (before == "_" and text[at].isupper())
-    )
+    opens = stem in OPENED and (OPENS.search(lowered, max(0, at - 16), at) is not None or (before == "_" and text[at].isupper()))
     if before == "⟨" or (not opens and _in_word(before, text[at]) and not lowered.startswith(("password", "passwd"), at)):
         return
     for rest, tier in _rules(stem):
