@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vaultllm.errors import ConfigError
+from vaultllm.errors import ConfigError, LockedError
 from vaultllm.memory import chroma, server
 from vaultllm.memory.server import MemoryAway, Server
 from vaultllm.memory.vectors import PROBE, MemoryBroken, Store
@@ -251,6 +251,66 @@ def test_moving_to_the_other_place_and_back_never_shows_what_is_out_of_date(runn
         made(then)
         assert (first.live(), then.live() > 0) == (0, True)
     assert not list(tmp_path.glob("gen-*"))
+
+
+WRITER = """
+import pathlib, sys
+import numpy as np
+from tests.test_chroma_server import unit
+from vaultllm.memory import server
+where = server.store(pathlib.Path(sys.argv[1]), sys.argv[2], sys.argv[3])
+first, vectors = int(sys.argv[4]), unit(1400)
+print("ready", flush=True)
+sys.stdin.readline()
+for start in range(0, 1400, 200):
+    slots = range(start + first, start + 200, 2)
+    with where.open("e1") as memory:
+        memory.upsert(list(slots), vectors[list(slots)])
+        memory.delete([slot for slot in slots if slot % 7 == 0])
+print("done", flush=True)
+if sys.stdin.readline() == "more\\n":
+    with where.open("e1") as memory:
+        memory.upsert([6000], -unit(1))
+"""
+
+
+def test_two_processes_that_write_at_once_lose_nothing_and_a_reader_sees_it(where: Store, tmp_path: Path) -> None:
+    where.rebuild("e1", [([5000], unit(1), ())])
+    assert [slot for slot, _ in where.nearest("e1", unit(1)[0], 9)] == [5000]
+    address, name = (where.address, where.name) if isinstance(where, Server) else ("", "unused")
+    command = [sys.executable, "-c", WRITER, str(tmp_path / "memory"), address, name]
+    writers = [
+        subprocess.Popen(
+            [*command, first],
+            cwd=Path(__file__).parents[1],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for first in "01"
+    ]
+    for writer in writers:
+        assert writer.stdout.readline() == "ready\n"
+    for writer in writers:
+        writer.stdin.write("go\n")
+        writer.stdin.flush()
+    done = threading.Thread(target=lambda: [writer.stdout.readline() for writer in writers])
+    done.start()
+    while done.is_alive():
+        with contextlib.suppress(LockedError):
+            assert where.nearest("e1", unit(1)[0], 1)
+    assert where.nearest("e1", -unit(1)[0], 1)[0][0] != 6000
+    for writer, more in zip(writers, ("more\n", "no\n"), strict=True):
+        said = writer.communicate(more)
+        assert writer.returncode == 0, said
+    assert where.nearest("e1", -unit(1)[0], 1)[0][0] == 6000  # one vector, too few for Chroma to write its index
+    vectors = unit(1400)
+    kept = [slot for slot in range(1400) if slot % 7]
+    for slot in kept[::40]:
+        assert where.nearest("e1", vectors[slot], 1)[0] == (slot, pytest.approx(1.0, abs=1e-4))
+    with where.open("e1") as memory:
+        assert memory.probe(len(kept) + 2, kept, vectors[kept], thorough=True) == ""
 
 
 # -- a server that dies, hangs, comes back with less, or is none
