@@ -29,6 +29,7 @@ NOTES = {
     "বাংলা/খিচুড়ি.md": "# খিচুড়ি\n\nমুগ ডাল আগে ভেজে নিতে হয়, তারপর চাল আর শেষে ঘি।\n",
     "Work/Trap.md": f"# {HOSTILE}\n\nThe rib of the kayak, epoxy and {HOSTILE} again.\n",
 }
+WRONG = ("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded")
 APART = Settings.model_validate({"vault_id": "test", "scenes": {"min_chars": 0}})
 
 
@@ -328,6 +329,12 @@ def fresh(page: browser.Browser) -> browser.Browser:
     return page
 
 
+def errors(page: browser.Browser) -> list[str]:
+    """What the page, or its policy, found wrong since it was opened (reading a canvas, as tests do, is a mere warning)."""
+    said = [event["params"].get("entry", {"level": "error", "text": str(event)}) for event in page.events if event["method"] in WRONG]
+    return [entry["text"] for entry in said if entry["level"] == "error"]
+
+
 def of_title(title: str) -> str:
     return f"D.title.findIndex((t) => D.titles[t].startsWith({json.dumps(title)}))"
 
@@ -471,6 +478,6 @@ def test_a_single_scene_is_a_map_too(fresh: browser.Browser, tmp_path: Path) -> 
         assert fresh.js("panel.querySelector('h2').innerText") == "Alone"
         assert fresh.js("document.querySelectorAll('a').length") == 0  # no vault is named: nothing to open
         assert fresh.js("$('count').textContent") == "1 scene of 1 note"
-        assert [event for event in fresh.events if event["method"] in ("Runtime.exceptionThrown", "Log.entryAdded")] == []
+        assert errors(fresh) == []
     finally:
         fresh.call("Page.navigate", url="about:blank")  # the last test of the page
