@@ -15,9 +15,10 @@ import json
 import os
 import shutil
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
@@ -127,29 +128,24 @@ class VaultEmbedder:
             return vectors
         for start in range(0, len(texts), 1000):
             vectors[start : start + 1000] = self.weighted(texts[start : start + 1000]) @ self.table
-        return _unit(vectors)
+        return unit(vectors)
 
     def save(self, folder: Path) -> None:
         """Write the folder aside and rename it: it is complete or absent. Replaces what is there."""
-        folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        aside = folder.with_name(f".{folder.name}.tmp")
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(mode=0o700)
-        with open(aside / "arrays.npz", "wb") as file:
-            np.savez(file, features=self.features, idf=self.idf, projection=self.projection)
-            file.flush()
-            os.fsync(file.fileno())
-        about = {
-            "kind": "vault",
-            "version": VERSION,
-            "fingerprint": self.fingerprint,
-            "dims": self.dims,
-            "features": len(self.features),
-            "verdict": None if self.verdict is None else self.verdict.to_dict(),
-        }
-        (aside / "embedder.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(aside, folder)
+        with _whole_folder(folder) as aside:
+            with open(aside / "arrays.npz", "wb") as file:
+                np.savez(file, features=self.features, idf=self.idf, projection=self.projection)
+                file.flush()
+                os.fsync(file.fileno())
+            about = {
+                "kind": "vault",
+                "version": VERSION,
+                "fingerprint": self.fingerprint,
+                "dims": self.dims,
+                "features": len(self.features),
+                "verdict": None if self.verdict is None else self.verdict.to_dict(),
+            }
+            (aside / "embedder.json").write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> VaultEmbedder:
@@ -164,6 +160,109 @@ class VaultEmbedder:
         if about.get("version") != VERSION or about.get("fingerprint") != embedder.fingerprint:
             raise ValueError(f"{folder.name} is damaged or of another version")
         return embedder
+
+
+class Reduced:
+    """Another embedder's vectors on their strongest directions: fewer dimensions, as much of the cosines as fits (uncentred PCA).
+
+    For embedders that come as they are; the vault's own is fitted with as many dimensions as are wanted.
+    """
+
+    def __init__(self, inner: Embedder, turn: np.ndarray) -> None:
+        """`turn` (inner.dims, dims) float32, orthonormal columns."""
+        self.inner, self.turn = inner, turn
+        digest = hashlib.sha256(inner.fingerprint.encode() + np.ascontiguousarray(turn, "<f4").tobytes())
+        self.fingerprint = f"reduced-{digest.hexdigest()[:16]}"
+
+    @property
+    def dims(self) -> int:
+        """Length of a vector."""
+        return int(self.turn.shape[1])
+
+    @classmethod
+    def fit(cls, inner: Embedder, vectors: np.ndarray, dims: int) -> Reduced:
+        """Directions from a sample of `inner`'s vectors (n, inner.dims); a few thousand are enough, fewer give fewer dimensions."""
+        values, turn = np.linalg.eigh((vectors.T @ vectors).astype(np.float64))
+        rank = max(1, int(np.sum(values > 1e-9 * max(values[-1], 1e-30))))
+        return cls(inner, np.ascontiguousarray(turn[:, ::-1][:, : min(dims, rank)], dtype=np.float32))
+
+    def embed(self, texts: Sequence[str], query: bool = False) -> np.ndarray:
+        """(n, dims) float32, unit rows; as `inner` does it, then cut."""
+        return unit(self.inner.embed(texts, query) @ self.turn)
+
+    def save(self, folder: Path) -> None:
+        """Write the directions; the inner embedder is not in there. The folder is complete or absent."""
+        with _whole_folder(folder) as aside:
+            with open(aside / "turn.npy", "wb") as file:
+                np.save(file, self.turn)
+                file.flush()
+                os.fsync(file.fileno())
+            about = {
+                "kind": "reduced",
+                "version": VERSION,
+                "fingerprint": self.fingerprint,
+                "inner": self.inner.fingerprint,
+                "dims": self.dims,
+            }
+            (aside / "embedder.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path, inner: Embedder) -> Reduced:
+        """Read what `save` wrote. Raises ValueError when it is missing, damaged, or of another embedder."""
+        try:
+            about: dict[str, Any] = json.loads((folder / "embedder.json").read_text(encoding="utf-8"))
+            found = cls(inner, np.load(folder / "turn.npy", allow_pickle=False))
+        except Exception as error:  # as in VaultEmbedder.load
+            raise ValueError(f"{folder.name} cannot be read: {error}") from error
+        if about.get("fingerprint") != found.fingerprint:
+            raise ValueError(f"{folder.name} is damaged or of another embedder")
+        return found
+
+
+Precision = Literal["float32", "int8"]
+
+
+def pack(vectors: np.ndarray, precision: Precision = "float32") -> list[bytes]:
+    """Unit vectors (n, dims) as they are stored: float32 4 bytes a dimension; int8 1, with 4 more bytes for the scale.
+
+    int8: each row by its own largest value (symmetric scalar quantisation); the scale makes what is read a unit row again.
+    """
+    if precision == "float32":
+        return [row.tobytes() for row in np.ascontiguousarray(vectors, "<f4")]
+    most = np.abs(vectors).max(axis=1, keepdims=True, initial=0.0)
+    steps = np.rint(np.divide(vectors * 127.0, most, out=np.zeros(vectors.shape, np.float32), where=most > 0)).astype(np.int8)
+    lengths = np.linalg.norm(steps.astype(np.float32), axis=1)
+    scales = np.divide(1.0, lengths, out=np.zeros(len(lengths), np.float32), where=lengths > 0).astype("<f4")
+    return [scale.tobytes() + row.tobytes() for scale, row in zip(scales, steps, strict=True)]
+
+
+def unpack(stored: Sequence[bytes], precision: Precision = "float32") -> np.ndarray:
+    """(n, dims) float32, unit rows: the inverse of `pack`, to 1 % of a component for int8. (0, 0) for nothing.
+
+    Raises ValueError when the rows are not of one length.
+    """
+    if not stored:
+        return np.zeros((0, 0), dtype=np.float32)
+    if len({len(row) for row in stored}) > 1:
+        raise ValueError("vectors of different lengths")
+    joined = b"".join(stored)
+    if precision == "float32":
+        return np.frombuffer(joined, dtype="<f4").reshape(len(stored), -1).astype(np.float32)
+    rows = np.frombuffer(joined, dtype=np.int8).reshape(len(stored), -1)
+    scales = np.ascontiguousarray(rows[:, :4]).view("<f4")
+    return np.asarray(rows[:, 4:] * scales, dtype=np.float32)
+
+
+@contextmanager
+def _whole_folder(folder: Path) -> Iterator[Path]:
+    """A folder beside it to write into, which then takes its name and its place: it is complete or absent."""
+    folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    aside = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(mode=0o700)
+    yield aside
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(aside, folder)
 
 
 class _Words:
@@ -258,7 +357,8 @@ def _orthonormal(columns: np.ndarray) -> np.ndarray:
     return basis
 
 
-def _unit(vectors: np.ndarray) -> np.ndarray:
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """Rows (n, dims) at length 1; next to nothing becomes a zero row."""
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    unit: np.ndarray = np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 1e-6)
-    return unit
+    rows: np.ndarray = np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 1e-6)
+    return rows
