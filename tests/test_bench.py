@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -253,53 +253,62 @@ def test_half_an_emoji_in_the_data_reaches_the_memory_as_a_question_mark(tmp_pat
 # -- counting
 
 
-def hits(*found: tuple[str, tuple[str, ...]]) -> list[Any]:
-    """Hits of (path, UIDs), each with a lower score than the one before."""
-    return [SimpleNamespace(path=path, uids=uids, lines=(3, 4), score=1 / rank) for rank, (path, uids) in enumerate(found, 1)]
+def passages(*found: tuple[str, str]) -> list[Any]:
+    """Passages of (path, UID), each with a lower score than the one before."""
+    return [
+        SimpleNamespace(stored=SimpleNamespace(path=path, slot=slot, passage=SimpleNamespace(uid=uid)), score=1 / slot)
+        for slot, (path, uid) in enumerate(found, 1)
+    ]
 
 
-def answering(monkeypatch: pytest.MonkeyPatch, answer: Callable[[str, int], list[Any]]) -> list[tuple[str, int]]:
+def answering(monkeypatch: pytest.MonkeyPatch, answer: Callable[[str, MemorySettings], list[Any]]) -> list[tuple[str, int]]:
     """The memory says what the test says; returns what it was asked."""
     asked: list[tuple[str, int]] = []
 
-    def say(ledger: Any, folder: Any, settings: Any, query: str, k: int, **options: Any) -> list[Any]:
-        asked.append((query, k))
-        return answer(query, k)[:k]
+    def say(ledger: Any, folder: Any, settings: Any, question: str, most: int, **options: Any) -> list[Any]:
+        assert options == {"plain": True}
+        asked.append((question, most))
+        return answer(question, settings)[:most]
 
-    monkeypatch.setattr(recall, "recall", say)
+    monkeypatch.setattr(recall, "ranked", say)
+    monkeypatch.setattr(recall, "recall", lambda *args, **options: [])
     return asked
 
 
-def ask(by: asking.By, depth: int) -> asking.Asked:
-    return asking.ask(None, Path(), MemorySettings(), "q", by, depth)  # type: ignore[arg-type]
+def ask(by: asking.By, depth: int, without: Collection[str] = ()) -> asking.Asked:
+    return asking.ask(None, Path(), MemorySettings(), "q", by, depth, without)  # type: ignore[arg-type]
 
 
-def test_turns_are_counted_in_the_order_of_hits_and_of_their_uids_each_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    answering(monkeypatch, lambda query, k: hits(("a.md", ("u2", "u1")), ("b.md", ()), ("c.md", ("u1", "u3")), ("b.md", ())))
-    assert ask("uid", 10).ranking == ("u2", "u1", "b.md:3", "u3")
+def test_turns_are_counted_in_their_order_each_once_and_prose_takes_a_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = passages(("a.md", "u2"), ("a.md", "u1"), ("b.md", ""), ("a.md", "u2"), ("c.md", "u1"), ("c.md", "u3"), ("b.md", ""))
+    answering(monkeypatch, lambda question, settings: found)
+    assert ask("uid", 10).ranking == ("u2", "u1", "b.md:3", "u3", "b.md:7")
     assert ask("uid", 3).ranking == ("u2", "u1", "b.md:3")
     assert ask("path", 10).ranking == ("a.md", "b.md", "c.md")
+    assert ask("path", 10, {"a.md"}).ranking == ("b.md", "c.md")
     assert ask("path", 10).confidence == 1.0
 
 
 def test_where_one_note_crowds_out_the_others_more_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    crowd = [("long.md", ())] * 30 + [(f"{number}.md", ()) for number in range(20)]
-    asked = answering(monkeypatch, lambda query, k: hits(*crowd))
+    crowd = passages(*[("long.md", "")] * 700, *[(f"{number}.md", "") for number in range(800)])
+    asked = answering(monkeypatch, lambda question, settings: crowd)
     assert ask("path", 10).ranking == ("long.md", *(f"{number}.md" for number in range(9)))
-    assert [k for _, k in asked] == [10, 20, 40]
+    assert [most for _, most in asked] == [recall.CANDIDATES, 2 * recall.CANDIDATES, 4 * recall.CANDIDATES]
     asked.clear()
-    answering(monkeypatch, lambda query, k: hits(*crowd[:12]))
+    crowd = crowd[:200]
     assert ask("path", 10).ranking == ("long.md",)
+    assert len(asked) == 1  # there is no more
 
 
-def test_when_the_memory_runs_out_it_is_not_asked_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = answering(monkeypatch, lambda query, k: hits(*[("long.md", ())] * 5_000))
+def test_when_one_note_holds_everything_the_memory_is_not_asked_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    everything = passages(*[("long.md", "")] * 20_000)
+    asked = answering(monkeypatch, lambda question, settings: everything)
     assert ask("path", 10).ranking == ("long.md",)
-    assert asked[-1][1] == asking.MOST_HITS
+    assert asked[-1][1] == asking.MOST
 
 
 def test_nothing_found_is_an_empty_ranking_without_confidence(monkeypatch: pytest.MonkeyPatch) -> None:
-    answering(monkeypatch, lambda query, k: [])
+    answering(monkeypatch, lambda question, settings: [])
     found = ask("path", 10)
     assert (found.ranking, found.confidence) == ((), 0.0)
 
@@ -314,8 +323,8 @@ def test_the_numbers_are_those_made_by_hand(vault: Path, tmp_path: Path, monkeyp
             {"question": "never", "answerable": False},
         ],
     )
-    first = hits(("Насос.md", (uid(100), uid(101))), ("Лодка.md", ()), ("Bread.md", (uid(201),)))
-    answering(monkeypatch, lambda query, k: [] if query in ("none", "never") else first)
+    first = passages(("Насос.md", uid(100)), ("Насос.md", uid(101)), ("Насос.md", uid(100)), ("Лодка.md", ""), ("Bread.md", uid(201)))
+    answering(monkeypatch, lambda question, settings: [] if question in ("none", "never") else first)
     found = bench.recall_bench(path, (1, 2, 5), workspace=bench.workspace_of(str(vault), None))
     log3, log5 = 1.5849625007211562, 2.321928094887362
     assert (found["questions"], found["unanswerable"], found["unit"], found["units"], found["missing"]) == (3, 1, "turn", 7, 0)
@@ -339,23 +348,17 @@ def test_evidence_that_the_memory_lacks_counts_as_not_found_and_is_counted(
     vault: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = written(tmp_path / "q.jsonl", [{"question": "one", "uids": [uid(100), "no-such-uid"]}])
-    answering(monkeypatch, lambda query, k: hits(("Насос.md", (uid(100),))))
+    answering(monkeypatch, lambda question, settings: passages(("Насос.md", uid(100))))
     found = bench.recall_bench(path, workspace=bench.workspace_of(str(vault), None))
     assert (found["recall@50"], found["missing"], found["hit@1"]) == (0.5, 1, 1.0)
 
 
-def test_a_question_that_the_memory_refuses_is_not_found_and_is_named(vault: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(query: str, k: int) -> list[Any]:
-        if query.startswith("tgs:"):
-            raise UsageError("there is no filter 'tgs:'")
-        return hits(("Лодка.md", ()))
-
-    answering(monkeypatch, refuse)
-    rows = [{"question": "лодка", "paths": ["Лодка.md"]}, {"question": "tgs: лодка", "paths": ["Лодка.md"]}]
+def test_what_looks_like_a_filter_or_a_phrase_is_words_in_a_data_set(vault: Path, tmp_path: Path) -> None:
+    rows = [
+        {"question": f"{said} третье ребро каяка?", "paths": ["Лодка.md"]} for said in ("tgs:x", "path:Bread", '"как назвали"', "-ребро")
+    ]
     found = bench.recall_bench(written(tmp_path / "q.jsonl", rows), workspace=bench.workspace_of(str(vault), None))
-    assert (found["questions"], found["recall@1"]) == (2, 0.5)
-    assert [(one["count"], one["where"]) for one in found["skipped"]] == [(1, ["question 2"])]
-    assert "tgs" in found["skipped"][0]["reason"]
+    assert (found["questions"], found["recall@1"], found["skipped"]) == (4, 1.0, [])
 
 
 def test_a_question_whose_evidence_is_turns_and_notes_is_left_out(vault: Path, tmp_path: Path) -> None:
@@ -541,12 +544,12 @@ def test_with_one_article_only_its_paragraphs_are_the_parts() -> None:
 
 def test_the_choice_of_settings_is_judged_on_articles_it_has_not_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     good, bad = MemorySettings(near=0.5), MemorySettings(near=0.0)
-    real = recall.recall
+    real = recall.ranked
 
-    def say(ledger: Any, folder: Any, settings: MemorySettings, query: str, k: int, **options: Any) -> list[Any]:
-        return real(ledger, folder, settings, query, k, **options) if settings.near else []
+    def say(ledger: Any, folder: Any, settings: MemorySettings, question: str, most: int, **options: Any) -> list[Any]:
+        return real(ledger, folder, settings, question, most, **options) if settings.near else []
 
-    monkeypatch.setattr(recall, "recall", say)
+    monkeypatch.setattr(recall, "ranked", say)
     found = bench.tune(written(tmp_path / "q.json", squad()), {"bad": bad, "good": good}, folds=3)
     assert found["best"] == "good"
     assert [fold["chosen"] for fold in found["folds"]] == ["good"] * 3
@@ -563,11 +566,11 @@ def test_no_fold_is_answered_by_settings_that_were_chosen_on_it(tmp_path: Path, 
     evidence = {question.text: question.evidence for question in data.read(path).questions}
     first = next(iter(evidence.values()))[0].partition("/")[0]
 
-    def say(ledger: Any, folder: Any, settings: MemorySettings, query: str, k: int, **options: Any) -> list[Any]:
-        knows_it = evidence[query][0].startswith(first) == bool(settings.near)
-        return hits((evidence[query][0], ())) if knows_it else []
+    def say(question: str, settings: MemorySettings) -> list[Any]:
+        knows_it = evidence[question][0].startswith(first) == bool(settings.near)
+        return passages((evidence[question][0], "")) if knows_it else []
 
-    monkeypatch.setattr(recall, "recall", say)
+    answering(monkeypatch, say)
     found = bench.tune(path, {"rest": MemorySettings(near=0.0), "first": MemorySettings(near=0.5)}, folds=3, measure="mrr")
     assert found["candidates"]["first"]["mrr"] == 0.4
     assert [fold for fold in found["folds"] if fold["chosen"] == "rest" and fold["mrr"] == 0.0]
@@ -655,19 +658,19 @@ def test_both_directions_of_a_pair_are_hidden_so_that_the_link_back_says_nothing
 def test_hidden_links_are_asked_for_with_everything_on_and_off(linked: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     before = snapshot(linked.vault)
     asked: list[str] = []
-    real = recall.recall
+    real = recall.ranked
 
-    def watched(ledger: Any, folder: Any, settings: Any, query: str, k: int, **options: Any) -> list[Any]:
-        asked.append(query)
-        return real(ledger, folder, settings, query, k, **options)
+    def watched(ledger: Any, folder: Any, settings: Any, question: str, most: int, **options: Any) -> list[Any]:
+        asked.append(question)
+        return real(ledger, folder, settings, question, most, **options)
 
-    monkeypatch.setattr(recall, "recall", watched)
+    monkeypatch.setattr(recall, "ranked", watched)
     found = bench.links_bench(linked, share=1.0)
     assert (found["links"], found["hidden"], found["questions"], found["notes"]) == (6, 6, 6, 5)
     assert {"stems", "grams", "words", "dense", "no resonance", "only near", "only links", "all", "all but near"} <= set(found["arms"])
     assert found["arms"]["all"]["recall@10"] >= 0.5  # all but the English note have words in common with what they linked
     assert 0 < found["arms"]["words"]["mrr"] < 1
-    assert not any("[[" in query or "тихий" in query for query in asked)
+    assert not any("[[" in question or "тихий" in question for question in asked)
     assert found["better_half"] in ("words", "dense")
     assert found["gain"]["groups"] == 4
     assert snapshot(linked.vault) == before
@@ -678,10 +681,9 @@ def test_the_source_and_its_other_targets_are_no_answers(linked: Workspace, monk
     seen: dict[frozenset[str], set[str]] = {}
     ask = asking.ask
 
-    def watched(ledger: Any, folder: Any, settings: Any, text: str, by: Any, depth: int, allow: Any) -> asking.Asked:
-        found = ask(ledger, folder, settings, text, by, depth, allow)
-        known = frozenset(path for path in LINKED if not allow(SimpleNamespace(source=SimpleNamespace(path=path))))
-        seen.setdefault(known, set()).update(found.ranking)
+    def watched(ledger: Any, folder: Any, settings: Any, text: str, by: Any, depth: int, without: frozenset[str]) -> asking.Asked:
+        found = ask(ledger, folder, settings, text, by, depth, without)
+        seen.setdefault(without, set()).update(found.ranking)
         return found
 
     monkeypatch.setattr(asking, "ask", watched)
@@ -708,10 +710,11 @@ def test_the_question_is_the_passage_around_the_link_not_the_whole_note(tmp_path
     far = "\n\n".join(f"Совсем другое стоит в абзаце {number}: " + "доски и гвозди " * 20 for number in range(8))
     (tmp_path / "a.md").write_text(f"# Дом\n\nКапельный шланг лежит у [[b|насоса]] за теплицей.\n\n{far}\n", encoding="utf-8")
     (tmp_path / "b.md").write_text("Насос качает воду.\n", encoding="utf-8")
-    asked = answering(monkeypatch, lambda query, k: [])
+    asked = answering(monkeypatch, lambda question, settings: [])
     bench.links_bench(bench.workspace_of(str(tmp_path), None), share=1.0)  # type: ignore[arg-type]
-    assert {query for query, _ in asked if "Капельный шланг лежит у за теплицей" in query and "абзаце 7" not in query} == {asked[0][0]}
-    assert len({query for query, _ in asked}) == 1
+    assert len({question for question, _ in asked}) == 1
+    assert "Капельный шланг лежит у за теплицей" in asked[0][0]
+    assert "абзаце 7" not in asked[0][0]
 
 
 def test_links_that_cannot_be_asked_for_are_counted_with_their_reason(tmp_path: Path) -> None:

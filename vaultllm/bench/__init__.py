@@ -1,6 +1,6 @@
 """How well the memory finds, measured on anyone's data: questions with known evidence, and wikilinks that were hidden.
 
-Everything goes through the real `steps.ingest` and `recall.recall`, on a state folder that is thrown away: neither the vault
+Everything goes through the real `steps.ingest` and `recall.ranked`, on a state folder that is thrown away: neither the vault
 nor its own state is touched. Knows nothing about terminals; results are plain data, `lines` shows them.
 """
 

@@ -1,31 +1,31 @@
 """Questions asked of the memory under several settings, and what their rankings are worth.
 
-The unit that k counts: a turn where evidence is turns (a section of prose takes one place too), a note where it is notes; each
-once, at its first place. Knows nothing about where the questions come from.
+The unit that k counts: a turn where evidence is turns (a passage of prose takes one place too), a note where it is notes; each
+once, at its first place. Questions are plain words here, as in `ask`: a data set knows nothing of filters, and its quotation marks
+mean no exact phrase. Knows nothing about where the questions come from.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from vaultllm import recall
 from vaultllm.config import MemorySettings
-from vaultllm.errors import UsageError
 from vaultllm.ledger import Ledger
 from vaultllm.memory import measures
-from vaultllm.schema import Hit, Scene
 
 By = Literal["uid", "path"]
 Scores = dict[str, float]
 
 LEGS = ("words", "grams", "dense")  # weights of `memory.*` that find; two halves: words with grams, and dense
-EDGES = ("near", "links", "tags", "terms", "heading", "named", "diversity", "used")  # and those that lend
+EDGES = ("near", "links", "tags", "terms", "heading", "named")  # and those that lend
+OTHERS = ("time", "diversity", "used")  # and those that only order what was found
 WARM_UP = 3  # questions that are asked before the clock runs
-MOST_HITS = 3_200  # asked for at most, where many scenes of one note crowd out the other notes
+MOST = 6_400  # passages are asked for at most, where many of one note crowd out the other notes
 _EDGE_WEIGHT = 0.25  # of an edge that is off both in the settings and by default, when it is measured alone
 
 
@@ -34,39 +34,31 @@ class Asked:
     """What the memory said to one question."""
 
     ranking: tuple[str, ...]
-    """Units, best first, each once: UIDs (`path:line` for prose) or paths."""
+    """Units, best first, each once: UIDs (`path:slot` for prose) or paths."""
     seconds: float
-    """For the first answer, without what was asked for again to fill the ranking."""
+    """For the passages, without what was asked for again to fill the ranking."""
     confidence: float
-    """How sure the memory is that the vault speaks of it: the score of the best hit, 0 without any."""
-    problem: str = ""
-    """Why the memory refused the question; empty when it did not."""
+    """How sure the memory is that the vault speaks of it: the score of the best passage, 0 without any."""
 
 
-def ask(
-    ledger: Ledger, folder: Path, settings: MemorySettings, question: str, by: By, depth: int, allow: Callable[[Scene], bool] | None = None
-) -> Asked:
-    """The first `depth` units for a question. A hit is a scene and may hold several units, and several hits one unit."""
+def ask(ledger: Ledger, folder: Path, settings: MemorySettings, question: str, by: By, depth: int, without: Collection[str] = ()) -> Asked:
+    """The first `depth` units for a question; passages of the notes `without` (paths) are passed over."""
+    wanted = max(recall.CANDIDATES, 10 * depth)
     began = time.perf_counter()
-    try:
-        hits = recall.recall(ledger, folder, settings, question, depth, allow=allow)
-    except UsageError as error:  # it looks like a filter that does not exist
-        return Asked((), time.perf_counter() - began, 0.0, error.message)
+    found = recall.ranked(ledger, folder, settings, question, wanted, plain=True)
     seconds = time.perf_counter() - began
-    wanted = depth
-    while len(ranking := measures.first(units(hits, by), depth)) < depth and len(hits) >= wanted and wanted < MOST_HITS:
-        wanted = min(2 * wanted, MOST_HITS)
-        hits = recall.recall(ledger, folder, settings, question, wanted, allow=allow)
-    return Asked(tuple(map(str, ranking)), seconds, hits[0].score if hits else 0.0)
+    while len(ranking := measures.first(units(found, by, without), depth)) < depth and len(found) >= wanted and wanted < MOST:
+        wanted = min(2 * wanted, MOST)
+        found = recall.ranked(ledger, folder, settings, question, wanted, plain=True)
+    return Asked(tuple(map(str, ranking)), seconds, found[0].score if found else 0.0)
 
 
-def units(hits: Sequence[Hit], by: By) -> Iterator[str]:
-    """The units of the hits, best first: notes, or turns as each hit orders its own; prose without turns is one unit a hit."""
-    for hit in hits:
-        if by == "path":
-            yield hit.path
-        else:
-            yield from hit.uids or (f"{hit.path}:{hit.lines[0]}",)
+def units(found: Sequence[recall.Ranked], by: By, without: Collection[str] = ()) -> Iterator[str]:
+    """The units of passages, in their order: their notes, or their turns; a passage of prose is a unit of its own."""
+    for one in found:
+        stored = one.stored
+        if stored.path not in without:
+            yield stored.path if by == "path" else stored.passage.uid or f"{stored.path}:{stored.slot}"
 
 
 def scores(ranking: Sequence[str], evidence: Collection[str], ks: Sequence[int]) -> Scores:
@@ -81,10 +73,9 @@ def means(rows: Sequence[Scores]) -> Scores:
     return {name: round(sum(row[name] for row in rows) / len(rows), 6) for name in rows[0]} if rows else {}
 
 
-def latencies(asked: Sequence[Asked]) -> Scores:
+def latencies(seconds: Sequence[float]) -> Scores:
     """`latency_ms_p50` and `latency_ms_p95`; {} of none."""
-    spent = [1000 * one.seconds for one in asked]
-    return {f"latency_ms_p{q}": round(measures.percentile(spent, q), 3) for q in (50, 95)} if spent else {}
+    return {f"latency_ms_p{q}": round(1000 * measures.percentile(seconds, q), 3) for q in (50, 95)} if seconds else {}
 
 
 # -- settings with parts of them off
@@ -94,10 +85,10 @@ def only(settings: MemorySettings, legs: Collection[str], edges: Collection[str]
     """The settings with just these legs and edges, no reranking; one that is named but off gets its default weight."""
     fields = type(settings).model_fields
     update: dict[str, object] = {}
-    for name in (*LEGS, *EDGES):
+    for name in (*LEGS, *EDGES, *OTHERS):
         if name in fields:
             usual = getattr(settings, name) or fields[name].default or (1.0 if name in LEGS else _EDGE_WEIGHT)
-            update[name] = usual if name in (*legs, *edges) else 0.0
+            update[name] = usual if name in legs or name in edges else 0.0
     if "rerank" in fields:
         update["rerank"] = fields["rerank"].default
     return settings.model_copy(update=update)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,8 +62,9 @@ def links_bench(
     """Hide `share` of the vault's linked pairs of notes and ask for them with each leg alone and each kind of resonance on and off.
 
     Returns `links` (pairs of notes, directed), `hidden` (of them), `questions` (at most `most`), `arms`: name -> {`recall@k`,
-    `ndcg@10`, `mrr`, …, `latency_ms_p50`, …}, `better_half` (`words` or `dense`), `gain` (recall@k of all over that half: mean,
-    low, high of a bootstrap over notes), `skipped`. The vault is only read. Raises DataError when no links are there to hide.
+    `ndcg@10`, `mrr`, …, `latency_ms_p50` of the ranking, …}, `better_half` (`words` or `dense`), `gain` (recall@k of all over
+    that half: mean, low, high of a bootstrap over notes), `skipped`. The vault is only read. Raises DataError when no links are
+    there to hide.
     """
     skipped = Skipped()
     pairs: Pairs = {}
@@ -91,11 +92,10 @@ def links_bench(
         for number, (name, settings) in enumerate(arms.items()):
             answers = []
             for one in asked:
-                allow = _allow(one.known)
-                answers.append(asking.ask(job.ledger, job.workspace.memory, settings, one.text, "path", max(k, 10), allow))
+                answers.append(asking.ask(job.ledger, job.workspace.memory, settings, one.text, "path", max(k, 10), one.known))
                 progress(Progress("asking for hidden links", (number + len(answers) / len(asked)) / len(arms)))
             rows[name] = [asking.scores(answer.ranking, {one.hidden.target}, (k,)) for one, answer in zip(asked, answers, strict=True)]
-            found[name] = asking.means(rows[name]) | asking.latencies(answers)
+            found[name] = asking.means(rows[name]) | asking.latencies([one.seconds for one in answers])
         notes = len(job.ledger.notes_with_scenes())
     measure = f"recall@{k}"
     better = max(("words", "dense"), key=lambda name: found[name][measure])
@@ -228,7 +228,7 @@ def _posed(ledger: Ledger, pairs: Pairs, chosen: set[tuple[str, str]], skipped: 
 
 
 def _around(cut: Sequence[Scene], line: int) -> str:
-    """The words of the passage on this line, or of the nearest one in its scene; without marks, which would be filters in a question."""
+    """The words of the passage on this line, or of the nearest one in its scene."""
     inside = [scene for scene in cut if scene.source.lines[0] <= line <= scene.source.lines[1]]
     passages = [passage for scene in inside for passage in scenes.passages(scene)]
     if not passages:
@@ -237,14 +237,10 @@ def _around(cut: Sequence[Scene], line: int) -> str:
     return " ".join(WORD.findall(nearest.text))
 
 
-def _allow(known: frozenset[str]) -> Callable[[Scene], bool]:
-    return lambda scene: scene.source.path not in known
-
-
 def _arms(settings: MemorySettings) -> dict[str, MemorySettings]:
     """Name -> settings: what is measured alone (`asking.halves`), each kind of resonance alone with both halves, all, all but one."""
     legs = [name for name in asking.LEGS if getattr(settings, name)]
-    edges = [name for name in asking.edges_of(settings) if name != "used"]  # nothing was used in a copy
+    edges = asking.edges_of(settings)
     lit = [name for name in edges if getattr(settings, name)]
     found = asking.halves(settings)
     found |= {f"only {name}": asking.only(settings, legs, (name,)) for name in edges}

@@ -10,12 +10,13 @@ import os
 import random
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vaultllm import config, imports, steps
+from vaultllm import config, imports, recall, steps
 from vaultllm.bench import asking, data
 from vaultllm.bench.asking import Asked, By, Scores
 from vaultllm.bench.data import Data, Question
@@ -34,8 +35,6 @@ FIRST = 10  # nDCG looks so far down whatever k is
 class Posed:
     """A question whose evidence was looked up in the memory."""
 
-    number: int
-    """Its place among the file's questions, from 1."""
     question: Question
     """As the file has it."""
     by: By
@@ -78,17 +77,18 @@ def recall_bench(
     `folds`: the measures of so many parts of the articles too, to see how much they differ.
     Returns `questions` (answerable), `unanswerable`, `units` (that could be found), `missing` (pieces of evidence that the
     memory does not hold: they count as not found), `recall@k`, `hit@k`, `ndcg@10`, `mrr` (to the largest k, at least 10),
-    `latency_ms_p50`, `latency_ms_p95`, `auroc` (None without unanswerable questions), `by_category`, `skipped`,
-    `seconds_to_ingest`, and `halves`, `folds` when asked for. Raises UsageError, DataError, VaultError.
+    `latency_ms_p50`, `latency_ms_p95` (ten hits with their scenes, warm), `auroc` (None without unanswerable questions),
+    `by_category`, `skipped`, `seconds_to_ingest`, and `halves`, `folds` when asked for. Raises UsageError, DataError, VaultError.
     """
     ks = _checked(ks, folds)
     read = data.read(path)
     with _memory(path, read, workspace, progress) as (job, posed, found):
         memory = job.workspace.settings.memory
+        spent = _latencies(job, posed, progress)
         asked = _ask(job, memory, posed, ks, "asking", progress)
         right = [one for one in posed if one.question.answerable]
         rows = _scores(posed, asked, ks)
-        found |= asking.means(rows) | asking.latencies(asked)
+        found |= asking.means(rows) | asking.latencies(spent)
         found["auroc"] = _auroc(posed, asked)
         found["by_category"] = _by_category(right, rows)
         if halves:
@@ -97,13 +97,10 @@ def recall_bench(
                 alone = _ask(job, settings, right, ks, f"asking {name} alone", progress)
                 part = _scores(right, alone, ks)
                 gained = asking.gain(part, rows, _groups(right, 8), "ndcg@10")
-                found["halves"][name] = asking.means(part) | asking.latencies(alone) | {"gain": gained}
+                found["halves"][name] = asking.means(part) | {"gain": gained}
         if folds:
             parts = _parts(right, folds)
             found["folds"] = [{"questions": len(part), **asking.means([rows[number] for number in part])} for part in parts]
-    for one, answer in zip(posed, asked, strict=True):
-        if answer.problem:
-            read.skipped.add(f"the memory refused the question, which counts as not found: {answer.problem}", f"question {one.number}")
     return found | {"skipped": read.skipped.shown()}
 
 
@@ -264,7 +261,7 @@ def _posed(path: Path, read: Data, ledger: Ledger) -> tuple[list[Posed], int]:
         missing, known = missing + len(lacking), known + len(names)
         by: By = next(iter(names.values()), "path")
         group = question.group or next((turns.get(name, name) for name in names), f"question {number}")
-        found.append(Posed(number, question, by, frozenset([*names, *lacking]), group))
+        found.append(Posed(question, by, frozenset([*names, *lacking]), group))
     if not known and any(question.answerable for question in read.questions):
         raise DataError(
             f"none of the {missing} pieces of evidence is in the memory (the first: {_first(read)}); is it the right vault, and are its "
@@ -279,13 +276,10 @@ def _first(read: Data) -> str:
 
 
 def _units(ledger: Ledger, by: By) -> int:
-    """How many units could be found: notes; or turns, and sections of prose, which take a place among them."""
+    """How many units could be found: notes; or turns, and passages of prose, which take a place among them."""
     if by == "path":
         return len(ledger.notes_with_scenes())
-    query = (
-        "SELECT (SELECT count(DISTINCT uid) FROM passages WHERE uid != '')"
-        " + (SELECT count(*) FROM scenes WHERE slot NOT IN (SELECT scene FROM passages WHERE uid != ''))"
-    )
+    query = "SELECT count(DISTINCT CASE uid WHEN '' THEN '#' || slot ELSE uid END) FROM passages"
     (count,) = ledger.db.execute(query).fetchone()
     return int(count)
 
@@ -293,18 +287,24 @@ def _units(ledger: Ledger, by: By) -> int:
 # -- asking and counting
 
 
+def _latencies(job: steps.Job, posed: Sequence[Posed], progress: Report) -> list[float]:
+    """Seconds of each question for what `search` and `ask` wait for: ten hits with their scenes; after a few that are not timed."""
+    memory = job.workspace.settings.memory
+    found: list[float] = []
+    for one in (*posed[: asking.WARM_UP], *posed):
+        began = time.perf_counter()
+        recall.recall(job.ledger, job.workspace.memory, memory, one.question.text, FIRST, plain=True)
+        found.append(time.perf_counter() - began)
+        progress(Progress("timing", len(found) / (len(posed) + asking.WARM_UP)))
+    return found[-len(posed) :]
+
+
 def _ask(job: steps.Job, memory: MemorySettings, posed: Sequence[Posed], ks: Sequence[int], phase: str, progress: Report) -> list[Asked]:
-    """The memory's answers, in the order of the questions; each is timed, after a few that are not."""
+    """The memory's answers, in the order of the questions."""
     depth = max(FIRST, *ks)
-
-    def ask(one: Posed) -> Asked:
-        return asking.ask(job.ledger, job.workspace.memory, memory, one.question.text, one.by, depth)
-
-    for one in posed[: asking.WARM_UP]:
-        ask(one)
     found: list[Asked] = []
     for one in posed:
-        found.append(ask(one))
+        found.append(asking.ask(job.ledger, job.workspace.memory, memory, one.question.text, one.by, depth))
         progress(Progress(phase, len(found) / len(posed)))
     return found
 
