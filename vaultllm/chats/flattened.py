@@ -14,6 +14,7 @@ import dataclasses
 import re
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 
 from vaultllm.chats.times import precision
 from vaultllm.schema import Turn
@@ -108,8 +109,10 @@ def mark_variants(turns: Sequence[Turn | None]) -> list[Turn | None]:
     A run ends at a message that was left out (an answer of which only an image is left is an answer), at one by `Unknown`
     (a tool), and where time runs backwards (a message that a later import appended at the end of the note).
     """
-    times = Counter(turn.uid for turn in turns if turn is not None)
     marked = list(turns)
+    if not any(one is not None and two is not None and one.role == two.role for one, two in pairwise(turns)):
+        return marked
+    times = Counter(turn.uid for turn in turns if turn is not None)
     standing = ""  # of the run's last message, seen from below
     for index in range(len(marked) - 1, -1, -1):
         turn, below = marked[index], marked[index + 1] if index + 1 < len(marked) else None

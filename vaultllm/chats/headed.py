@@ -56,7 +56,8 @@ def exported_why(note: Note, settings: ScanSettings) -> str:
 
 def copied_why(note: Note, settings: ScanSettings) -> str:
     """`4 headings of ChatGPT's page`; empty unless the owner and ChatGPT both speak."""
-    return _why(_copied(note, settings), "of ChatGPT's page") if any(answer in note.text for answer in _ANSWERS) else ""
+    answered = "ChatGPT" in note.text and any(answer in note.text for answer in _ANSWERS)
+    return _why(_copied(note, settings), "of ChatGPT's page") if answered else ""
 
 
 def numbered_why(note: Note, settings: ScanSettings) -> str:

@@ -137,7 +137,11 @@ def scan(lines: Sequence[str], first: int) -> tuple[list[Head], dict[int, Uid]]:
     row = first
     while row < len(lines):
         line = lines[row]
-        inner = unquoted(line) if line else None
+        if not line:
+            hidden = None
+            row += 1
+            continue
+        inner = unquoted(line)
         if inner is None:
             hidden = None
         if hidden is None and ("[!" in line or ", on " in line) and (head := _head(lines, row, first)):

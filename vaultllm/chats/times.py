@@ -131,8 +131,8 @@ def make_clock(raws: Iterable[str], created: str = "", create_time: str = "", ti
     proofs: dict[_Group, set[str]] = {}
     for raw in raws:
         parts = _split(raw)
-        if parts is not None and not parts.year_first and _certain(parts):
-            proofs.setdefault(parts.group, set()).add(_certain(parts))
+        if parts is not None and not parts.year_first and (order := _certain(parts)):
+            proofs.setdefault(parts.group, set()).add(order)
     zone = named = find_zone(timezone)
     here, utc = _split(created), _aware(create_time)
     if here is not None and utc is not None:
@@ -164,6 +164,8 @@ def _offset(local: dt.datetime, utc: dt.datetime) -> dt.timedelta | None:
 
 def read_time(raw: str, clock: Clock) -> str:
     """A written time as ISO 8601, with offset when the zone is known; empty when it cannot be known."""
+    if not raw:
+        return ""
     if (exact := _aware(raw)) is not None:
         return exact.isoformat(timespec="seconds") if exact.year > 1970 else ""
     parts = _split(raw)
