@@ -288,7 +288,7 @@ def test_a_question_finds_its_note_and_says_why(ledger: Ledger, memory: Path, qu
     for hit in hits:
         assert 0 < hit.score <= 1.0 + 1e-6
         assert sum(hit.why.values()) == pytest.approx(hit.score)
-        assert set(hit.why) <= {"words", "grams", "dense", "near", "links"}
+        assert set(hit.why) <= {"words", "grams", "dense", *resonance.EDGES}
         first, last = hit.lines
         source = NOTES[hit.path].split("\n")[first - 1 : last]
         assert hit.text.strip() in "\n".join(source)
@@ -365,7 +365,7 @@ def test_a_hub_lends_little_to_each(ledger: Ledger, tmp_path: Path) -> None:
     put(ledger, "hub.md", "Оглавление: " + " ".join(f"[[цель{n}]]" for n in range(30)) + "\n")
     put(ledger, "one.md", "Предисловие [[цель0]]\n")
     settings = MemorySettings(links=1.0)
-    hub, one = (resonance.lend(ledger, ledger.places([slot]), {slot: 1.0}, "", settings)["links"] for slot in (31, 32))
+    hub, one = (resonance.lend(ledger, {slot: 1.0}, "", settings)["links"] for slot in (31, 32))
     assert max(hub.values()) == pytest.approx(1 / 30)
     assert one == {1: 1.0}
 

@@ -79,13 +79,30 @@ def _plain_bm25(cut, passages: dict[int, tuple[str, str]], query: str, k1: float
 @pytest.mark.parametrize(("k1", "b"), [(1.2, 0.75), (0.9, 0.4), (2.0, 0.0)])
 @pytest.mark.parametrize("query", ["вода у бочки", "mended ribs and epoxy rib", "মুগ ডাল", "банан бананы ананас"])
 def test_both_views_of_the_words_score_as_bm25_over_the_terms_themselves(index: Index, query: str, k1: float, b: float) -> None:
-    passages = {slot: said for slot, said in PASSAGES.items() if "😀" not in said[0]} | {
+    passages = {slot: (said, "Дом и сад") for slot, (said, _) in PASSAGES.items() if "😀" not in said} | {
         6: ("Вода, вода и ещё вода у бочки с водой.", "Бочка"),
         7: ("ананас банан бананы", "mended ribs"),
     }
     _fill(index, passages)
     assert dict(index.stems(query, k1, b).best(99)) == pytest.approx(_plain_bm25(text.stems, passages, query, k1, b))
     assert dict(index.grams(query, k1, b).best(99)) == pytest.approx(_plain_bm25(text.grams, passages, query, k1, b))
+
+
+def test_a_day_is_found_in_words_and_a_tag_by_itself(index: Index) -> None:
+    _fill(index, {1: ("Пошёл дождь.", "Погода\n2025-06-15\n#сад/грядки"), 2: ("Дождя нет.", "Погода\n2025-07-16\n#дом")})
+    for query in ("15 июня", "June 15", "জুন", "воскресенье"):
+        assert [slot for slot, _ in index.stems(query).best(1)] == [1], query
+    assert index.holders("#сад/грядки") == [1]
+    assert index.holders("#дом") == [2]
+    assert all(not word.startswith("#") for word, _, _ in index.similar("грядки"))
+
+
+def test_other_words_count_as_much_as_they_are_worth(index: Index) -> None:
+    _fill(index, {1: ("токенизация", ""), 2: ("разное", "")})
+    (whole,) = index.stems("токенизация").best(5)
+    (half,) = index.stems("tokenizaciya", also={"токенизация": 0.5}).best(5)
+    assert half == (1, pytest.approx(0.5 * whole[1]))
+    assert index.grams("tokenizaciya", also={"токенизация": 0.5}).best(5)[0][0] == 1
 
 
 def test_a_word_in_the_text_outweighs_one_in_the_title(index: Index) -> None:

@@ -150,10 +150,20 @@ class MemorySettings(_Section):
     """Weight of character 4-grams (BM25)."""
     dense: float = Field(0.5, ge=0.0)
     """Weight of the vectors."""
-    near: float = Field(0.25, ge=0.0)
+    near: float = Field(0.5, ge=0.0)
     """Resonance: what a hit lends to the turns and sections beside it."""
     links: float = Field(0.25, ge=0.0)
-    """Resonance: what a hit lends to the scenes it links to."""
+    """Resonance: what a hit lends to the scenes it is linked with."""
+    tags: float = Field(0.1, ge=0.0)
+    """Resonance: to passages that share a rare tag."""
+    terms: float = Field(0.1, ge=0.0)
+    """Resonance: to passages that share a rare keyword."""
+    heading: float = Field(0.05, ge=0.0)
+    """Resonance: to sections under the same heading."""
+    named: float = Field(0.2, ge=0.0)
+    """Resonance: to passages of the note or the speaker that the question names."""
+    used: float = Field(0.02, ge=0.0)
+    """Resonance: to passages that answers cited often and lately; a tie-breaker."""
     time: float = Field(0.5, ge=0.0)
     """What it counts to be of the time that a question names (`вчера`, `in June`)."""
     diversity: float = Field(0.1, ge=0.0)

@@ -121,6 +121,8 @@ class Place(NamedTuple):
     """The scene's place in the note."""
     ordinal: int
     """The passage's place in the scene."""
+    is_talk: bool
+    """Whether it is of a talk."""
 
 
 _WORDS = "words"  # in the meta table: how the words index was made
@@ -522,7 +524,7 @@ class Ledger(Database):
         for start in range(0, len(slots), 500):
             part = slots[start : start + 500]
             rows = self.db.execute(
-                "SELECT p.slot, p.scene, s.note, s.ordinal, p.ordinal FROM passages p JOIN scenes s ON s.slot = p.scene"
+                "SELECT p.slot, p.scene, s.note, s.ordinal, p.ordinal, s.kind = 'dialogue' FROM passages p JOIN scenes s ON s.slot = p.scene"
                 f" WHERE p.slot IN ({_marks(len(part))})",
                 part,
             )
@@ -545,6 +547,14 @@ class Ledger(Database):
             query = f"SELECT slot, scene FROM passages WHERE scene IN ({_marks(len(part))}) ORDER BY scene, ordinal"
             found += self.db.execute(query, part).fetchall()
         return found
+
+    def under(self, note: int, path: str, most: int) -> list[int]:
+        """Slots of the passages of a note (row) whose context begins with this path of headings."""
+        query = (
+            "SELECT p.slot FROM scenes s JOIN passages p ON p.scene = s.slot WHERE s.note = ? AND substr(p.context, 1, ?) = ?"
+            " ORDER BY s.ordinal, p.ordinal LIMIT ?"
+        )
+        return [slot for (slot,) in self.db.execute(query, (note, len(path), path, most))]
 
     def dated(self, first: str, end: str, most: int) -> list[int]:
         """Slots of the passages of scenes whose time (ISO 8601) is from `first` on and before `end`, the latest first."""
@@ -616,6 +626,10 @@ class Ledger(Database):
             "INSERT OR REPLACE INTO answers (id, path, sha256, created, record) VALUES (?, ?, ?, ?, ?)",
             (answer_id, path, sha256, created, json.dumps(record, ensure_ascii=False)),
         )
+
+    def answers(self, most: int) -> list[tuple[str, str]]:
+        """(when, record as JSON) of the latest answers."""
+        return self.db.execute("SELECT created, record FROM answers ORDER BY id DESC LIMIT ?", (most,)).fetchall()
 
     def written(self) -> dict[str, str]:
         """sha256 -> path of every note that we wrote."""

@@ -1,8 +1,8 @@
 """One question -> ranked, explained hits.
 
 Three legs, fused by normalised scores (rank fusion with a weak leg wrecks the result): words (BM25 over stems and over
-4-grams) and vectors; then one step of resonance, in which a hit lends some of its score to the turns beside it and to what it is
-linked with (spreading activation; PageRank over the same graph was not better). What is ranked is the passage, what is handed on
+4-grams) and vectors; then one step of resonance (`memory/resonance.py`; PageRank over the same
+graph was not better). What is ranked is the passage, what is handed on
 the scene around it. Works with whatever is there: without vectors by words alone. Knows nothing about prompts or models that speak.
 """
 
@@ -20,8 +20,8 @@ import numpy as np
 from vaultllm import remember
 from vaultllm.config import MemorySettings
 from vaultllm.errors import LockedError
-from vaultllm.ledger import Ledger, Place, StoredPassage
-from vaultllm.memory import chroma, query, resonance
+from vaultllm.ledger import Ledger, StoredPassage
+from vaultllm.memory import chroma, expand, query, resonance
 from vaultllm.memory.words import Leg
 from vaultllm.schema import Hit, Scene
 
@@ -29,8 +29,6 @@ Dense = Literal["auto", "chroma", "exact"]
 
 EXACT_BELOW = 20_000  # passages: up to here a scan of all vectors is done before chromadb is imported
 CANDIDATES = 300  # passages that are looked at closely, and whose scenes may be hits
-SEEDS = 60  # passages that lend to others
-_NEAR = {1: 1.0, 2: 0.5}  # what a passage lends to those so many places from it in its note
 _SCAN = 20_000  # vectors of a scan that are in memory at once
 
 
@@ -82,9 +80,8 @@ def ranked(
     plain: bool = False,
 ) -> list[Ranked]:
     """The best passages for a question, best first, at most `most`; the arguments are those of `recall`."""
-    today = today or date.today()
-    asked = query.Query(question, question) if plain else query.parse(question, today)
-    parts = _legs(ledger, folder, settings, asked, most, dense)
+    asked = query.Query(question, question) if plain else query.parse(question, today or date.today())
+    parts = _legs(ledger, folder, settings, asked.text, most, dense)
     if asked.when is not None and settings.time:
         for slot in ledger.dated(asked.when.first.isoformat(), asked.when.last.isoformat() + "~", most):
             parts[slot]["time"] = settings.time
@@ -92,46 +89,36 @@ def ranked(
         parts.update((slot, {"time": 1.0 / rank}) for rank, slot in enumerate(ledger.latest(20 * most), 1))
     base = {slot: sum(why.values()) for slot, why in parts.items()}
     order = sorted(base, key=lambda slot: (-base[slot], slot))
-    kept = _allowed(ledger, asked, order, most)
-    places = ledger.places(kept[:SEEDS])
-    lent = _beside(ledger, places, base, settings.near)
-    for name, by_slot in resonance.lend(ledger, places, base, asked.about, settings).items():
-        lent[name] = by_slot
-    for name, by_slot in lent.items():
-        for slot, amount in by_slot.items():
-            if amount:
-                parts[slot][name] = parts[slot].get(name, 0.0) + amount
-    fresh = [slot for by_slot in lent.values() for slot in by_slot if slot not in base]
-    slots = list(dict.fromkeys([*kept, *_allowed(ledger, asked, list(dict.fromkeys(fresh)), len(fresh))]))
-    stored = ledger.passages(slots)
-    whole = 1.0 + settings.near + settings.links + (settings.time if asked.when is not None else 0.0)
+    allowed = _allowed(ledger, asked, order, most)
+    for name, lent in resonance.lend(ledger, {slot: base[slot] for slot in allowed}, asked.about, settings).items():
+        for slot, amount in lent.items():
+            parts[slot][name] = amount
+    fresh = [slot for slot in parts if slot not in base]
+    stored = ledger.passages([*allowed, *_allowed(ledger, asked, fresh, len(fresh))])
+    whole = max([1.0, *(sum(parts[slot].values()) for slot in stored)])
     found = []
-    for slot in slots:
-        if slot in stored and parts[slot]:
-            why = {name: part / whole for name, part in parts[slot].items() if part > 0}
-            if why:
-                found.append(Ranked(stored[slot], min(1.0, sum(why.values())), why))
+    for slot, one in stored.items():
+        if why := {name: part / whole for name, part in parts[slot].items() if part > 0}:
+            found.append(Ranked(one, sum(why.values()), why))
     return sorted(found, key=lambda one: (-one.score, one.stored.path, one.stored.slot))[:most]
 
 
-def _legs(
-    ledger: Ledger, folder: Path, settings: MemorySettings, asked: query.Query, most: int, dense: Dense
-) -> defaultdict[int, dict[str, float]]:
+def _legs(ledger: Ledger, folder: Path, settings: MemorySettings, said: str, most: int, dense: Dense) -> defaultdict[int, dict[str, float]]:
     """Passage -> leg -> its share of the score: each leg's scores are divided by its best one and weighed."""
     legs: dict[str, tuple[float, dict[int, float]]] = {}
-    if settings.words:
-        legs["words"] = (settings.words, _relative(ledger.index.stems(asked.text, settings.k1, settings.b), most))
-    if settings.grams:
-        legs["grams"] = (settings.grams, _relative(ledger.index.grams(asked.text, settings.k1, settings.b), most))
+    if settings.words or settings.grams:
+        also = {variant.word: variant.weight for _, variants in expand.expand(said, ledger.index) for variant in variants}
+        for name, weight, search in (("words", settings.words, ledger.index.stems), ("grams", settings.grams, ledger.index.grams)):
+            if weight:
+                legs[name] = (weight, _relative(search(said, settings.k1, settings.b, also), most))
     seen = {slot for _, found in legs.values() for slot in found}
-    if settings.dense and (near := _cosines(ledger, folder, settings, asked.text, most, seen, dense)) is not None:
+    if settings.dense and (near := _cosines(ledger, folder, said, most, seen, dense)) is not None:
         legs["dense"] = (settings.dense, _relative(near, len(near.slots)))
     whole = sum(weight for weight, _ in legs.values())
     parts: defaultdict[int, dict[str, float]] = defaultdict(dict)
     for name, (weight, found) in legs.items():
         for slot, score in found.items():
-            if score > 0:
-                parts[slot][name] = weight / whole * score
+            parts[slot][name] = weight / whole * score
     return parts
 
 
@@ -141,7 +128,7 @@ def _relative(leg: Leg, most: int) -> dict[int, float]:
     return {slot: score / best[0][1] for slot, score in best if score > 0} if best and best[0][1] > 0 else {}
 
 
-def _cosines(ledger: Ledger, folder: Path, settings: MemorySettings, said: str, k: int, also: Iterable[int], dense: Dense) -> Leg | None:
+def _cosines(ledger: Ledger, folder: Path, said: str, k: int, also: Iterable[int], dense: Dense) -> Leg | None:
     """Cosines of the nearest k passages and of `also`; None when the vectors cannot say anything of this question."""
     about = remember.fitted(ledger)
     if about is None:
@@ -200,19 +187,6 @@ def _allowed(ledger: Ledger, asked: query.Query, order: Sequence[int], most: int
         if len(kept) >= most:
             break
     return kept[:most]
-
-
-def _beside(ledger: Ledger, places: Mapping[int, Place], base: Mapping[int, float], weight: float) -> dict[str, dict[int, float]]:
-    """What the best passages lend to those beside them in their notes; of several that lend to one, at most 1 in all."""
-    lent: defaultdict[int, float] = defaultdict(float)
-    if weight:
-        for slot, place in places.items():
-            beside = ledger.beside(place)
-            here = beside.index(slot)
-            for number in range(max(0, here - 2), min(len(beside), here + 3)):
-                if number != here:
-                    lent[beside[number]] += _NEAR[abs(number - here)] * base[slot]
-    return {"near": {slot: weight * min(1.0, amount) for slot, amount in lent.items()}}
 
 
 def _hits(ledger: Ledger, found: Sequence[Ranked], k: int, allow: Callable[[Scene], bool] | None, diversity: float) -> list[Hit]:

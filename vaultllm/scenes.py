@@ -39,6 +39,7 @@ _LINK = re.compile(
 _QUERY = re.compile(
     r"[ \t]*(?P<marks>`{3,}|~{3,})[ \t]*\{?(?:dataview(?:js)?|tasks|query|button|base|toc|meta-bind\S*|js-engine|templater)\b"
 )
+_NOBODY = frozenset(("user", "assistant", "system", "chatgpt", "claude", "agent", "you", "ai", "вы", "я", "пользователь", "ассистент"))
 FEW_WORDS, FEW_LETTERS = 4, 20  # a scene of prose with fewer of both says nothing of its own
 
 
@@ -294,9 +295,10 @@ def passages(scene: Scene) -> tuple[Passage, ...]:
         context += "\n" + " ".join(f"#{tag}" for tag in scene.tags)
     found: list[Passage] = []
     for turn in scene.turns:
+        about = f"{context}\n@{turn.author}" if turn.author and turn.author.lower() not in _NOBODY else context
         for first, last, part in _parts(turn.text):
             lines = (turn.text_line + first, turn.text_line + last) if turn.text_line else turn.lines
-            found.append(Passage(scene.id, len(found), lines, part, turn.uid, turn.role, context))
+            found.append(Passage(scene.id, len(found), lines, part, turn.uid, turn.role, about))
     return tuple(found)
 
 

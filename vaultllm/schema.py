@@ -253,7 +253,7 @@ class Hit:
     score: float
     """0..1 within one answer of the memory; comparable only there."""
     why: dict[str, float]
-    """What it is made of: `words`, `grams`, `dense`, `near` (its neighbours in the talk), `links`."""
+    """What it is made of: `words`, `grams`, `dense`, `time`, and what resonance lent it (`near`, `links`, `tags`, …)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from operator import mul
 from typing import TYPE_CHECKING, NamedTuple
 
+from vaultllm import dates
 from vaultllm import text as texts
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ _SYMBOL = re.compile("[\u2600-\u27bf\U0001f000-\U0001faff]")  # emoji and dingba
 
 _MANY = 5_000  # words at once, from which it pays to read the whole vocabulary first
 _REMEMBERED = 1_000_000  # numbers of words in memory, at most: some 150 MB
+_DATE = re.compile(r"^(\d{4}-\d\d-\d\d)$", re.MULTILINE)
+_TAG = re.compile(r"(?<!\S)#[^\s#]+")
 WORDS, PARTS = "words", "parts"  # families of postings: word -> documents; stem or gram -> words
 
 
@@ -90,13 +93,17 @@ def _cut(text: str) -> Mapping[str, int]:
 
 @functools.lru_cache(maxsize=1_000)
 def _about(context: str) -> Bag:
-    return _weighed(context, CONTEXT_WEIGHT)
+    """A context as `scenes.passages` writes it: its words, its date in words of three languages, and each `#tag` as a word of its own."""
+    told = [dates.words(day, language) for day in _DATE.findall(context)[:1] for language in ("ru", "en", "bn")]
+    bag = _weighed("\n".join([context, *told]), CONTEXT_WEIGHT)
+    tags = [tag for tag in dict.fromkeys(texts.fold(tag) for tag in _TAG.findall(context)) if len(tag) <= MOST_WORD]
+    return bag._replace(words=" ".join([bag.words, *tags]).strip(), weights=bag.weights + bytes([CONTEXT_WEIGHT] * len(tags)))
 
 
 @functools.cache
 def version() -> str:
     """Fingerprint of how texts become words and words stems, by what becomes of a sample: with another the index must be rebuilt."""
-    return texts.sha(bag(_SAMPLE, "").words, *texts.stems(_SAMPLE), str((TEXT_WEIGHT, CONTEXT_WEIGHT, MOST_WORD)))
+    return texts.sha(bag(_SAMPLE, "x\n2025-06-15\n#тег").words, *texts.stems(_SAMPLE), str((TEXT_WEIGHT, CONTEXT_WEIGHT, MOST_WORD)))
 
 
 class Leg(NamedTuple):
@@ -218,7 +225,8 @@ class Index:
 
         from vaultllm.memory import postings
 
-        grams, places = gram_keys(new)
+        plain = [word if word[0] != "#" else "" for word in new]  # a tag is found by itself, its words stand beside it
+        grams, places = gram_keys(plain)
         keys = np.concatenate([grams, stem_keys(texts.stems_of(new))])
         values = np.concatenate([places, np.arange(len(new))]) + first
         # A gram that stands twice in a word is one posting of weight 2.
@@ -227,28 +235,37 @@ class Index:
 
     # -- reading
 
-    def stems(self, query: str, k1: float = 1.2, b: float = 0.75) -> Leg:
-        """BM25 by stems of words; any string is a query."""
-        distinct = list(dict.fromkeys(texts.stems_of(_cut(query))))
-        return self._bm25(stem_keys(distinct), "words", MOST_STEMS, k1, b)
-
-    def grams(self, query: str, k1: float = 1.2, b: float = 0.75) -> Leg:
-        """BM25 by character 4-grams of words; any string is a query."""
+    def stems(self, query: str, k1: float = 1.2, b: float = 0.75, also: Mapping[str, float] | None = None) -> Leg:
+        """BM25 by stems of words; any string is a query. `also`: other folded words, and how much each counts (0..1)."""
         import numpy as np
 
-        return self._bm25(np.unique(gram_keys(list(_cut(query)))[0]), "grams", MOST_GRAMS, k1, b)
+        weights = {stem: 1.0 for stem in texts.stems_of(_cut(query))}
+        for word, weight in (also or {}).items():
+            weights.setdefault(texts.stem(word), weight)
+        return self._bm25(stem_keys(list(weights)), np.array(list(weights.values())), "words", MOST_STEMS, k1, b)
+
+    def grams(self, query: str, k1: float = 1.2, b: float = 0.75, also: Mapping[str, float] | None = None) -> Leg:
+        """BM25 by character 4-grams of words; the arguments are those of `stems`."""
+        import numpy as np
+
+        own, other = list(_cut(query)), list(also or ())
+        keys, of = gram_keys(own + other)
+        most = np.array([1.0] * len(own) + [(also or {})[word] for word in other])[of] if len(keys) else np.zeros(0)
+        distinct, at = np.unique(keys, return_inverse=True)
+        weights = np.zeros(len(distinct))
+        np.maximum.at(weights, at, most)
+        return self._bm25(distinct, weights, "grams", MOST_GRAMS, k1, b)
 
     def holders(self, word: str) -> list[int]:
         """Slots of the passages that hold this folded word."""
-        said, docs = self._read(), self._documents
         row = self.db.execute("SELECT id FROM vocabulary WHERE word = ?", (word,)).fetchone()
         if row is None:
             return []
         import numpy as np
 
-        rows = docs.rows(said[0].lists(np.array(row, np.uint32))[1])
-        found: list[int] = docs.slots[rows[rows >= 0]].tolist()
-        return found
+        said, _ = self._read()
+        rows = self._documents.rows(said.lists(np.array(row, np.uint32))[1])
+        return sorted(set(self._documents.slots[rows[rows >= 0]].tolist()))
 
     def similar(self, word: str, most: int = 20) -> list[tuple[str, float, int]]:
         """Words of the vocabulary that share 4-grams with a folded word: (word, Dice's coefficient, passages), the most alike first."""
@@ -281,8 +298,8 @@ class Index:
         rows = self._documents.rows(found)
         return len(np.unique(rows[rows >= 0]))
 
-    def _bm25(self, keys: np.ndarray, unit: str, most: int, k1: float, b: float) -> Leg:
-        """BM25 (Robertson & Zaragoza 2009) with an idf that is never below zero, of what the keys (q,) stand for."""
+    def _bm25(self, keys: np.ndarray, worth: np.ndarray, unit: str, most: int, k1: float, b: float) -> Leg:
+        """BM25 (Robertson & Zaragoza 2009) with an idf that is never below zero, of what the keys (q,) stand for, times `worth` (q,)."""
         import numpy as np
 
         said, parts = self._read()
@@ -325,7 +342,7 @@ class Index:
                 touched = np.flatnonzero(every)
                 tf = every[touched]
             idf = np.log1p((count - len(touched) + 0.5) / (len(touched) + 0.5))
-            scores[touched] += idf * tf * (k1 + 1) / (tf + damp[touched])
+            scores[touched] += worth[key] * idf * tf * (k1 + 1) / (tf + damp[touched])
         best = np.flatnonzero(scores)
         return Leg(docs.slots[best], scores[best])
 
@@ -384,9 +401,9 @@ def gram_keys(words: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """
     import numpy as np
 
-    if not words:
-        return np.zeros(0, np.uint32), np.zeros(0, np.int64)
     padded = "".join([f"#{word[:MOST_WORD]}#" if len(word) > 1 else f"#{word}#\0" for word in words])
+    if not padded:
+        return np.zeros(0, np.uint32), np.zeros(0, np.int64)
     points = np.frombuffer(padded.encode("utf-32-le", "surrogatepass"), "<u4")
     ends = np.cumsum([min(len(word), MOST_WORD) + (2 if len(word) > 1 else 3) for word in words])
     mixed = points[: max(0, len(points) - 3)].copy()
