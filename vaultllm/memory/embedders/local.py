@@ -46,9 +46,7 @@ class EncoderEmbedder:
     @functools.cached_property
     def dims(self) -> int:
         """Length of a vector."""
-        if self._outside:
-            return int(self._sentence_transformer.get_sentence_embedding_dimension())
-        config = _json(self.folder / "config.json")
+        config = {} if self._outside else _json(self.folder / "config.json")
         size = next((config[key] for key in ("hidden_size", "d_model", "dim", "n_embd") if isinstance(config.get(key), int)), 0)
         return int(size) or int(self.embed(["a"]).shape[1])
 
