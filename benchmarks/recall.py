@@ -58,7 +58,7 @@ class Writer:
     def __init__(self, language: str, size: int, seed: int) -> None:
         self.language, self.rng = language, random.Random(seed)
         self.words = vocabulary(language, size, self.rng)
-        weights = 1 / np.arange(2.7, len(self.words) + 2.7)
+        weights = np.arange(2.7, len(self.words) + 2.7) ** -1.25
         drawn = np.random.default_rng(seed).choice(len(self.words), size=1_000_000, p=weights / weights.sum())
         self.drawn, self.at = drawn.tolist(), 0
         own = len(self.words) // TOPICS
@@ -69,8 +69,9 @@ class Writer:
         said = []
         for _ in range(self.rng.randint(8, 14)):
             self.at = (self.at + 1) % len(self.drawn)
-            word = self.rng.choice(self.topics[topic]) if self.rng.random() < 0.25 else self.words[self.drawn[self.at]]
-            said.append(word + self.rng.choice(ENDINGS[self.language]))
+            own, chance = self.topics[topic], self.rng.random()
+            word = own[int(len(own) * (4 * chance) ** 3)] if chance < 0.25 else self.words[self.drawn[self.at]]
+            said.append(word + (self.rng.choice(ENDINGS[self.language]) if self.rng.random() < 0.5 else ""))
         return " ".join(said).capitalize() + "."
 
     def paragraph(self, topic: int) -> str:
@@ -102,7 +103,7 @@ def note(number: int, count: int, writer: Writer, topic: int) -> str:
 def make(vault: Path, scenes: int, queries: int) -> list[str]:
     """Write a vault of about so many scenes; returns questions."""
     rng = random.Random(scenes)
-    writers = [Writer(language, size, scenes) for language, size in (("ru", 40_000), ("en", 25_000), ("bn", 15_000))]
+    writers = [Writer(language, size, scenes) for language, size in (("ru", 30_000), ("en", 20_000), ("bn", 12_000))]
     count = max(1, scenes // SCENES_OF_A_NOTE)
     asked = set(rng.sample(range(count), min(queries, count)))
     questions = []
@@ -190,7 +191,8 @@ def query(vault: Path, state: Path, options: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, settings in {"all": memory, **asking.halves(memory)}.items():
         found[name], answers = timed(
-            lambda text, settings=settings: recall.recall(job.ledger, job.workspace.memory, settings, text, TOP), options["queries"]
+            lambda text, settings=settings: recall.recall(job.ledger, job.workspace.memory, settings, text, TOP, plain=True),
+            options["queries"],
         )
         found[name]["empty"] = sum(not one for one in answers)
     job.close()
@@ -237,11 +239,11 @@ def cold(vault: Path, state: Path, options: dict[str, Any]) -> dict[str, Any]:
 
 def _vectors(job: Any, queries: Sequence[str]) -> tuple[str, list[int], np.ndarray, np.ndarray]:
     """Fingerprint, slots, the vectors of the passages (n, dims) and of the questions, those without a direction left out."""
-    from vaultllm import recall
+    from vaultllm import remember
 
     (fingerprint,) = job.ledger.db.execute("SELECT embedder FROM vectors LIMIT 1").fetchone()
     slots, vectors = job.ledger.vectors(fingerprint)
-    embedder = recall._embedder(recall._embedder_folder(job.workspace.memory, fingerprint))
+    embedder = remember.embedder(remember.embedder_folder(job.workspace.memory, fingerprint))
     asked = np.asarray(embedder.embed(list(queries), query=True), dtype=np.float32)
     full = vectors.any(axis=1)
     return fingerprint, [slot for slot, one in zip(slots, full, strict=True) if one], vectors[full], asked[asked.any(axis=1)]

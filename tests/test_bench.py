@@ -137,6 +137,31 @@ def test_a_paragraph_that_is_repeated_with_each_question_is_one_note_and_one_uni
     assert {question.evidence for question in read.questions} == {tuple(read.notes)}
 
 
+def test_articles_may_stand_in_an_array_of_their_own(tmp_path: Path) -> None:
+    read = data.read(written(tmp_path / "q.json", json.dumps(squad()["data"])))
+    assert (read.squad, len(read.notes), len(read.questions)) == (True, 5, 5)
+
+
+def test_rows_of_the_hub_are_squad_too_each_context_once(tmp_path: Path) -> None:
+    context, other = "Бочка вмещает двести литров.", "The ferry leaves at eight."
+    rows = [
+        {
+            "id": "1",
+            "title": "Дождевая_вода",
+            "context": context,
+            "question": "Сколько?",
+            "answers": {"text": ["двести"], "answer_start": [14]},
+        },
+        {"id": "2", "title": "Дождевая_вода", "context": context, "question": "Какого цвета?", "answers": {"text": [], "answer_start": []}},
+        {"id": "3", "title": "Ferry", "context": other, "question": "When?", "answers": {"text": ["eight"], "answer_start": [21]}},
+    ]
+    read = data.read(written(tmp_path / "q.jsonl", rows))
+    assert list(read.notes.values()) == [f"# Дождевая вода\n\n{context}\n", f"# Ferry\n\n{other}\n"]
+    assert [question.evidence for question in read.questions] == [("000000.md",), (), ("000001.md",)]
+    assert [question.group for question in read.questions] == ["Дождевая_вода", "Дождевая_вода", "Ferry"]
+    assert bench.recall_bench(tmp_path / "q.jsonl", (1,))["unit"] == "paragraph"
+
+
 def test_impossible_questions_have_no_evidence(tmp_path: Path) -> None:
     read = data.read(written(tmp_path / "q.json", squad(impossible=("Кто построил маяк?",))))
     assert [question.text for question in read.questions if not question.answerable] == ["Кто построил маяк?"]

@@ -2,8 +2,9 @@
 
 Two shapes. SQuAD's: {"data": [{"title", "paragraphs": [{"context", "qas": [{"question", "is_impossible"?, "category"?}]}]}]}:
 each paragraph becomes a note under its article's title, and is the evidence of its questions. Or objects, one a line (or in one
-JSON array): {"question", "uids" | "paths" | "evidence", "category"?, "answerable"?} asks, {"path", "text"} is a note; without
-such notes the evidence stands in a vault. What is malformed is left out and named, never guessed. Knows nothing about vaults.
+JSON array): {"question", "uids" | "paths" | "evidence", "category"?, "group"?, "answerable"?} asks, {"path", "text"} is a note; without
+such notes the evidence stands in a vault. {"question", "context", "title"?, "answers"?} is SQuAD's as the Hugging Face hub has
+it, a question a line. What is malformed is left out and named, never guessed. Knows nothing about vaults.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ class Data:
     """What a file of questions holds."""
 
     squad: bool
-    """Whether it has SQuAD's shape."""
+    """Whether its notes are SQuAD's paragraphs."""
     notes: Mapping[str, str]
     """Path -> Markdown, of the notes that the file brings; empty when its evidence stands in a vault."""
     questions: tuple[Question, ...]
@@ -87,8 +88,9 @@ def read(path: Path) -> Data:
         raise UsageError(f"the questions cannot be read ({why}); name a file of SQuAD's shape or JSON lines", path=str(path)) from error
     skipped = Skipped()
     whole, wrong = _json(said)
-    if isinstance(whole, dict) and isinstance(whole.get("data"), list):
-        found = _squad(whole["data"], skipped)
+    articles = whole.get("data") if isinstance(whole, dict) else whole
+    if isinstance(articles, list) and (articles is not whole or any(isinstance(one, dict) and "paragraphs" in one for one in articles)):
+        found = _squad(articles, skipped)
     elif isinstance(whole, list):
         found = _objects(((f"item {number}", item) for number, item in enumerate(whole, 1)), skipped)
     elif isinstance(whole, dict) and not _is_ours(whole):
@@ -141,15 +143,12 @@ def _squad(articles: list[Any], skipped: Skipped) -> Data:
         if not isinstance(paragraphs, list):
             skipped.add("an article without a list of paragraphs", where)
             continue
-        said = article.get("title")
-        title = " ".join(said.replace("_", " ").split()) if isinstance(said, str) else ""
         for p, paragraph in enumerate(paragraphs):
             context = paragraph.get("context") if isinstance(paragraph, dict) else None
             if not isinstance(context, str) or not context.strip():
                 skipped.add("a paragraph without a context", f"{where}.paragraphs[{p}]")
                 continue
-            path = by_text.setdefault(nfc(" ".join(context.split())), f"{a:04d}/{p:04d}.md")
-            notes.setdefault(path, encodable((f"# {title}\n\n" if title else "") + context.strip("\n") + "\n"))
+            path = _paragraph(article.get("title"), context, f"{a:04d}/{p:04d}.md", notes, by_text)
             asked = paragraph.get("qas", [])
             for q, qa in enumerate(asked if isinstance(asked, list) else []):
                 text = qa.get("question") if isinstance(qa, dict) else None
@@ -161,16 +160,29 @@ def _squad(articles: list[Any], skipped: Skipped) -> Data:
     return Data(True, notes, tuple(questions), skipped)
 
 
+def _paragraph(title: Any, context: str, path: str, notes: dict[str, str], by_text: dict[str, str]) -> str:
+    """The path of the note that a paragraph is: a new one, or that of the same text."""
+    path = by_text.setdefault(nfc(" ".join(context.split())), path)
+    heading = " ".join(title.replace("_", " ").split()) if isinstance(title, str) else ""
+    notes.setdefault(path, encodable((f"# {heading}\n\n" if heading else "") + context.strip("\n") + "\n"))
+    return path
+
+
 # -- objects
 
 
 def _objects(items: Iterable[tuple[str, Any]], skipped: Skipped) -> Data:
     notes: dict[str, str] = {}
+    by_text: dict[str, str] = {}
     questions: list[Question] = []
     for where, item in items:
         if not isinstance(item, dict):
             skipped.add("this is no JSON object", where)
         elif "question" in item:
+            context = item.get("context")
+            if isinstance(context, str) and context.strip() and not any(key in item for key in _EVIDENCE):
+                path = _paragraph(item.get("title"), context, f"{len(by_text):06d}.md", notes, by_text)
+                item = {**item, "paths": [path], "answerable": not _is_impossible(item), "group": item.get("title")}
             made = _question(item)
             if isinstance(made, str):
                 skipped.add(made, where)
@@ -183,7 +195,13 @@ def _objects(items: Iterable[tuple[str, Any]], skipped: Skipped) -> Data:
                 notes[item["path"]] = encodable(item["text"])
         else:
             skipped.add("neither a question nor a note (path and text)", where)
-    return Data(False, notes, tuple(questions), skipped)
+    return Data(bool(by_text), notes, tuple(questions), skipped)
+
+
+def _is_impossible(item: Mapping[str, Any]) -> bool:
+    """Whether SQuAD's row says that its context does not answer: in words, or by a list of answers that holds none."""
+    answers = item.get("answers")
+    return item.get("is_impossible") is True or (isinstance(answers, dict) and answers.get("text") == [])
 
 
 def _question(item: dict[str, Any]) -> Question | str:
@@ -199,7 +217,8 @@ def _question(item: dict[str, Any]) -> Question | str:
         return "evidence is a list of UIDs or paths, and this holds something else"
     if answerable and not evidence:
         return 'a question without evidence (say "answerable": false if nothing answers it)'
-    return Question(encodable(text.strip()), evidence if answerable else (), _category(item))
+    group = item.get("group")
+    return Question(encodable(text.strip()), evidence if answerable else (), _category(item), group if isinstance(group, str) else "")
 
 
 def _names(value: Any) -> tuple[str, ...] | None:
