@@ -10,8 +10,9 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
+from operator import attrgetter
 from typing import Any
 
 from vaultllm import text
@@ -22,65 +23,93 @@ VERSION = 1  # of the YAML's schema
 # A plain scalar that every YAML reader takes for a string: letters first, no indicator, not a word with a meaning.
 _PLAIN = re.compile(rf"[^\W\d_][\w{text.MARKS} \-./,()«»–—…]*", re.UNICODE)
 _MEANT = frozenset({"null", "true", "false", "yes", "no", "on", "off", "y", "n", "nan", "inf", "none"})
+_LONGEST = max(map(len, _MEANT))
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ufeff\ud800-\udfff\ufffe\uffff]")
-
-
-_FIELDS = tuple(field.name for field in fields(Scene) if field.name not in ("turns", "source"))
-_TURN = tuple(field.name for field in fields(Turn) if field.name != "text")
-_EMPTY = ("", (), 0, None)  # False is among them: 0 == False
 
 
 def to_yaml(path: str, scenes: Sequence[Scene]) -> str:
     """The scenes of one note as YAML: empty fields left out."""
     out = [f"schema: {VERSION}", f"note: {scalar(path)}", "scenes:" if scenes else "scenes: []"]
     for scene in scenes:
-        lead = "- "
-        for key in _FIELDS:
-            value = getattr(scene, key)
-            if key == "train":
-                if value:
-                    continue
-            elif value in _EMPTY:
-                continue
-            out.append(f"{lead}{key}: {flow(value)}")
-            lead = "  "
+        entries = _entries(_FIRST, scene)
+        if not scene.train:  # the one field that is left out when it is true
+            entries.append("train: false")
+        entries += _entries(_LAST, scene)
         source = scene.source
         where = f"lines: [{source.lines[0]}, {source.lines[1]}]"
         for key, name in (("uid", source.uid), ("block", source.block), ("heading", source.heading)):
             if name:
-                where += f", {key}: {scalar(name, flow=True)}"
-        out.append(f"  source: {{{where}}}\n  turns:")
+                where += f", {key}: {_in_flow(name)}"
+        out.append("- " + "\n  ".join(entries) + f"\n  source: {{{where}}}\n  turns:")
         for turn in scene.turns:
-            lead = "  - "
-            for key in _TURN:
-                value = getattr(turn, key)
-                if value not in _EMPTY:
-                    out.append(f"{lead}{key}: {flow(value)}")
-                    lead = "    "
-            out.append(f"    text: {literal(turn.text, 6)}")
-    return "\n".join(out) + "\n"
+            entries = _entries(_TURN, turn)
+            entries.append(f"text: {literal(turn.text, 6)}")
+            out.append("  - " + "\n    ".join(entries))
+    out.append("")
+    return "\n".join(out)
 
 
 def flow(value: Any) -> str:
     """A value on one line."""
     if isinstance(value, str):
-        return scalar(value, flow=True)
-    if isinstance(value, list | tuple):
+        return _in_flow(value)
+    if type(value) is int:
+        return str(value)
+    if isinstance(value, (list, tuple)):
         return "[" + ", ".join([flow(item) for item in value]) + "]"
     if isinstance(value, dict):
         return "{" + ", ".join([f"{key}: {flow(item)}" for key, item in value.items()]) + "}"
-    return str(value) if type(value) is int else json.dumps(value)
+    return json.dumps(value)
 
 
-@functools.lru_cache(maxsize=20_000)  # roles, names, titles, tags and keywords come again and again
 def scalar(value: str, flow: bool = False) -> str:
     """A string: plain where that is safe, else JSON's double quotes, which YAML reads alike."""
-    printable = value.isprintable()
-    if printable and _PLAIN.fullmatch(value) and value.lower() not in _MEANT and value[-1] != " " and not (flow and "," in value):
-        return value
-    if printable and '"' not in value and "\\" not in value:
-        return f'"{value}"'
+    if value.isprintable():
+        begins = not "0" <= value[:1] <= "9" and not (flow and "," in value)  # what rules out most, sooner than the pattern does
+        if begins and _PLAIN.fullmatch(value) and value[-1] != " " and (len(value) > _LONGEST or value.lower() not in _MEANT):
+            return value
+        if '"' not in value and "\\" not in value:
+            return f'"{value}"'
     return _UNPRINTABLE.sub(_escape, json.dumps(value, ensure_ascii=False))
+
+
+@functools.lru_cache(maxsize=20_000)  # names, tags and keywords come again and again
+def _in_flow(value: str) -> str:
+    return scalar(value, True)
+
+
+# What reads some fields of a record, and what writes each of them.
+_Fields = tuple[Callable[[Any], tuple[Any, ...]], list[Callable[[Any], str]]]
+
+
+def _entries(chosen: _Fields, record: Scene | Turn) -> list[str]:
+    """`key: value` of each field that is not empty."""
+    read, writers = chosen
+    return [write(value) for write, value in zip(writers, read(record), strict=True) if value]
+
+
+def _fields(record: type[Scene] | type[Turn], names: Sequence[str]) -> _Fields:
+    kinds = {field.name: str(field.type) for field in fields(record)}
+    return attrgetter(*names), [_writer(name, kinds[name]) for name in names]
+
+
+def _writer(name: str, kind: str) -> Callable[[Any], str]:
+    """What writes a field: by its type, and by whether its values come again (roles, titles) or do not (hashes, anchors)."""
+    if kind == "Lines":
+        return lambda lines: f"{name}: [{lines[0]}, {lines[1]}]"
+    if kind == "int":
+        return lambda number: f"{name}: {number}"
+    if kind.startswith("tuple"):
+        return lambda values: f"{name}: [{', '.join(map(_in_flow, values))}]"
+    if name in ("id", "sha", "prev", "next", "anchor"):
+        return lambda value: f"{name}: {scalar(value, True)}"
+    return functools.lru_cache(maxsize=2_000)(lambda value: f"{name}: {flow(value)}")
+
+
+_NAMES = [field.name for field in fields(Scene) if field.name not in ("turns", "source")]
+_FIRST = _fields(Scene, _NAMES[: _NAMES.index("train")])
+_LAST = _fields(Scene, _NAMES[_NAMES.index("train") + 1 :])
+_TURN = _fields(Turn, [field.name for field in fields(Turn) if field.name != "text"])
 
 
 def _escape(match: re.Match[str]) -> str:
@@ -95,9 +124,9 @@ def literal(value: str, indent: int, parent: int = 4) -> str:
     if "\n" not in value and len(value) < 100:
         return scalar(value)
     if not value.replace("\n", "").isprintable() and _UNPRINTABLE.search(value):
-        return scalar.__wrapped__(value)
+        return scalar(value)
     if value.isspace() or value[0] == "\t" or "\n\t" in value:
-        return scalar.__wrapped__(value)
+        return scalar(value)
     body = value.rstrip("\n")
     ends = len(value) - len(body)
     chomp = "-" if ends == 0 else "" if ends == 1 else "+"
