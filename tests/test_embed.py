@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
+import zlib
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from vaultllm import text as texts
 from vaultllm.memory import embed
-from vaultllm.memory.embed import VaultEmbedder
+from vaultllm.memory.embed import Reduced, VaultEmbedder, pack, unpack
 
 TOPICS = {
     "теплица": "помидоры огурцы полив теплица почва влажность насос датчик бочка грядка",
@@ -120,3 +124,95 @@ def test_the_projection_is_as_good_as_an_exact_svd() -> None:
     _, values, _ = svds(matrix, 40, random_state=0)
     np.testing.assert_allclose(right.T @ right, np.eye(40), atol=1e-4)
     assert np.linalg.norm(matrix @ right) ** 2 > 0.97 * float((values**2).sum())
+
+
+def test_a_vector_is_the_sum_of_its_texts_features() -> None:
+    passages = [text for _, text in _passages(60)]
+    embedder = VaultEmbedder.fit(passages, 16)
+    row = {int(feature): number for number, feature in enumerate(embedder.features)}
+    text = "Ёжик и теплица теплица; rye-bread নদী নদী নদী x"
+    counts: Counter[int] = Counter()
+    for word in texts.words(text):
+        names = {f"={texts.stem(word)}", *(gram for n in (3, 4, 5) for gram in texts.word_grams(word, n))}
+        counts.update({zlib.crc32(name.encode()) for name in names})
+    expected = np.zeros(embedder.dims)
+    for feature, count in counts.items():
+        if feature in row:
+            number = row[feature]
+            expected += (1 + math.log(count)) * float(embedder.idf[number]) * embedder.projection[number].astype(float)
+    np.testing.assert_allclose(embedder.embed([text])[0], expected / np.linalg.norm(expected), atol=1e-5)
+
+
+def test_a_text_has_the_very_same_vector_in_any_company(monkeypatch: pytest.MonkeyPatch) -> None:
+    passages = [text for _, text in _passages(60)]
+    embedder = VaultEmbedder.fit(passages, 16)
+    together = embedder.embed(passages)
+    alone = np.concatenate([embedder.embed([text]) for text in passages])
+    np.testing.assert_array_equal(alone, together)
+    monkeypatch.setattr(embed, "MOST_WORDS", 3)  # the words are forgotten again and again
+    np.testing.assert_array_equal(np.concatenate([embedder.embed([text]) for text in passages]), together)
+
+
+def test_fewer_dimensions_keep_the_strongest_directions(tmp_path: Path) -> None:
+    passages = [text for _, text in _passages(90)]
+    whole = VaultEmbedder.fit(passages, 32)
+    vectors = whole.embed(passages)
+    reduced = Reduced.fit(whole, vectors, 8)
+    cut = reduced.embed(passages)
+    assert cut.shape == (90, reduced.dims) == (90, 8)
+    np.testing.assert_allclose(np.linalg.norm(cut, axis=1), 1.0, atol=1e-4)
+    random, _ = np.linalg.qr(np.random.default_rng(0).standard_normal((whole.dims, 8)))
+
+    def lost(some: np.ndarray) -> float:
+        return float(np.abs(some @ some.T - vectors @ vectors.T).mean())
+
+    assert lost(cut) < 0.5 * lost(Reduced(whole, random.astype(np.float32)).embed(passages))
+    same = Reduced.fit(whole, vectors, 999)
+    np.testing.assert_allclose(same.embed(passages) @ same.embed(passages).T, vectors @ vectors.T, atol=1e-4)
+    reduced.save(tmp_path / "r")
+    loaded = Reduced.load(tmp_path / "r", whole)
+    assert loaded.fingerprint == reduced.fingerprint != same.fingerprint
+    np.testing.assert_array_equal(loaded.embed(passages), cut)
+
+
+@pytest.mark.parametrize("damage", ["missing", "flipped", "other", "json"])
+def test_damaged_or_foreign_directions_are_refused(tmp_path: Path, damage: str) -> None:
+    passages = [text for _, text in _passages(90)]
+    inner = VaultEmbedder.fit(passages, 32)
+    Reduced.fit(inner, inner.embed(passages), 8).save(tmp_path / "r")
+    file = tmp_path / "r" / "turn.npy"
+    if damage == "missing":
+        file.unlink()
+    elif damage == "flipped":
+        data = bytearray(file.read_bytes())
+        data[-5] ^= 0xFF
+        file.write_bytes(data)
+    elif damage == "json":
+        (tmp_path / "r" / "embedder.json").write_text("[]")
+    else:
+        inner = VaultEmbedder.fit(passages[1:], 32)
+    with pytest.raises(ValueError, match="r "):
+        Reduced.load(tmp_path / "r", inner)
+
+
+def test_int8_is_a_quarter_of_the_bytes_and_hardly_another_vector() -> None:
+    vectors = embed.unit(np.random.default_rng(0).standard_normal((200, 256)).astype(np.float32))
+    vectors[7] = 0.0
+    stored = pack(vectors, "int8")
+    assert {len(row) for row in stored} == {260}
+    assert {len(row) for row in pack(vectors)} == {1024}
+    back = unpack(stored, "int8")
+    assert back.dtype == np.float32
+    assert not back[7].any()
+    others = np.arange(200) != 7
+    np.testing.assert_allclose(np.linalg.norm(back[others], axis=1), 1.0, atol=1e-5)
+    assert (back[others] * vectors[others]).sum(axis=1).min() > 0.9998
+    np.testing.assert_array_equal(unpack(pack(vectors)), vectors)
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_nothing_packed_is_nothing_and_mixed_lengths_are_refused(precision: embed.Precision) -> None:
+    assert pack(np.zeros((0, 4), np.float32), precision) == []
+    assert unpack([], precision).shape == (0, 0)
+    with pytest.raises(ValueError, match="different lengths"):
+        unpack([bytes(8), bytes(12)], precision)

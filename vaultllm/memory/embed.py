@@ -212,9 +212,10 @@ class Reduced:
         try:
             about: dict[str, Any] = json.loads((folder / "embedder.json").read_text(encoding="utf-8"))
             found = cls(inner, np.load(folder / "turn.npy", allow_pickle=False))
+            whole = about["fingerprint"] == found.fingerprint
         except Exception as error:  # as in VaultEmbedder.load
             raise ValueError(f"{folder.name} cannot be read: {error}") from error
-        if about.get("fingerprint") != found.fingerprint:
+        if not whole:
             raise ValueError(f"{folder.name} is damaged or of another embedder")
         return found
 
