@@ -406,6 +406,9 @@ def test_squad_is_asked_of_the_real_memory_in_three_languages(tmp_path: Path) ->
     assert 0 <= found["auroc"] <= 1
     assert set(found["halves"]) == {"stems", "grams", "words", "dense", "no resonance"}
     assert found["halves"]["words"]["recall@5"] == 1.0
+    gain = found["halves"]["dense"]["gain"]
+    assert gain["ndcg@10"]["mean"] == pytest.approx(found["ndcg@10"] - found["halves"]["dense"]["ndcg@10"], abs=1e-5)
+    assert set(gain) == {"ndcg@10", "recall@10"}
     assert [row["questions"] for row in found["folds"]] in ([3, 2], [2, 3], [4, 1], [1, 4])
     assert sum(row["questions"] * row["recall@1"] for row in found["folds"]) == pytest.approx(5 * found["recall@1"], abs=1e-5)
     assert json.loads(json.dumps(found)) == found
@@ -770,14 +773,14 @@ def result() -> dict[str, Any]:
     return {
         "bench": "recall", "data": "q.json", "questions": 1234, "unanswerable": 5, "units": 240, "unit": "paragraph", "missing": 2,
         "seconds_to_ingest": 3.2, **row, "auroc": 0.7, "by_category": {"multi": {"questions": 7, **row}},
-        "halves": {"words": {**row, "gain": gain}}, "folds": [{"questions": 600, **row}],
+        "halves": {"words": {**row, "by_category": {"multi": row}, "gain": {"ndcg@10": gain}}}, "folds": [{"questions": 600, **row}],
         "skipped": [{"reason": "this is no JSON object", "count": 12, "where": ["line 3"]}],
     }  # fmt: skip
 
 
 def test_the_table_is_aligned_and_everything_measured_stands_in_it(result: dict[str, Any]) -> None:
     said = bench.lines(result)
-    table = said[2:7]
+    table = said[2:8]
     assert table[0].split() == ["questions", "recall@1", "recall@10", "ndcg@10", "mrr"]
     assert len({len(row) for row in table}) == 1
     assert table[1].split() == ["all", "1,234", "0.500", "0.750", "0.600", "0.550"]

@@ -16,14 +16,14 @@ from typing import Literal
 from vaultllm import recall
 from vaultllm.config import MemorySettings
 from vaultllm.ledger import Ledger
-from vaultllm.memory import measures
+from vaultllm.memory import measures, resonance
 
 By = Literal["uid", "path"]
 Scores = dict[str, float]
 
 LEGS = ("words", "grams", "dense")  # weights of `memory.*` that find; two halves: words with grams, and dense
-EDGES = ("near", "links", "tags", "terms", "heading", "named")  # and those that lend
-OTHERS = ("time", "diversity", "used")  # and those that only order what was found
+EDGES = tuple(name for name in resonance.EDGES if name != "used")  # and those that lend; nothing was used in a memory just made
+OTHERS = ("used", "time", "diversity")  # and those that only order what was found
 WARM_UP = 3  # questions that are asked before the clock runs
 MOST = 6_400  # passages are asked for at most, where many of one note crowd out the other notes
 _EDGE_WEIGHT = 0.25  # of an edge that is off both in the settings and by default, when it is measured alone
@@ -92,11 +92,6 @@ def only(settings: MemorySettings, legs: Collection[str], edges: Collection[str]
     if "rerank" in fields:
         update["rerank"] = fields["rerank"].default
     return settings.model_copy(update=update)
-
-
-def edges_of(settings: MemorySettings) -> tuple[str, ...]:
-    """The kinds of resonance that these settings know."""
-    return tuple(name for name in EDGES if name in type(settings).model_fields)
 
 
 def halves(settings: MemorySettings) -> dict[str, MemorySettings]:

@@ -240,9 +240,8 @@ def _around(cut: Sequence[Scene], line: int) -> str:
 def _arms(settings: MemorySettings) -> dict[str, MemorySettings]:
     """Name -> settings: what is measured alone (`asking.halves`), each kind of resonance alone with both halves, all, all but one."""
     legs = [name for name in asking.LEGS if getattr(settings, name)]
-    edges = asking.edges_of(settings)
-    lit = [name for name in edges if getattr(settings, name)]
+    lit = [name for name in asking.EDGES if getattr(settings, name)]
     found = asking.halves(settings)
-    found |= {f"only {name}": asking.only(settings, legs, (name,)) for name in edges}
+    found |= {f"only {name}": asking.only(settings, legs, (name,)) for name in asking.EDGES}
     found["all"] = settings
     return found | {f"all but {name}": settings.model_copy(update={name: 0.0}) for name in lit}

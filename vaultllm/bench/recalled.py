@@ -73,7 +73,7 @@ def recall_bench(
     """Ask every question of a file and compare what is found with its evidence.
 
     `workspace`: its settings count, and its notes where the file brings none; never touched. `halves`: words alone, vectors
-    alone, both without resonance too, each with what the whole gains over it (nDCG@10, paired bootstrap over articles).
+    alone, both without resonance too, each with what the whole gains over it (nDCG@10, R@10; paired bootstrap over articles).
     `folds`: the measures of so many parts of the articles too, to see how much they differ.
     Returns `questions` (answerable), `unanswerable`, `units` (that could be found), `missing` (pieces of evidence that the
     memory does not hold: they count as not found), `recall@k`, `hit@k`, `ndcg@10`, `mrr` (to the largest k, at least 10),
@@ -96,8 +96,8 @@ def recall_bench(
             for name, settings in asking.halves(memory).items():
                 alone = _ask(job, settings, right, ks, f"asking {name} alone", progress)
                 part = _scores(right, alone, ks)
-                gained = asking.gain(part, rows, _groups(right, 8), "ndcg@10")
-                found["halves"][name] = asking.means(part) | {"gain": gained}
+                gained = {one: asking.gain(part, rows, _groups(right, 8), one) for one in ("ndcg@10", f"recall@{FIRST}") if one in rows[0]}
+                found["halves"][name] = asking.means(part) | {"by_category": _by_category(right, part), "gain": gained}
         if folds:
             parts = _parts(right, folds)
             found["folds"] = [{"questions": len(part), **asking.means([rows[number] for number in part])} for part in parts]

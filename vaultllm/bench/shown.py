@@ -21,13 +21,15 @@ def _recall(result: Mapping[str, Any]) -> list[str]:
     ]
     names = [name for name in result if name.startswith("recall@")] + ["ndcg@10", "mrr"]
     table: list[tuple[str, Mapping[str, Any]]] = [("all", result)]
-    table += [(f"  {name}", row) for name, row in result.get("halves", {}).items()]
     table += [(f"  category {name}", row) for name, row in result["by_category"].items()]
+    for half, row in result.get("halves", {}).items():
+        table += [(f"{half} alone" if half != "no resonance" else half, row)]
+        table += [(f"  category {name}", part) for name, part in row["by_category"].items()]
     table += [(f"  fold {number}", row) for number, row in enumerate(result.get("folds", []), 1)]
     said += _table(["", "questions", *names], [[name, _count(row), *(_figure(row[one]) for one in names)] for name, row in table])
     said += ["", f"latency: p50 {result['latency_ms_p50']:.1f} ms, p95 {result['latency_ms_p95']:.1f} ms"]
     for name, row in result.get("halves", {}).items():
-        said.append(f"all over {name}: nDCG@10 {_interval(row['gain'])}")
+        said += [f"all over {name}: {measure} {_interval(gain)}" for measure, gain in row["gain"].items()]
     if result["auroc"] is not None:
         said.append(f"no answer: AUROC {result['auroc']:.3f} on {result['unanswerable']:,} unanswerable questions")
     if result["missing"]:
