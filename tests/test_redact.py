@@ -518,6 +518,8 @@ BOMBS: dict[str, Callable[[int], str]] = {
     "labels": lambda n: "password=" * (n // 9),
     "labels apart": lambda n: "пароль: " * (n // 8),
     "labels of values": lambda n: "token: abc_def-" * (n // 15),
+    "labels of all kinds": lambda n: "token пароль pin логин телефон seed curl pan паспорт secret " * (n // 61),
+    "labels and numbers": lambda n: "тел 1 key a1 код 2 " * (n // 19),
     "at": lambda n: "a@" * (n // 2),
     "dots": lambda n: "a@" + "a." * (n // 2),
     "jwt": lambda n: "eyJ-" * (n // 4),
