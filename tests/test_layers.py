@@ -48,6 +48,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "imports",
         "memory.postings",
         "memory.words",
+        "memory.scan",
         "memory.twins",
         "memory.query",
         "memory.spelling",

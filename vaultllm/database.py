@@ -109,6 +109,13 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE TABLE postings (id INTEGER PRIMARY KEY AUTOINCREMENT, family TEXT NOT NULL, size INTEGER NOT NULL, data BLOB NOT NULL);
     CREATE INDEX postings_family ON postings(family, size);
     CREATE INDEX scenes_at ON scenes(at) WHERE at != '';
+    DROP TABLE vectors;
+    CREATE TABLE vectors (
+        passage INTEGER NOT NULL, embedder TEXT NOT NULL, stamp INTEGER NOT NULL, vector BLOB NOT NULL, PRIMARY KEY (embedder, passage)
+    );
+    CREATE INDEX vectors_stamp ON vectors(embedder, stamp);
+    CREATE INDEX vectors_passage ON vectors(passage);
+    CREATE INDEX vectors_empty ON vectors(embedder) WHERE vector = zeroblob(length(vector));
     """,
 )
 

@@ -19,7 +19,7 @@ from vaultllm import imports
 from vaultllm.database import Database, explained
 from vaultllm.imports import Talk
 from vaultllm.links import Resolver
-from vaultllm.memory import twins, words
+from vaultllm.memory import scan, twins, words
 from vaultllm.rows import PassageRow, SceneRow
 from vaultllm.schema import Passage, Problem, Run, Scene, from_dict, to_dict
 from vaultllm.text import fold, sha
@@ -171,6 +171,7 @@ class Ledger(Database):
         """Open or create. Raises VaultError when it is damaged, not ours, or from a newer version."""
         super().__init__(path)
         self.index = words.Index(self.db)
+        self.scan = scan.Scan(self.db)
         try:
             self._check_words()
         except sqlite3.Error as error:
@@ -475,11 +476,16 @@ class Ledger(Database):
     def put_vectors(self, embedder: str, slots: Sequence[int], vectors: np.ndarray) -> None:
         """Store unit vectors (n, dims) float32 for passages, and put the passages into the outbox."""
         with self.transaction():
+            (stamp,) = self.db.execute("SELECT coalesce(max(stamp), 0) + 1 FROM vectors WHERE embedder = ?", (embedder,)).fetchone()
             self.db.executemany(
-                "INSERT OR REPLACE INTO vectors (passage, embedder, vector) VALUES (?, ?, ?)",
-                [(slot, embedder, row.astype("<f4").tobytes()) for slot, row in zip(slots, vectors, strict=True)],
+                "INSERT OR REPLACE INTO vectors (passage, embedder, stamp, vector) VALUES (?, ?, ?, ?)",
+                [(slot, embedder, stamp, row.astype("<f4").tobytes()) for slot, row in zip(slots, vectors, strict=True)],
             )
             self.db.executemany("INSERT OR IGNORE INTO outbox (passage) VALUES (?)", [(slot,) for slot in slots])
+
+    def drop_vectors(self, but: str) -> None:
+        """Those of all embedders but one."""
+        self.db.execute("DELETE FROM vectors WHERE embedder != ?", (but,))
 
     def vectors(self, embedder: str, slots: Sequence[int] | None = None) -> tuple[list[int], np.ndarray]:
         """Slots and their unit vectors (n, dims) float32 of one embedder; all of them when no slots are named."""
@@ -524,7 +530,8 @@ class Ledger(Database):
         for start in range(0, len(slots), 500):
             part = slots[start : start + 500]
             rows = self.db.execute(
-                "SELECT p.slot, p.scene, s.note, s.ordinal, p.ordinal, s.kind = 'dialogue' FROM passages p JOIN scenes s ON s.slot = p.scene"
+                "SELECT p.slot, p.scene, s.note, s.ordinal, p.ordinal, s.kind = 'dialogue'"
+                " FROM passages p JOIN scenes s ON s.slot = p.scene"
                 f" WHERE p.slot IN ({_marks(len(part))})",
                 part,
             )

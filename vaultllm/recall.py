@@ -27,9 +27,9 @@ from vaultllm.schema import Hit, Scene
 
 Dense = Literal["auto", "chroma", "exact"]
 
-EXACT_BELOW = 20_000  # passages: up to here a scan of all vectors is done before chromadb is imported
-CANDIDATES = 300  # passages that are looked at closely, and whose scenes may be hits
-_SCAN = 20_000  # vectors of a scan that are in memory at once
+EXACT_BELOW = 200_000  # passages: up to here a scan of all vectors is as fast as Chroma, and exact; beyond, it takes a gigabyte
+CANDIDATES = 100  # passages whose scenes may be hits, at least
+POOL = 300  # passages that each leg names, at least
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,27 +80,32 @@ def ranked(
     plain: bool = False,
 ) -> list[Ranked]:
     """The best passages for a question, best first, at most `most`; the arguments are those of `recall`."""
-    asked = query.Query(question, question) if plain else query.parse(question, today or date.today())
-    parts = _legs(ledger, folder, settings, asked.text, most, dense)
+    today = today or date.today()
+    asked = query.plain(question, today) if plain else query.parse(question, today)
+    pool = max(POOL, most)
+    parts = _legs(ledger, folder, settings, asked.text, pool, dense)
     if asked.when is not None and settings.time:
-        for slot in ledger.dated(asked.when.first.isoformat(), asked.when.last.isoformat() + "~", most):
+        for slot in ledger.dated(asked.when.first.isoformat(), asked.when.last.isoformat() + "~", pool):
             parts[slot]["time"] = settings.time
     if asked.filters and not parts:  # nothing but filters: what they leave, the newest first
-        parts.update((slot, {"time": 1.0 / rank}) for rank, slot in enumerate(ledger.latest(20 * most), 1))
+        parts.update((slot, {"time": 1.0 / rank}) for rank, slot in enumerate(ledger.latest(20 * pool), 1))
     base = {slot: sum(why.values()) for slot, why in parts.items()}
     order = sorted(base, key=lambda slot: (-base[slot], slot))
-    allowed = _allowed(ledger, asked, order, most)
+    allowed = _allowed(ledger, asked, order, pool)
     for name, lent in resonance.lend(ledger, {slot: base[slot] for slot in allowed}, asked.about, settings).items():
         for slot, amount in lent.items():
             parts[slot][name] = amount
     fresh = [slot for slot in parts if slot not in base]
-    stored = ledger.passages([*allowed, *_allowed(ledger, asked, fresh, len(fresh))])
-    whole = max([1.0, *(sum(parts[slot].values()) for slot in stored)])
-    found = []
-    for slot, one in stored.items():
-        if why := {name: part / whole for name, part in parts[slot].items() if part > 0}:
-            found.append(Ranked(one, sum(why.values()), why))
-    return sorted(found, key=lambda one: (-one.score, one.stored.path, one.stored.slot))[:most]
+    totals = {slot: sum(parts[slot].values()) for slot in [*allowed, *_allowed(ledger, asked, fresh, len(fresh))]}
+    best = sorted((slot for slot, total in totals.items() if total > 0), key=lambda slot: (-totals[slot], slot))[:most]
+    whole = max([1.0, *(totals[slot] for slot in best)])
+    stored = ledger.passages(best)
+    found = [
+        Ranked(stored[slot], totals[slot] / whole, {name: part / whole for name, part in parts[slot].items() if part > 0})
+        for slot in best
+        if slot in stored
+    ]
+    return sorted(found, key=lambda one: (-one.score, one.stored.path, one.stored.slot))
 
 
 def _legs(ledger: Ledger, folder: Path, settings: MemorySettings, said: str, most: int, dense: Dense) -> defaultdict[int, dict[str, float]]:
@@ -140,25 +145,20 @@ def _cosines(ledger: Ledger, folder: Path, said: str, k: int, also: Iterable[int
         return None
     if not vector.any():
         return None
-    size = ledger.counts()["vectors"]
     near = None
-    if dense == "chroma" or (dense == "auto" and size >= EXACT_BELOW):
+    if dense == "chroma" or (dense == "auto" and ledger.counts()["vectors"] >= EXACT_BELOW):
         near = _ask_chroma(folder, fingerprint, vector, k)
     if near is None:
-        near = _scan(ledger, fingerprint, vector, k)
+        every = ledger.scan.cosines(fingerprint, vector)
+        wanted = np.isin(every.slots, list(also))
+        if len(every.slots) > k:
+            wanted[np.argpartition(-every.scores, k)[:k]] = True
+        else:
+            wanted[:] = True
+        return Leg(every.slots[wanted], every.scores[wanted])
     # Once more from the ledger, exactly, for what the words found too; and Chroma may be a step behind the ledger.
     slots, vectors = ledger.vectors(fingerprint, sorted({*near, *also}))
     return Leg(np.array(slots, np.int64), (vectors @ vector).astype(np.float64)) if slots else None
-
-
-def _scan(ledger: Ledger, fingerprint: str, vector: np.ndarray, k: int) -> list[int]:
-    """Slots of the nearest k vectors, exactly, the smaller slot first of equals; a part of the vectors in memory at a time."""
-    slots = remember.slots_of(ledger, fingerprint)
-    best: list[tuple[float, int]] = []
-    for start in range(0, len(slots), _SCAN):
-        found, vectors = ledger.vectors(fingerprint, slots[start : start + _SCAN])
-        best = sorted([*best, *zip((-(vectors @ vector)).tolist(), found, strict=True)])[:k]
-    return [slot for _, slot in best]
 
 
 def _ask_chroma(folder: Path, fingerprint: str, vector: np.ndarray, k: int) -> list[int] | None:

@@ -173,6 +173,13 @@ def _phrase(phrase: str) -> tuple[str, str]:
     return sequence and f" {sequence} ", " ".join(fold(phrase).split()) if signs else ""
 
 
+def plain(text: str, today: date) -> Query:
+    """A question in which nothing is a filter or a phrase: only words, and the time that they name."""
+    when = spans.find(text, today)
+    about = text if when is None else " ".join((text[: when.start] + text[when.start + len(when.words) :]).split())
+    return Query(text, about, when=when)
+
+
 def parse(text: str, today: date) -> Query:
     """A question as it was typed, taken apart. Any text is a question; `today` is what its times are told from.
 

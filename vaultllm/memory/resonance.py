@@ -12,7 +12,7 @@ import functools
 import json
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -87,19 +87,16 @@ def _links(ledger: Ledger, places: Mapping[int, Place], seeds: Mapping[int, floa
     return {best[scene]: min(1.0, amount) for scene, amount in lent.items() if scene in best}
 
 
-def _shared(ledger: Ledger, words: Mapping[int, Iterable[str]], seeds: Mapping[int, float]) -> Lent:
+def _shared(ledger: Ledger, words: Mapping[int, Sequence[str]], seeds: Mapping[int, float]) -> Lent:
     """Passages that hold the same rare word of the index."""
-    held: dict[str, list[int]] = {}
+    held = ledger.index.rare((word for said in words.values() for word in said), _RARE)
     lent: defaultdict[int, float] = defaultdict(float)
     for slot, said in words.items():
         for word in said:
-            if word not in held:
-                held[word] = ledger.index.holders(word)
-            others = held[word]
-            if 1 < len(others) <= _RARE:
-                for other in others:
-                    if other != slot:
-                        lent[other] += seeds[slot] / (len(others) - 1)
+            others = held.get(word, ())
+            for other in others:
+                if other != slot:
+                    lent[other] += seeds[slot] / max(1, len(others) - 1)
     return {slot: min(1.0, amount) for slot, amount in lent.items()}
 
 

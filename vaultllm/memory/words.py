@@ -239,7 +239,7 @@ class Index:
         """BM25 by stems of words; any string is a query. `also`: other folded words, and how much each counts (0..1)."""
         import numpy as np
 
-        weights = {stem: 1.0 for stem in texts.stems_of(_cut(query))}
+        weights = dict.fromkeys(texts.stems_of(_cut(query)), 1.0)
         for word, weight in (also or {}).items():
             weights.setdefault(texts.stem(word), weight)
         return self._bm25(stem_keys(list(weights)), np.array(list(weights.values())), "words", MOST_STEMS, k1, b)
@@ -266,6 +266,25 @@ class Index:
         said, _ = self._read()
         rows = self._documents.rows(said.lists(np.array(row, np.uint32))[1])
         return sorted(set(self._documents.slots[rows[rows >= 0]].tolist()))
+
+    def rare(self, words: Iterable[str], most: int) -> dict[str, list[int]]:
+        """Of these folded words those that at most so many passages hold, and their slots."""
+        import numpy as np
+
+        asked = list(dict.fromkeys(words))
+        ids: dict[int, str] = {}
+        for start in range(0, len(asked), 500):
+            part = asked[start : start + 500]
+            ids.update(self.db.execute(f"SELECT id, word FROM vocabulary WHERE word IN ({', '.join('?' * len(part))})", part).fetchall())
+        said, _ = self._read()
+        keys = np.array(sorted(ids), np.uint32)
+        keys = keys[said.counts(keys) <= 2 * most] if len(keys) else keys  # a word may be there twice, in text and context
+        which, docs, _ = said.lists(keys)
+        rows = self._documents.rows(docs)
+        found: dict[str, set[int]] = {}
+        for key, row in zip(which[rows >= 0].tolist(), rows[rows >= 0].tolist(), strict=True):
+            found.setdefault(ids[int(keys[key])], set()).add(int(self._documents.slots[row]))
+        return {word: sorted(slots) for word, slots in found.items() if len(slots) <= most}
 
     def similar(self, word: str, most: int = 20) -> list[tuple[str, float, int]]:
         """Words of the vocabulary that share 4-grams with a folded word: (word, Dice's coefficient, passages), the most alike first."""
