@@ -323,9 +323,14 @@ def test_a_memory_that_killed_two_processes_is_not_opened_again(tmp_path: Path) 
         "import os, sys, pathlib; from vaultllm.memory.chroma import ChromaMemory;"
         "m = ChromaMemory(pathlib.Path(sys.argv[1]), 'e1'); os.kill(os.getpid(), 9)"
     )
-    for deaths in (1, 2):
-        assert subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False).returncode == -9
-        assert chroma.unclean(tmp_path) == deaths
+    assert subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False).returncode == -9
+    assert chroma.unclean(tmp_path) == 1
+    assert not chroma.whole(tmp_path)
+    shutil.copy(tmp_path / "OPEN", tmp_path / "once")
+    ChromaMemory(tmp_path, "e1").close()
+    assert chroma.whole(tmp_path)
+    (tmp_path / "OPEN").write_text((tmp_path / "once").read_text().replace("1", "2", 1))  # and once more
+    assert chroma.unclean(tmp_path) == 2
     with pytest.raises(MemoryBroken, match="died twice"):
         ChromaMemory(tmp_path, "e1")
     chroma.rebuild(tmp_path, "e1", [])

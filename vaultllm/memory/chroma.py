@@ -107,7 +107,8 @@ class ChromaMemory(Memory):
         let_go()
         self._lock, self.generation = _hold(folder, wait)
         try:
-            self._client, self._collection = _open(folder, self.generation, fingerprint)
+            with guarded():
+                self._client, self._collection = _open(folder, self.generation, fingerprint)
         except BaseException:
             self._lock.release()
             raise
@@ -115,11 +116,12 @@ class ChromaMemory(Memory):
     def close(self) -> None:
         """Let go of the files and of chromadb's own cache of clients, so that the path can be opened afresh."""
         try:
-            _close(self._client)
-            path = self.folder / f"gen-{self.generation}"
-            if self._wrote or _sealed(path) is None:
-                _seal(path)
-            (self.folder / "OPEN").unlink(missing_ok=True)
+            with guarded():
+                _close(self._client)
+                path = self.folder / f"gen-{self.generation}"
+                if self._wrote or _sealed(path) is None:
+                    _seal(path)
+                (self.folder / "OPEN").unlink(missing_ok=True)
         finally:
             self._lock.release()
 
@@ -201,6 +203,8 @@ def rebuild(folder: Path, fingerprint: str, batches: Iterable[Records]) -> int:
                     _NAME, embedding_function=None, configuration={"hnsw": HNSW}, metadata=about(fingerprint)
                 )
             for slots, vectors, labels in batches:
+                with _asking:  # a question under way is answered first: Chroma holds Python's lock for a whole batch,
+                    pass  # and each of its steps would wait for one
                 with guarded():
                     _upsert(collection, slots, vectors, labels)
         finally:
@@ -254,32 +258,38 @@ def nearest(folder: Path, fingerprint: str, vector: np.ndarray, k: int, wait: fl
     A write by whatever process, or a new generation, is seen: then it is loaded anew. Raises MemoryBroken, and
     LockedError when the live generation is being written to for longer than `wait` seconds.
     """
-    global _warm
     with _asking:
         lock, number = _hold(folder, wait)
         try:
-            path = folder / f"gen-{number}"
-            key = (str(folder), fingerprint, number, _sealed(path))
-            if _warm is not None and (_warm.key != key or key[-1] is None or unclean(folder)):
-                _forget_warm()
-            if _warm is None:
-                client, collection = _open(folder, number, fingerprint)
-                _warm = _Warm(key, client, collection)
-            else:
-                _count_open(folder, number)
-            try:
-                found = near(_warm.collection, vector, k)
-            except MemoryBroken:
-                _forget_warm()
-                raise
-            finally:
-                (folder / "OPEN").unlink(missing_ok=True)
-            if _sealed(path) is None:  # the first to load a small index makes its files
-                _seal(path)
-            _warm.key = (*key[:-1], _sealed(path))
-            return found
+            with guarded():
+                return _ask(folder, number, fingerprint, vector, k)
         finally:
             lock.release()
+
+
+def _ask(folder: Path, number: int, fingerprint: str, vector: np.ndarray, k: int) -> list[tuple[int, float]]:
+    """Of the generation whose lock we hold, from what is loaded if that is still it."""
+    global _warm
+    path = folder / f"gen-{number}"
+    key = (str(folder), fingerprint, number, _sealed(path))
+    if _warm is not None and (_warm.key != key or key[-1] is None or unclean(folder)):
+        _forget_warm()
+    if _warm is None:
+        client, collection = _open(folder, number, fingerprint)
+        _warm = _Warm(key, client, collection)
+    else:
+        _count_open(folder, number)
+    try:
+        found = near(_warm.collection, vector, k)
+    except MemoryBroken:
+        _forget_warm()
+        raise
+    finally:
+        (folder / "OPEN").unlink(missing_ok=True)
+    if _sealed(path) is None:  # the first to load a small index makes its files
+        _seal(path)
+    _warm.key = (*key[:-1], _sealed(path))
+    return found
 
 
 def let_go() -> None:

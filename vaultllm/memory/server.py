@@ -208,12 +208,14 @@ class Server:
     @contextmanager
     def _only(self, wait: float = 60.0) -> Iterator[None]:
         """Be the only session that writes. Raises LockedError."""
-        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         lock = FileLock(self.folder / "server.lock", mode=0o600)
         try:
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             lock.acquire(timeout=wait, poll_interval=0.01)
         except Timeout:
             raise LockedError("another vaultllm writes to the memory; try again when it is done", path=str(self.folder)) from None
+        except OSError as error:
+            raise MemoryBroken(f"the memory cannot be locked: {error}") from error
         try:
             yield
         finally:
@@ -268,7 +270,8 @@ class ServerMemory(Memory):
         if not self._wrote:
             self._record = replace(self._record, stamp=secrets.token_hex(8))
             self._wire.call("PUT", f"/collections/{text(self._pointer, 'id')}", {"new_metadata": _public(self._record)})
-            self._server._write(self._record)
+            with guarded():
+                self._server._write(self._record)
 
 
 def _public(record: _Record) -> dict[str, Any]:
