@@ -332,9 +332,10 @@ def _look(word: str) -> _Known:
         language = "en"
     else:
         language = text.language(word * 3)  # thrice, for a word of one letter is a word of its script too
-    # A word of digits, or one that is mostly digits (a piece of a UUID, a measure), names nothing.
-    digits = len(_DIGITS.findall(word))
-    worth = len(word) >= 3 and word not in _COMMON and digits * 3 < len(word) and _LETTER.match(word) is not None
+    worth = len(word) >= 3 and word not in _COMMON
+    if worth and not word.isalpha():
+        # A word of digits, or one that is mostly digits (a piece of a UUID, a measure), names nothing.
+        worth = len(_DIGITS.findall(word)) * 3 < len(word) and _LETTER.match(word) is not None
     return text.stem(word), language, len(word) if worth else 0
 
 

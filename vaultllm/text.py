@@ -291,6 +291,8 @@ class ByWord(dict[str, str]):
 
 
 def _stem(word: str) -> str:
+    if word[-1:].isdecimal():  # no ending to take away
+        return word
     for language, algorithm in _STEMMED.items():
         if _LETTERS[language].match(word):
             stemmed: str = _stemmer(algorithm).stemWord(word)  # type: ignore[attr-defined]
