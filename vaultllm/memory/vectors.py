@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -37,6 +38,10 @@ class MemoryBroken(Exception):  # noqa: N818 - a state of the directory, not of 
 
 class Store(Protocol):
     """Where vectors are kept: a `Directory`, or a server (`server.Server`). One contract, one suite of tests."""
+
+    @property
+    def folder(self) -> Path:
+        """The memory's folder, of the state."""
 
     def live(self) -> int:
         """The number of the live generation; 0 when there is none. Looks at small local files only."""
