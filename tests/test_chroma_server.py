@@ -180,6 +180,17 @@ def test_another_embedder_is_refused(where: Store) -> None:
     assert where.whole()
 
 
+def test_a_session_may_be_closed_by_another_thread(where: Store) -> None:
+    vectors = made(where)
+    closing = threading.Thread(target=where.open("e1").close)
+    closing.start()
+    closing.join()
+    began = time.monotonic()
+    with where.open("e1") as memory:
+        assert memory.probe(40, [1], vectors[:1]) == ""
+    assert time.monotonic() - began < 30  # whoever waits for a lock waits 60
+
+
 def test_an_index_that_was_built_otherwise_is_refused(where: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     made(where)
     monkeypatch.setattr("vaultllm.memory.vectors.INDEX", "cosine-16-100-100")

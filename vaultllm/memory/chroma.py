@@ -139,7 +139,7 @@ class ChromaMemory(Memory):
 def _hold(folder: Path, wait: float) -> tuple[FileLock, int]:
     """The lock of the live generation, taken, and its number: one process at a time has its files open."""
     while number := current(folder):
-        lock = FileLock(folder / f"gen-{number}" / "lock", mode=0o600)
+        lock = FileLock(folder / f"gen-{number}" / "lock", mode=0o600, thread_local=False)
         try:
             lock.acquire(timeout=wait, poll_interval=0.01)
         except Timeout:

@@ -119,7 +119,7 @@ class Server:
                         upsert(Remote(wire, identity, WRITE), slots, vectors, ())
             except BaseException:
                 with suppress(MemoryBroken):
-                    wire.call("DELETE", f"/collections/{name}", must_exist=False)
+                    wire.call("DELETE", f"/collections/{name}", seconds=QUERY, must_exist=False)
                 raise
             record = _Record(self.address, self.name, number, identity, fingerprint, secrets.token_hex(8))
             for file in ("CURRENT", "OPEN"):
@@ -208,7 +208,7 @@ class Server:
     @contextmanager
     def _only(self, wait: float = 60.0) -> Iterator[None]:
         """Be the only session that writes. Raises LockedError."""
-        lock = FileLock(self.folder / "server.lock", mode=0o600)
+        lock = FileLock(self.folder / "server.lock", mode=0o600, thread_local=False)
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             lock.acquire(timeout=wait, poll_interval=0.01)
