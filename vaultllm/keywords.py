@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import re
-from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -240,33 +239,30 @@ def _shown(weights: Mapping[str, float], terms: _Terms, counts: Mapping[str, int
 
 
 def _anchor(prose: str, weights: Mapping[str, float], terms: _Terms, longest: int = 200) -> str:
-    """The sentence with most of the weight for its length. Looked for from the keywords' places, so that no sentence is cut into words."""
+    """The sentence with most of the weight for its length."""
     folded = text.fold(prose)
     ends = [match.end() for match in _END.finditer(folded)]
-    held: dict[int, set[str]] = {}  # sentence -> stems of keywords in it
-    for stem in weights:
-        for form in (terms.form[stem], *terms.others.get(stem, ())):
-            at = folded.find(form)
-            while at >= 0:
-                after = at + len(form)
-                if (folded[at - 1 : at] in _APART or not _IN_WORD(folded, at - 1)) and (
-                    folded[after : after + 1] in _APART or not _IN_WORD(folded, after)
-                ):
-                    number = bisect_right(ends, at)
-                    if number in held:
-                        held[number].add(stem)
-                    else:
-                        held[number] = {stem}
-                at = folded.find(form, after)
-    best, best_score = -1, 0.0
-    for number in sorted(held):
-        sentence = folded[ends[number - 1] if number else 0 : ends[number] if number < len(ends) else None].strip()
+    ends.append(len(folded))
+    sought = [(weight, (terms.form[stem], *terms.others.get(stem, ()))) for stem, weight in weights.items()]
+    best, best_score, start = -1, 0.0, 0
+    for number, end in enumerate(ends):
+        sentence = folded[start:end]
+        start = end
+        held = 0.0
+        for weight, forms in sought:
+            for form in forms:
+                if form in sentence and _stands(form, sentence):
+                    held += weight
+                    break
+        if held <= best_score * _SHORTEST:
+            continue
+        sentence = sentence.strip()
         length = sentence.count(" ") + 1
         if length < 12:  # marks count for something in a short one
             length = len(text.WORD.findall(sentence))
         if length < 4 or sentence[0] == "|":
             continue
-        score = sum([weights[stem] for stem in held[number]]) / (8 + length) ** 0.5
+        score = held / (8 + length) ** 0.5
         if sentence[0] == "#" and "\n" not in sentence:
             score *= 0.5  # a heading names the place, a sentence says something
         if score > best_score:
@@ -274,10 +270,23 @@ def _anchor(prose: str, weights: Mapping[str, float], terms: _Terms, longest: in
     plain = ""
     if best >= 0:
         if len(folded) != len(prose):  # a letter whose small form is two
-            ends = [match.end() for match in _END.finditer(prose)]
-        plain = _plain(prose[ends[best - 1] if best else 0 : ends[best] if best < len(ends) else None].strip())
+            ends = [*(match.end() for match in _END.finditer(prose)), len(prose)]
+        plain = _plain(prose[ends[best - 1] if best else 0 : ends[best]].strip())
     plain = plain or _first(prose)
     return plain if len(plain) <= longest else plain[: longest - 1].rsplit(" ", 1)[0] + "…"
+
+
+def _stands(form: str, sentence: str) -> bool:
+    """Whether a word that is a part of a sentence stands there as a word."""
+    at = sentence.find(form)
+    while at >= 0:
+        after = at + len(form)
+        if (sentence[at - 1 : at] in _APART or not _IN_WORD(sentence, at - 1)) and (
+            sentence[after : after + 1] in _APART or not _IN_WORD(sentence, after)
+        ):
+            return True
+        at = sentence.find(form, after)
+    return False
 
 
 def _first(prose: str) -> str:
@@ -305,6 +314,7 @@ def _plain(sentence: str) -> str:
     return " ".join(_MARKS.sub("", _LEAD.sub("", sentence)).split())
 
 
+_SHORTEST = (8 + 4) ** 0.5  # what a sentence's weight is divided by at least
 _APART = frozenset(("", *" \n.,;:!?()[]*`\"'«»—-|"))  # what mostly stands around a word
 _IN_WORD = text.WORD.match
 _CODE = itemgetter(1)
@@ -330,6 +340,10 @@ def _look(word: str) -> _Known:
         language = "ru"
     elif "a" <= first <= "z":
         language = "en"
+    elif "\u0980" <= first <= "\u09ff":
+        language = "bn"
+    elif word.isdecimal():
+        language = "und"
     else:
         language = text.language(word * 3)  # thrice, for a word of one letter is a word of its script too
     worth = len(word) >= 3 and word not in _COMMON
