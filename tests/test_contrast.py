@@ -12,6 +12,7 @@ import pytest
 from vaultllm.memory import contrast, pairs
 from vaultllm.memory.embed import VaultEmbedder
 from vaultllm.memory.pairs import Pair
+from vaultllm.schema import Progress
 
 # Two halves of a vocabulary: questions use one, answers the other, and word i of the one means word i of the other.
 SIZE = 40
@@ -105,7 +106,10 @@ def test_the_trial_never_sees_a_held_out_note(monkeypatch: pytest.MonkeyPatch) -
 
 def test_the_same_input_gives_the_same_embedder() -> None:
     passages, names, found = _vault(40)
-    first, second = _fit(passages, names, found), _fit(passages, names, found)
+    told: list[Progress] = []
+    first, second = _fit(passages, names, found), VaultEmbedder.fit(passages, 32, found, names, told.append)
+    assert [one.done for one in told] == sorted(one.done for one in told)
+    assert 0 < told[0].done < told[-1].done < 1
     assert first.fingerprint == second.fingerprint
     assert first.verdict is not None
     assert second.verdict is not None

@@ -20,6 +20,7 @@ import numpy as np
 
 from vaultllm.memory import measures, pairs
 from vaultllm.memory.pairs import Pair
+from vaultllm.schema import Progress, Report, silent
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -33,7 +34,8 @@ FEWEST_LEARNT, FEWEST_JUDGED = 50, 20  # pairs; with fewer the LSA stays as it i
 MOST_PAIRS = 30_000  # learnt from in one pass; more are thinned evenly
 POOL = 5_000  # texts among which a held-out query must find its own
 _KIND_COUNTS = 10  # a kind with fewer held-out pairs has no say
-EPOCHS, BATCH, TEMPERATURE = 4, 1_024, 0.05
+EPOCHS, BATCH, TEMPERATURE = 4, 1_024, 0.03
+_PHASE = "learning from the vault's own headings, questions and links"
 _WEIGHT_RATE, _TABLE_RATE = 0.3, 1.0  # the latter in units of the table's root mean square
 
 
@@ -66,7 +68,11 @@ class Verdict:
 
 
 def improve(
-    fit: Callable[[Sequence[str]], VaultEmbedder], passages: Sequence[str], notes: Sequence[str], found: Sequence[Pair]
+    fit: Callable[[Sequence[str]], VaultEmbedder],
+    passages: Sequence[str],
+    notes: Sequence[str],
+    found: Sequence[Pair],
+    progress: Report = silent,
 ) -> VaultEmbedder:
     """The vault's embedder, learnt from `found` where held-out pairs say that this helps, else as it is fitted; `.verdict` says which.
 
@@ -87,9 +93,11 @@ def improve(
     base = fit([passage for passage, note in zip(passages, notes, strict=True) if not pairs.is_held_out(note)])
     pool = list(dict.fromkeys(pair.target for pair in (*judged, *learnt)))[:POOL]
     ranks = {"lsa": ranking(base, judged, pool, found)}
-    for size in SIZES:
+    for number, size in enumerate(SIZES):
+        progress(Progress(_PHASE, 0.3 + 0.2 * number))
         ranks[size] = ranking(learn(base, learnt, size), judged, pool, found)
     verdict = replace(_verdict(judged, ranks), learnt=len(learnt), judged=len(judged))
+    progress(Progress(_PHASE, 0.7))
     final = fit(passages)
     if verdict.kept != "lsa":
         final = learn(final, found, verdict.kept)

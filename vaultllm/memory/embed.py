@@ -24,6 +24,7 @@ import numpy as np
 
 from vaultllm import text as texts
 from vaultllm.memory import contrast
+from vaultllm.schema import Report, silent
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -79,7 +80,12 @@ class VaultEmbedder:
 
     @classmethod
     def fit(
-        cls, passages: Sequence[str], dims: int, pairs: Sequence[Pair] | None = None, notes: Sequence[str] | None = None
+        cls,
+        passages: Sequence[str],
+        dims: int,
+        pairs: Sequence[Pair] | None = None,
+        notes: Sequence[str] | None = None,
+        progress: Report = silent,
     ) -> VaultEmbedder:
         """Fit on passages; the same passages give the same embedder. A small vault gives fewer dimensions.
 
@@ -88,7 +94,7 @@ class VaultEmbedder:
         passages.
         """
         if pairs is not None:
-            return contrast.improve(lambda some: cls.fit(some, dims), passages, notes or (), pairs)
+            return contrast.improve(lambda some: cls.fit(some, dims), passages, notes or (), pairs, progress)
         step = max(1, -(-len(passages) // FIT_TEXTS))
         sample = passages[::step]
         features, counts = _counted(sample)
