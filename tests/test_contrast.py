@@ -196,3 +196,17 @@ def test_a_kind_counts_as_much_as_another_however_many_pairs_it_has() -> None:
         contrast._verdict(judged[100:], {name: rank[100:] for name, rank in (("lsa", lsa), ("weights", better), ("table", worse))}).kept
         == "lsa"
     )
+
+
+def test_a_gain_that_chance_could_make_is_not_kept() -> None:
+    judged = [Pair("question", "q", "t", f"{n}", f"{n}", (1,), (2,)) for n in range(20)]
+    lsa = np.full(20, 2.0)
+    lucky = lsa.copy()
+    lucky[:2], lucky[2] = 1.0, 3.0  # two notes better, one worse
+    told = contrast._verdict(judged, {"lsa": lsa, "weights": lucky, "table": lsa})
+    assert told.mrr is not None
+    assert told.gain is not None
+    assert told.mrr["weights"] > told.mrr["lsa"]
+    assert told.gain["weights"][1] <= 0 < told.gain["weights"][2]
+    assert told.kept == "lsa"
+    assert "not surely better" in told.reason

@@ -151,6 +151,7 @@ def test_a_text_has_the_very_same_vector_in_any_company(monkeypatch: pytest.Monk
     np.testing.assert_array_equal(alone, together)
     monkeypatch.setattr(embed, "MOST_WORDS", 3)  # the words are forgotten again and again
     np.testing.assert_array_equal(np.concatenate([embedder.embed([text]) for text in passages]), together)
+    assert len(embedder._words._ids) <= 3 + 5  # a passage has five words
 
 
 def test_fewer_dimensions_keep_the_strongest_directions(tmp_path: Path) -> None:
