@@ -49,6 +49,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _copy(encoder: Path, to: Path, files: dict[str, Any]) -> Path:
+    to.parent.mkdir(parents=True, exist_ok=True)
     shutil.copytree(encoder, to)
     for name, content in files.items():
         (to / name).parent.mkdir(exist_ok=True)
@@ -167,6 +168,7 @@ def test_a_fingerprint_follows_weights_pooling_and_prompts_and_nothing_else(enco
         ("code", "auto_map"),
         ("json", "cannot be read"),
         ("weights", "cannot be loaded"),
+        ("a layer", "weights are missing"),
         ("dense", "pip install sentence-transformers"),
     ],
 )
@@ -189,6 +191,11 @@ def test_a_model_that_cannot_be_used_is_refused_with_its_reason(encoder: Path, t
         (folder / "config.json").write_text("{")
     elif damage == "weights":
         (folder / "model.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0garbage!")
+    elif damage == "a layer":
+        from safetensors.numpy import load_file, save_file
+
+        kept = {name: weight for name, weight in load_file(folder / "model.safetensors").items() if "layer.1.output" not in name}
+        save_file(kept, folder / "model.safetensors", {"format": "pt"})
     else:
         if local.importlib.util.find_spec("sentence_transformers"):
             pytest.skip("sentence-transformers is installed")
@@ -231,6 +238,22 @@ def test_a_causal_model_gives_the_mean_of_its_last_states(tmp_path: Path) -> Non
     assert found.shape == (4, embedder.dims)
     assert embedder.fingerprint == embedders.create(f"model:{folder}").fingerprint
     assert embedder.fingerprint != embedders.create(f"model:{models.build(tmp_path / 'b', seed=1)}").fingerprint
+
+
+def test_a_causal_model_in_half_precision_reads_the_same_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import AutoModelForCausalLM
+
+    folder = models.build(tmp_path / "full")
+    whole = embedders.create(f"model:{folder}").embed(TEXTS)
+    half = shutil.copytree(folder, tmp_path / "half")
+    AutoModelForCausalLM.from_pretrained(folder, dtype="bfloat16").save_pretrained(half)
+    monkeypatch.setattr(hf, "probe_bf16", lambda: True)
+    assert (embedders.create(f"model:{half}").embed(TEXTS) * whole).sum(axis=1).min() > 0.999
+
+
+def test_a_model_in_the_hubs_cache_is_known_by_its_name(encoder: Path, tmp_path: Path) -> None:
+    folder = _copy(encoder, tmp_path / "models--intfloat--multilingual-e5-small" / "snapshots" / "0a1b", {})
+    assert embedders.EncoderEmbedder(str(folder)).prompts == ("query: ", "passage: ")
 
 
 def test_the_vaults_own_embedder_is_read_from_its_folder(tmp_path: Path) -> None:

@@ -83,25 +83,31 @@ def pairs(ledger: Ledger, most: int = 20_000, seed: int = 0) -> list[Pair]:
     """
     if most < 0:
         raise ValueError(f"most is {most}")
+    share = most // len(KINDS)
     found: dict[Kind, list[Pair]] = {kind: [] for kind in KINDS}
+    headed: Counter[str] = Counter()
     starts = _starts(ledger)
     resolver = Resolver(starts)
     for rows in _notes(ledger, seed):
+        headings: list[Pair] = []
         for scene, group in groupby(rows, key=lambda row: row.scene):
             passages = list(group)
-            dialogue = passages[0].kind == "dialogue"
-            if dialogue:
+            if passages[0].kind == "dialogue":
                 found["question"] += _questions(passages)
             else:
-                found["heading"] += _headings(passages)
+                headings += _headings(passages)
+            if starts.get(passages[0].path, (0, 0))[0] == scene:
+                headings += _title(passages)
             found["link"] += _links(passages, resolver, starts)
             found["sentence"] += _sentences(passages, seed)
-            if starts.get(passages[0].path, (0, 0))[0] == scene:
-                found["heading"] += _title(passages)
-    headed = Counter(texts.fold(pair.query) for pair in found["heading"])
+        headed.update(texts.fold(pair.query) for pair in headings)
+        found["heading"] += headings
+        for kind in KINDS:  # no more in memory than some multiple of what is wanted
+            if len(found[kind]) > 8 * share + 1000:
+                found[kind] = _chosen(found[kind], 4 * share, seed)
     found["heading"] = [pair for pair in found["heading"] if headed[texts.fold(pair.query)] <= _COMMON]
-    found["link"] = _with_targets(ledger, found["link"], most // len(KINDS), seed)
-    return [pair for kind in KINDS for pair in _chosen(found[kind], most // len(KINDS), seed)]
+    found["link"] = _with_targets(ledger, found["link"], share, seed)
+    return [pair for kind in KINDS for pair in _chosen(found[kind], share, seed)]
 
 
 def held_out(pair: Pair) -> bool:

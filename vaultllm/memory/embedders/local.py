@@ -69,7 +69,11 @@ class EncoderEmbedder:
         from transformers import AutoModel, AutoTokenizer
 
         tokenizer = _load(AutoTokenizer.from_pretrained, self.folder)
-        model = _load(AutoModel.from_pretrained, self.folder, use_safetensors=True, dtype="float32").to(hf.device()).eval()
+        model, report = _load(AutoModel.from_pretrained, self.folder, use_safetensors=True, dtype="float32", output_loading_info=True)
+        missing = sorted(key for key in report["missing_keys"] if "pooler" not in key)  # a pooler is nobody's here
+        if missing:  # they would be random numbers
+            raise ModelError(f"{missing[0]} and {len(missing) - 1} other weights are missing; download it again", path=str(self.folder))
+        model = model.to(hf.device()).eval()
         model.requires_grad_(False)  # no gradients, no graph
         said = _json(self.folder / "sentence_bert_config.json").get("max_seq_length")
         # Counted from 1 or from the padding token on (RoBERTa): two positions may be missing.
@@ -117,9 +121,9 @@ def _hidden(model: Any, tokenizer: Any, texts: list[str], longest: int, pooling:
     filled = np.full((len(ids), width), tokenizer.pad_token_id or 0, dtype=np.int64)  # on the right: what is masked changes nothing
     for row, found in zip(filled, ids, strict=True):
         row[: len(found)] = found
-    tensor = next(model.parameters()).new_tensor
-    like = {"device": model.device}
-    out = model(input_ids=tensor(filled.tolist(), **like).long(), attention_mask=tensor(mask.tolist(), **like).long())
+    from transformers import BatchEncoding
+
+    out = model(**BatchEncoding({"input_ids": filled, "attention_mask": mask}, tensor_type="pt").to(model.device))
     states: np.ndarray = out.last_hidden_state.detach().float().cpu().numpy()
     pooled: np.ndarray
     if pooling == "cls":
@@ -217,7 +221,11 @@ def _prompts(folder: Path, named: str) -> Prompts:
     if isinstance(said, dict) and any(isinstance(value, str) and value for value in said.values()):
         passage = next((said[key] for key in ("passage", "document", "corpus") if isinstance(said.get(key), str)), "")
         return Prompts(said["query"] if isinstance(said.get("query"), str) else "", passage)
-    return prompts_by_name(named if not path_of(named).exists() else folder.name)
+    path = path_of(named)
+    if not path.exists():
+        return prompts_by_name(named)
+    # In the hub's cache a model is models--somebody--its-name/snapshots/REVISION.
+    return prompts_by_name(folder.parent.parent.name if folder.parent.name == "snapshots" else path.name)
 
 
 def _files_sha(folder: Path) -> str:
