@@ -77,15 +77,16 @@ def test_too_few_pairs_leave_the_lsa_and_say_so(notes: int) -> None:
     assert learnt.verdict.reason.startswith("too few pairs to learn from: ")
 
 
-def test_the_trial_never_sees_a_held_out_note(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_trial_knows_held_out_texts_as_the_vault_does_but_neither_their_queries_nor_their_pairs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     passages, names, found = _vault(60)
     fitted: list[set[str]] = []
     learnt: list[set[str]] = []
-    of = dict(zip(passages, names, strict=True))
     plain = contrast.learn
 
     def fit(some: list[str]) -> VaultEmbedder:
-        fitted.append({of[passage] for passage in some})
+        fitted.append(set(some))
         return VaultEmbedder.fit(some, 32)
 
     def learn(embedder: VaultEmbedder, some: list[Pair], size: contrast.Size) -> VaultEmbedder:
@@ -95,13 +96,23 @@ def test_the_trial_never_sees_a_held_out_note(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(contrast, "learn", learn)
     done = contrast.improve(fit, passages, names, found)
     held = {name for name in names if pairs.is_held_out(name)}
+    queries, targets = {pair.query for pair in found if pair.note in held}, {pair.text for pair in found if pair.note in held}
     assert held
-    assert not fitted[0] & held
-    assert fitted[1] == set(names)
+    assert fitted[0] == set(passages) - queries
+    assert targets < fitted[0]
+    assert fitted[1] == set(passages)
     assert not (learnt[0] | learnt[1]) & held
     assert done.verdict is not None
     assert done.verdict.kept != "lsa"
     assert learnt[2] == set(names)  # what won is learnt from everything
+
+
+def test_of_pairs_in_one_passage_one_is_judged_so_that_none_knows_the_other() -> None:
+    section = Pair("heading", "x", "gamma. alpha beta", "n", "n", (1,), (1,))  # holds the sentence that the next one asks with
+    sentence = Pair("sentence", "alpha beta", "gamma", "n", "n", (1,), (1,))
+    linked, again = (Pair("link", query, "gamma. alpha", "m", "n", (2,), (9,), "Title") for query in ("a", "b"))
+    other = dataclasses.replace(sentence, slots=(3,))
+    assert contrast._one_by_passage([sentence, section, other, linked, again]) == [linked, again, section, other]
 
 
 def test_the_same_input_gives_the_same_embedder() -> None:

@@ -67,6 +67,7 @@ def test_a_heading_asks_for_the_text_below_it_without_itself(ledger: Ledger) -> 
         assert pair.note == pair.target_note == "Теплица.md"
         assert pair.target in text_of(ledger, pair.slots[0])
         assert not pair.hidden
+        assert pair.text == pair.target  # title and headings are what it asks with
 
 
 def test_headings_of_joined_sections_and_of_long_ones_name_the_right_passage(ledger: Ledger) -> None:
@@ -96,6 +97,7 @@ def test_a_question_asks_for_the_answer_and_stands_elsewhere(ledger: Ledger) -> 
     assert pair.query == "why does the rye crumb crack?"
     assert pair.target == BREAD
     assert [text_of(ledger, slot) for slot in pair.slots] == [BREAD]
+    assert pair.text == f"Talk\n{BREAD}"
     assert [text_of(ledger, slot) for slot in pair.source] == ["> why does the **rye crumb** crack?"]
     assert pair.hidden
 
@@ -118,6 +120,7 @@ def test_a_sentence_with_a_link_asks_for_the_beginning_of_the_linked_note(ledger
     assert set(asked) == {"Мы взяли ржаной каравай и чай.", "Потом шли к реке весь день."}
     for pair in asked.values():
         assert (pair.note, pair.target_note, pair.target) == ("Пикник.md", "a/Хлеб.md", BREAD)
+        assert pair.text.startswith("Хлеб\n")
         assert pair.hidden
 
 

@@ -50,7 +50,7 @@ class Verdict:
     learnt: int = 0
     """Pairs whose notes were learnt from while it was judged."""
     judged: int = 0
-    """Held-out pairs; the LSA beside it was fitted without their notes too."""
+    """Held-out pairs, one for each passage; the LSA beside it was fitted with their targets, not with their queries."""
     mrr: dict[str, float] | None = None
     """Mean reciprocal rank of `lsa`, `weights`, `table`: the mean over the kinds of pairs."""
     recall: dict[str, float] | None = None
@@ -76,22 +76,25 @@ def improve(
 ) -> VaultEmbedder:
     """The vault's embedder, learnt from `found` where held-out pairs say that this helps, else as it is fitted; `.verdict` says which.
 
-    `fit` makes an embedder of passages; `notes` names each passage's note. The trial runs without the held-out notes, in
-    the fit too; what won it is then learnt anew from everything. The same input gives the same embedder. Raises ValueError
-    when `notes` does not go with `passages`.
+    `fit` makes an embedder of passages; `notes` names each passage's note. In the trial nothing is learnt of the held-out notes,
+    and their queries are not in the fit; what won it is then learnt anew from everything. The same input gives the same
+    embedder. Raises ValueError when `notes` does not go with `passages`.
     """
     if len(notes) != len(passages):
         raise ValueError(f"{len(passages)} passages and {len(notes)} notes")
     started = time.process_time()
     learnt, judged = pairs.split(found)
+    judged = _one_by_passage(judged)
+    judged = judged[:: -(-len(judged) // POOL)] if judged else judged
     if len(learnt) < FEWEST_LEARNT or len(judged) < FEWEST_JUDGED:
         reason = (
             f"too few pairs to learn from: {len(learnt)} (at least {FEWEST_LEARNT}) and {len(judged)} held out (at least {FEWEST_JUDGED})"
         )
         return fit(passages).saying(Verdict("lsa", reason, len(learnt), len(judged)))
-    judged = judged[:: -(-len(judged) // POOL)]
-    base = fit([passage for passage, note in zip(passages, notes, strict=True) if not pairs.is_held_out(note)])
-    pool = list(dict.fromkeys(pair.target for pair in (*judged, *learnt)))[:POOL]
+    pool = list(dict.fromkeys(pair.text for pair in (*judged, *learnt)))[:POOL]
+    # As it is in use: the embedder has seen what is to be found, and not the question.
+    own = [passage for passage, note in zip(passages, notes, strict=True) if not pairs.is_held_out(note)]
+    base = fit([*own, *dict.fromkeys(pair.text for pair in judged)])
     ranks = {"lsa": ranking(base, judged, pool, found)}
     for number, size in enumerate(SIZES):
         progress(Progress(_PHASE, 0.3 + 0.2 * number))
@@ -102,6 +105,21 @@ def improve(
     if verdict.kept != "lsa":
         final = learn(final, found, verdict.kept)
     return final.saying(replace(verdict, seconds=round(time.process_time() - started, 2)))
+
+
+def _one_by_passage(judged: Sequence[Pair]) -> list[Pair]:
+    """Of pairs whose different targets stand in one passage the first, rare kinds before frequent ones.
+
+    A section under a heading may hold the very sentence that another pair asks with: seen together in the fit they would
+    know each other.
+    """
+    said: dict[int, str] = {}
+    kept = []
+    for pair in sorted(judged, key=lambda pair: ("question", "link", "heading", "sentence").index(pair.kind)):
+        if all(said.get(slot, pair.text) == pair.text for slot in pair.slots):
+            said.update(dict.fromkeys(pair.slots, pair.text))
+            kept.append(pair)
+    return kept
 
 
 def _verdict(judged: Sequence[Pair], ranks: dict[str, np.ndarray]) -> Verdict:
@@ -149,7 +167,7 @@ def learn(embedder: VaultEmbedder, found: Sequence[Pair], size: Size) -> VaultEm
     """The embedder with weights per feature learnt, or weights and table. Deterministic."""
     found = found[:: -(-len(found) // MOST_PAIRS)] if found else found
     generator = np.random.default_rng(0)
-    queries, targets = embedder.weighted([pair.query for pair in found]), embedder.weighted([pair.target for pair in found])
+    queries, targets = embedder.weighted([pair.query for pair in found]), embedder.weighted([pair.text for pair in found])
     asked, held = _incidence(found)
     table = embedder.table.copy()
     rate = _TABLE_RATE * float(np.sqrt(np.mean(table**2))) if size == "table" and table.size else 0.0
@@ -246,16 +264,16 @@ def ranking(embedder: VaultEmbedder, judged: Sequence[Pair], pool: Sequence[str]
     place = {text: number for number, text in enumerate(pool)}
     standing: dict[int, set[int]] = defaultdict(set)  # slot -> texts of the pool that stand there
     for pair in found:
-        if pair.target in place:
+        if pair.text in place:
             for slot in pair.slots:
-                standing[slot].add(place[pair.target])
+                standing[slot].add(place[pair.text])
     texts = embedder.embed(pool)
     ranks = np.ones(len(judged))
     for start in range(0, len(judged), 500):
         part = judged[start : start + 500]
         scores = embedder.embed([pair.query for pair in part], query=True) @ texts.T
         for row, pair in enumerate(part):
-            own = place[pair.target]
+            own = place[pair.text]
             score = scores[row, own]
             rivals = {text for slot in (*pair.slots, *pair.source) for text in standing[slot]}
             scores[row, list({own, *rivals})] = -np.inf

@@ -13,7 +13,7 @@ import re
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
@@ -57,6 +57,14 @@ class Pair:
     """Slots of the passages that hold the query: recall finds them too, and they are to be left out of its list. For a heading or a
     sentence they are the target's own."""
 
+    context: str = ""
+    """What is indexed with the target's passage (title, headings, date, tags); empty for a heading, which it would give away."""
+
+    @property
+    def text(self) -> str:
+        """The target as a passage is embedded: its context, a line break, its words."""
+        return f"{self.context}\n{self.target}" if self.context else self.target
+
     @property
     def hidden(self) -> bool:
         """Whether no target passage, as it is indexed, holds the query's words by construction: a fair test of recall as it is."""
@@ -74,6 +82,7 @@ class _Row(NamedTuple):
     uid: str
     role: str
     text: str
+    context: str
 
 
 def pairs(ledger: Ledger, most: int = 20_000, seed: int = 0) -> list[Pair]:
@@ -172,7 +181,8 @@ def _notes(ledger: Ledger, seed: int) -> Iterator[list[_Row]]:
     for start in range(0, len(slots), 500):
         part = [slot for slot, _ in slots[start : start + 500]]
         found = ledger.db.execute(
-            "SELECT p.slot, p.scene, n.path, n.title, s.kind, p.uid, p.role, p.text FROM passages p JOIN scenes s ON s.slot = p.scene"
+            "SELECT p.slot, p.scene, n.path, n.title, s.kind, p.uid, p.role, p.text, p.context"
+            " FROM passages p JOIN scenes s ON s.slot = p.scene"
             f" JOIN notes n ON n.id = s.note WHERE p.scene IN ({', '.join('?' * len(part))}) ORDER BY n.path, s.ordinal, p.ordinal",
             part,
         )
@@ -247,7 +257,8 @@ def _questions(passages: Sequence[_Row]) -> Iterator[Pair]:
         question = _plain(" ".join(_prose(row.text) for row in asked))[:QUERY_CHARS]
         if _asks(question) and _says(answered[0].text):
             path, slots = asked[0].path, tuple(row.slot for row in answered)
-            yield Pair("question", question, answered[0].text[:TARGET_CHARS], path, path, slots, tuple(row.slot for row in asked))
+            source = tuple(row.slot for row in asked)
+            yield Pair("question", question, answered[0].text[:TARGET_CHARS], path, path, slots, source, answered[0].context)
 
 
 def _links(passages: Sequence[_Row], resolver: Resolver, starts: dict[str, tuple[int, int]]) -> Iterator[Pair]:
@@ -272,12 +283,10 @@ def _with_targets(ledger: Ledger, found: list[Pair], most: int, seed: int) -> li
         by_target[pair.target_note].append(pair)
     few = [pair for linking in by_target.values() for pair in _chosen(linking, 2 * _COMMON, seed)]
     chosen = _chosen(sorted(few, key=lambda pair: (pair.note, pair.source, pair.query)), most, seed)
-    said = {slot: _prose(text)[:TARGET_CHARS] for slot, text, _ in ledger.texts(sorted({pair.slots[0] for pair in chosen}))}
-    return [
-        Pair(pair.kind, pair.query, said[pair.slots[0]], pair.note, pair.target_note, pair.slots, pair.source)
-        for pair in chosen
-        if _says(said[pair.slots[0]])
-    ]
+    stored = ledger.texts(sorted({pair.slots[0] for pair in chosen}))
+    said = {slot: (_prose(text)[:TARGET_CHARS], context) for slot, text, context in stored}
+    filled = [replace(pair, target=said[pair.slots[0]][0], context=said[pair.slots[0]][1]) for pair in chosen]
+    return [pair for pair in filled if _says(pair.target)]
 
 
 def _sentences(passages: Sequence[_Row], seed: int) -> Iterator[Pair]:
@@ -293,7 +302,7 @@ def _sentences(passages: Sequence[_Row], seed: int) -> Iterator[Pair]:
         rest = "\n".join(sentences[:place] + sentences[place + 1 :])
         if _says(rest) and sentences[place] not in rest:
             slots = (row.slot,)
-            yield Pair("sentence", _plain(sentences[place]), rest[:TARGET_CHARS], row.path, row.path, slots, slots)
+            yield Pair("sentence", _plain(sentences[place]), rest[:TARGET_CHARS], row.path, row.path, slots, slots, row.context)
 
 
 # -- texts
