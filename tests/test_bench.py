@@ -318,7 +318,7 @@ def test_where_one_note_crowds_out_the_others_more_is_asked_for(monkeypatch: pyt
     crowd = passages(*[("long.md", "")] * 700, *[(f"{number}.md", "") for number in range(800)])
     asked = answering(monkeypatch, lambda question, settings: crowd)
     assert ask("path", 10).ranking == ("long.md", *(f"{number}.md" for number in range(9)))
-    assert [most for _, most in asked] == [recall.CANDIDATES, 2 * recall.CANDIDATES, 4 * recall.CANDIDATES]
+    assert [most for _, most in asked] == [recall.CANDIDATES * 2**times for times in range(4)]
     asked.clear()
     crowd = crowd[:200]
     assert ask("path", 10).ranking == ("long.md",)

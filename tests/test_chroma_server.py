@@ -20,7 +20,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vaultllm.errors import ConfigError, LockedError
+from tests.test_recall import put
+from vaultllm import recall, remember
+from vaultllm.config import MemorySettings
+from vaultllm.errors import ConfigError, LockedError, VaultError
+from vaultllm.ledger import Ledger
 from vaultllm.memory import chroma, server
 from vaultllm.memory.server import MemoryAway, Server
 from vaultllm.memory.vectors import PROBE, MemoryBroken, Store
@@ -322,6 +326,51 @@ def test_two_processes_that_write_at_once_lose_nothing_and_a_reader_sees_it(wher
         assert where.nearest("e1", vectors[slot], 1)[0] == (slot, pytest.approx(1.0, abs=1e-4))
     with where.open("e1") as memory:
         assert memory.probe(len(kept) + 2, kept, vectors[kept], thorough=True) == ""
+
+
+# -- the memory as a whole
+
+
+def test_a_vault_remembers_on_a_server_and_loses_nothing_when_that_dies(own: ChromaServer, tmp_path: Path) -> None:
+    settings = MemorySettings(dims=32, chroma=own.address)
+    folder = tmp_path / "memory"
+
+    def found() -> list[str]:
+        return [hit.path for hit in recall.recall(ledger, folder, settings, "датчик влажности", 3, dense="chroma")]
+
+    with Ledger(tmp_path / "ledger.db") as ledger:
+        put(ledger, "Теплица.md", "Датчик влажности включает помпу.\n")
+        put(ledger, "Хлеб.md", "Закваска и мука.\n")
+        done = remember.refresh(ledger, folder, settings)
+        assert (done["generation"], done["away"]) == (1, "")
+        assert remember.check(ledger, folder, settings) == ""
+        assert found()[0] == "Теплица.md"
+
+        own.kill()
+        put(ledger, "Новое.md", "Датчик влажности в подвале.\n")
+        done = remember.refresh(ledger, folder, settings)
+        assert str(own.port) in done["away"]
+        assert ledger.counts()["outbox"] == 1
+        assert {"Теплица.md", "Новое.md"} <= set(found())  # an exact scan of the ledger
+        with pytest.raises(VaultError, match="chroma run"):
+            remember.rebuild(ledger, folder, settings)
+
+        own.start()
+        done = remember.refresh(ledger, folder, settings)
+        assert (done["generation"], done["upserted"], done["away"]) == (1, 1, "")
+        assert remember.check(ledger, folder, settings) == ""
+
+        own.kill()
+        shutil.rmtree(own.folder)
+        own.start()
+        put(ledger, "Хлеб.md", "Закваска, мука и соль.\n")
+        assert remember.refresh(ledger, folder, settings)["generation"] == 2
+        assert remember.check(ledger, folder, settings) == ""
+
+        home = MemorySettings(dims=32)
+        remember.refresh(ledger, folder, home)
+        assert remember.check(ledger, folder, home) == ""
+        assert not (folder / "server.json").exists()
 
 
 # -- a server that dies, hangs, comes back with less, or is none

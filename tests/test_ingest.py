@@ -61,8 +61,10 @@ def in_chroma(job: steps.Job) -> set[str]:
     """Paths of everything that Chroma itself holds."""
     fingerprint = job.ledger.db.execute("SELECT DISTINCT embedder FROM vectors").fetchone()[0]
     with chroma.ChromaMemory(job.workspace.memory, fingerprint) as memory:
-        found = memory._collection.get(include=["metadatas"])
-    return {str(one["path"]) for one in found["metadatas"]}
+        slots = [int(slot) for slot in memory._collection.get(include=[])["ids"]]
+    known = job.ledger.passages(slots)
+    assert set(slots) == set(known)
+    return {stored.path for stored in known.values()}
 
 
 def found_paths(job: steps.Job, query: str) -> set[str]:

@@ -65,7 +65,7 @@ def ask(ledger: Ledger, folder: Path, query: str, k: int = 3, **options) -> list
 
 def same(ledger: Ledger, folder: Path) -> bool:
     """Every vector of the ledger is in Chroma, and nothing else; nothing is left over in the folder."""
-    assert remember.check(ledger, folder) == ""
+    assert remember.check(ledger, folder, SETTINGS) == ""
     fingerprint = remember.fitted(ledger)["fingerprint"]
     slots, vectors = ledger.vectors(fingerprint)
     assert len(slots) == ledger.counts()["passages"]
@@ -85,7 +85,7 @@ def test_refresh_gives_every_passage_a_vector_and_chroma_every_vector(ledger: Le
     seen: list[Progress] = []
     done = remember.refresh(ledger, tmp_path / "m", SETTINGS, seen.append)
     n = ledger.counts()["passages"]
-    assert done == {"embedded": n, "upserted": n, "deleted": 0, "refitted": True, "generation": 1}
+    assert done == {"embedded": n, "upserted": n, "deleted": 0, "refitted": True, "generation": 1, "away": ""}
     assert seen
     assert all(0 <= progress.done <= 1 for progress in seen)
     assert same(ledger, tmp_path / "m")
@@ -95,7 +95,7 @@ def test_refresh_of_an_empty_ledger_makes_nothing(ledger: Ledger, tmp_path: Path
     assert remember.refresh(ledger, tmp_path / "m", SETTINGS)["generation"] == 0
     assert not (tmp_path / "m").exists()
     assert ask(ledger, tmp_path / "m", "вода") == []
-    assert remember.check(ledger, tmp_path / "m") == ""
+    assert remember.check(ledger, tmp_path / "m", SETTINGS) == ""
 
 
 def test_refresh_with_nothing_new_opens_and_writes_nothing(ledger: Ledger, memory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,7 +106,7 @@ def test_refresh_with_nothing_new_opens_and_writes_nothing(ledger: Ledger, memor
     changes = ledger.db.total_changes
     before = {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in memory.rglob("*")}
     done = remember.refresh(ledger, memory, SETTINGS)
-    assert done == {"embedded": 0, "upserted": 0, "deleted": 0, "refitted": False, "generation": 1}
+    assert done == {"embedded": 0, "upserted": 0, "deleted": 0, "refitted": False, "generation": 1, "away": ""}
     assert ledger.db.total_changes == changes
     assert {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in memory.rglob("*")} == before
 
@@ -184,7 +184,7 @@ def test_a_damaged_memory_is_mended_by_the_next_refresh(ledger: Ledger, memory: 
             opened.upsert([1], -ledger.vectors(fingerprint, [1])[1], [{"path": "x"}])
     else:
         (memory / "OPEN").write_text("2")
-    assert remember.check(ledger, memory) != ""
+    assert remember.check(ledger, memory, SETTINGS) != ""
     assert ask(ledger, memory, "epoxy", dense="chroma")[0].path == "Kayak.md"  # a broken memory still answers
     put(ledger, "neu.md", "Ещё одна заметка.\n")
     remember.refresh(ledger, memory, SETTINGS)
@@ -204,12 +204,12 @@ def test_rebuild_leaves_nothing_of_a_removed_note_on_the_disk(ledger: Ledger, me
 
 def test_check_says_that_changes_wait(ledger: Ledger, memory: Path) -> None:
     put(ledger, "neu.md", "Ещё одна заметка.\n")
-    assert "1 passages have no vector" in remember.check(ledger, memory)
+    assert "1 passages have no vector" in remember.check(ledger, memory, SETTINGS)
 
 
 def test_check_does_not_raise_on_a_closed_ledger(ledger: Ledger, memory: Path) -> None:
     ledger.close()
-    assert "cannot be checked" in remember.check(ledger, memory)
+    assert "cannot be checked" in remember.check(ledger, memory, SETTINGS)
 
 
 CHILD = """
@@ -296,8 +296,8 @@ def test_a_question_finds_its_note_and_says_why(ledger: Ledger, memory: Path, qu
 
 def test_chroma_and_the_exact_scan_agree(ledger: Ledger, memory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    real = chroma.ChromaMemory.query
-    monkeypatch.setattr(chroma.ChromaMemory, "query", lambda self, *rest: asked.append(1) or real(self, *rest))
+    real = chroma.nearest
+    monkeypatch.setattr(chroma, "nearest", lambda *rest: asked.append(1) or real(*rest))
     for query in ("вода в колодце", "epoxy", "ঘি"):
         assert ask(ledger, memory, query, dense="chroma") == ask(ledger, memory, query, dense="exact")
     assert len(asked) == 3
@@ -305,7 +305,7 @@ def test_chroma_and_the_exact_scan_agree(ledger: Ledger, memory: Path, monkeypat
 
 def test_what_chroma_names_is_what_counts(ledger: Ledger, memory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (slot,) = (slot for text, slot in ledger.db.execute("SELECT text, slot FROM passages") if "Датчик" in text)
-    monkeypatch.setattr(chroma.ChromaMemory, "query", lambda self, vector, k: [(slot, 1.0), (4711, 1.0)])
+    monkeypatch.setattr(chroma, "nearest", lambda *asked: [(slot, 1.0), (4711, 1.0)])
     alone = MemorySettings(dims=32, words=0, grams=0, near=0, links=0)
     (hit,) = recall.recall(ledger, memory, alone, "датчик и хлеб", 5, dense="chroma")
     assert "Датчик" in hit.text
@@ -315,8 +315,8 @@ def test_what_chroma_names_is_what_counts(ledger: Ledger, memory: Path, monkeypa
 
 def test_size_decides_whether_chroma_is_asked(ledger: Ledger, memory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    real = chroma.ChromaMemory.query
-    monkeypatch.setattr(chroma.ChromaMemory, "query", lambda self, *rest: asked.append(1) or real(self, *rest))
+    real = chroma.nearest
+    monkeypatch.setattr(chroma, "nearest", lambda *rest: asked.append(1) or real(*rest))
     ask(ledger, memory, "вода")
     assert asked == []
     monkeypatch.setattr(recall, "EXACT_BELOW", 2)
@@ -326,7 +326,7 @@ def test_size_decides_whether_chroma_is_asked(ledger: Ledger, memory: Path, monk
 
 def test_recall_answers_while_another_has_the_memory_open(ledger: Ledger, memory: Path) -> None:
     expected = ask(ledger, memory, "epoxy", dense="exact")
-    with FileLock(memory / "lock"):
+    with FileLock(memory / "gen-1" / "lock"):
         assert ask(ledger, memory, "epoxy", dense="chroma") == expected
 
 

@@ -1,4 +1,4 @@
-"""The command line: a thin shell over `steps.py`. The only module that prints.
+"""The command line: a thin shell over `steps.py`. With `terminal.py` the only module that prints.
 
 Human text on a terminal, one JSON document with `--json` (NDJSON for streams), errors as one line on stderr.
 Knows nothing about how a step does its work.
@@ -6,7 +6,6 @@ Knows nothing about how a step does its work.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import functools
 import inspect
@@ -15,29 +14,23 @@ import os
 import signal
 import sqlite3
 import sys
-import time
 import traceback
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
+from rich.text import Text
 from typer.core import TyperGroup
 
 from vaultllm import __version__, config, steps, views
 from vaultllm.database import explained
 from vaultllm.errors import UsageError, VaultError, VaultllmError
-from vaultllm.schema import Progress
+from vaultllm.terminal import GLOBALS, ReaderLeft, emit, opened, progress_shown
 
 
 class Stopped(Exception):  # noqa: N818 - what the user wanted, not an error
     """Ctrl-C or SIGTERM."""
-
-
-class ReaderLeft(Exception):  # noqa: N818 - the same
-    """Nobody reads our standard output any more (`| head`)."""
 
 
 class _Commands(TyperGroup):
@@ -63,19 +56,6 @@ app = typer.Typer(
 )
 
 
-@dataclass
-class Globals:
-    """The options that stand before (or anywhere after) the command."""
-
-    vault: str | None = None
-    state: str | None = None
-    json: bool = False
-    verbose: bool = False
-    quiet: bool = False
-
-
-GLOBALS = Globals()
-QUIET_SECONDS = 15.0  # between two lines of progress where there is no terminal
 _OUTSIDE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}  # not our bugs: the disk's state
 # Options of every command may stand after it too (`vaultllm search --json …`): name -> whether a value follows.
 _ANYWHERE = {"--vault": True, "--state": True, "--json": False, "--verbose": False, "-v": False, "--quiet": False, "-q": False}
@@ -97,76 +77,6 @@ def _globals(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
 ) -> None:
     GLOBALS.vault, GLOBALS.state, GLOBALS.json, GLOBALS.verbose, GLOBALS.quiet = vault, state, as_json, verbose, quiet
-
-
-# -- showing
-
-
-@contextlib.contextmanager
-def progress_shown() -> Iterator[Callable[[Progress], None]]:
-    """A bar on a terminal; elsewhere a line now and then for work that takes longer than a moment."""
-    if GLOBALS.quiet or GLOBALS.json:
-        yield lambda progress: None
-    elif sys.stderr.isatty():
-        from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
-        from rich.progress import Progress as Bars
-
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeElapsedColumn())
-        with Bars(*columns, TextColumn("{task.fields[note]}"), console=Console(stderr=True), transient=True) as bars:
-            tasks: dict[str, Any] = {}
-
-            def show(progress: Progress) -> None:
-                if progress.phase not in tasks:
-                    tasks[progress.phase] = bars.add_task(progress.phase, total=1.0, note="")
-                bars.update(tasks[progress.phase], completed=progress.done, note=views.progress_note(progress))
-
-            yield show
-    else:
-        phase, spoken = "", 0.0
-
-        def say(progress: Progress) -> None:
-            nonlocal phase, spoken
-            now = time.monotonic()
-            if progress.phase != phase:
-                phase, spoken = progress.phase, now - QUIET_SECONDS + 3  # what takes less than three seconds needs no line
-            if now - spoken > QUIET_SECONDS and progress.done < 1:
-                spoken = now
-                print(f"… {phase} {progress.done:.0%}  {views.progress_note(progress)}".rstrip(), file=sys.stderr, flush=True)
-
-        yield say
-
-
-def emit(result: dict[str, Any], view: Callable[[dict[str, Any]], Any]) -> None:
-    """The result as one JSON document, or as a person reads it."""
-    if GLOBALS.json:
-        print(json.dumps(result, ensure_ascii=False))
-    elif not GLOBALS.quiet:
-        console().print(view(result))
-
-
-class _Output(Console):
-    """rich ends the process with code 1 when its reader leaves."""
-
-    def on_broken_pipe(self) -> None:
-        raise ReaderLeft
-
-
-@functools.cache
-def console() -> Console:
-    """Standard output; wide enough for paths when it is no terminal."""
-    return _Output(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
-
-
-@contextlib.contextmanager
-def opened(wait: float = 30.0) -> Iterator[steps.Job]:
-    """A job on the workspace that the options name."""
-    workspace = config.open_workspace(GLOBALS.vault, GLOBALS.state)
-    with progress_shown() as progress:
-        job = steps.Job(workspace, progress=progress, wait=wait)
-        try:
-            yield job
-        finally:
-            job.close()
 
 
 # -- commands that are steps
@@ -357,6 +267,93 @@ def _log(event: dict[str, Any]) -> None:
 
 schedule_app = typer.Typer(no_args_is_help=True, help="Retrain by itself, from cron, systemd or launchd.")
 app.add_typer(schedule_app, name="schedule")
+
+
+# -- the memory, looked at and measured
+
+memory_app = typer.Typer(no_args_is_help=True, help="Look at the memory: a map of the scenes, what the vectors hold.")
+app.add_typer(memory_app, name="memory")
+bench_app = typer.Typer(no_args_is_help=True, help="Measure how well the memory finds.")
+app.add_typer(bench_app, name="bench")
+_Plot = Annotated[Path | None, typer.Option("--plot", help="Draw it into this file (.png, .svg, .pdf).")]
+
+
+@memory_app.command("map")
+def memory_map(
+    out: Annotated[Path | None, typer.Option("--out", help="The file; default: map.html in the state folder.")] = None,
+    colour: Annotated[str, typer.Option("--colour", help="What the colours mean at first: folder or time.")] = "folder",
+    show: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+) -> None:
+    """Draw every scene as a point of one HTML file that needs no network; near means alike."""
+    from vaultllm.memory import map as maps
+
+    if colour not in ("folder", "time"):
+        raise UsageError(f"there is no colour '{colour}'; it is folder or time")
+    with opened() as job:
+        path = job.workspace.state / "map.html" if out is None else config.path_of(out)
+        result = maps.build(job.ledger, path, vault=job.workspace.vault, colour=colour, progress=job.progress)  # type: ignore[arg-type]
+    emit(result, lambda one: Text("\n".join(maps.lines(one))))
+    if show:
+        import webbrowser
+
+        webbrowser.open(Path(result["path"]).resolve().as_uri())
+
+
+@memory_app.command("analyse")
+def memory_analyse(plot: _Plot = None) -> None:
+    """Say how much the vectors hold, and what recall costs when they are cut or stored smaller."""
+    from vaultllm import remember
+    from vaultllm.memory import analyse
+
+    if plot is not None and plot.suffix.lower() not in analyse.PICTURES:
+        raise UsageError(f"a plot is one of {', '.join(analyse.PICTURES)}, not {plot.suffix or 'a file without a suffix'}")
+    with opened() as job:
+        result = analyse.report(job.ledger, remember.opened(job.ledger, job.workspace.memory), progress=job.progress)
+    if plot is not None:
+        analyse.plot(result, config.path_of(plot))
+    emit(result, lambda one: Text("\n".join(analyse.lines(one))))
+
+
+@bench_app.command("recall")
+def bench_recall(
+    data: Annotated[Path, typer.Argument(help="Questions with their evidence: SQuAD-shaped JSON, or JSON lines.")],
+    k: Annotated[str, typer.Option("--k", "-k", help="How far down the list is looked, several with commas.")] = "1,5,10,25,50",
+    halves: Annotated[bool, typer.Option("--halves", help="Measure words alone, vectors alone, and without resonance too.")] = False,
+    folds: Annotated[int, typer.Option("--folds", min=0, help="Also by this many parts of the articles.")] = 0,
+    plot: _Plot = None,
+) -> None:
+    """Ask the questions of a file and count what was found: recall@k, nDCG, MRR, latency. The vault is not touched."""
+    from vaultllm import bench
+
+    workspace = bench.workspace_of(GLOBALS.vault, GLOBALS.state)
+    with progress_shown() as progress:
+        result = bench.recall_bench(
+            config.path_of(data), bench.ks_of(k), workspace=workspace, halves=halves, folds=folds, progress=progress
+        )
+    if plot is not None:
+        bench.plot(result, config.path_of(plot))
+    emit(result, lambda one: Text("\n".join(bench.lines(one))))
+
+
+@bench_app.command("links")
+def bench_links(
+    k: Annotated[int, typer.Option("--k", "-k", min=1, help="How far down the list is looked.")] = 10,
+    share: Annotated[float, typer.Option("--share", min=0.01, max=1.0, help="Of the links, so many are hidden.")] = 0.3,
+    most: Annotated[int, typer.Option("--most", min=1, help="Hidden links at most.")] = 500,
+    seed: Annotated[int, typer.Option("--seed", help="Which ones.")] = 0,
+    plot: _Plot = None,
+) -> None:
+    """Hide some of the vault's own links in a copy and see whether their targets are found; no labels needed."""
+    from vaultllm import bench
+
+    workspace = bench.workspace_of(GLOBALS.vault, GLOBALS.state)
+    if workspace is None:
+        workspace = config.open_workspace(GLOBALS.vault, GLOBALS.state)  # says that there is none, and the way out
+    with progress_shown() as progress:
+        result = bench.links_bench(workspace, k=k, share=share, most=most, seed=seed, progress=progress)
+    if plot is not None:
+        bench.plot(result, config.path_of(plot))
+    emit(result, lambda one: Text("\n".join(bench.lines(one))))
 
 
 @schedule_app.command("print")

@@ -138,6 +138,8 @@ class AnswerSettings(_Section):
 class MemorySettings(_Section):
     """How recall works."""
 
+    chroma: str = ""
+    """Address of a Chroma server (`http://127.0.0.1:8000`, started with `chroma run`); empty: Chroma runs inside, in the state folder."""
     dims: int = Field(256, ge=8, le=4096)
     """Dimensions of the vault's own embedder."""
     k1: float = Field(1.2, ge=0.0, le=10.0)
@@ -148,7 +150,7 @@ class MemorySettings(_Section):
     """Weight of stems (BM25)."""
     grams: float = Field(0.5, ge=0.0)
     """Weight of character 4-grams (BM25)."""
-    dense: float = Field(0.5, ge=0.0)
+    dense: float = Field(0.3, ge=0.0)
     """Weight of the vectors."""
     near: float = Field(0.5, ge=0.0)
     """Resonance: what a hit lends to the turns and sections beside it."""

@@ -112,6 +112,11 @@ def content(said: str) -> frozenset[str]:
     return frozenset([known[0] for word in set(text.words(_prose(said[:SAMPLE])[0])) if (known := _KNOWN[word])[2]])
 
 
+def is_common(word: str) -> bool:
+    """Whether a folded word says little about what a text is about (function and question words)."""
+    return word in _COMMON or (len(word) < 3 and word.isalpha())
+
+
 def weight(stem: str, statistics: Statistics | None) -> float:
     """The inverse document frequency of a stem, 0 for one that stands everywhere; 1 when nothing is known of the vault."""
     if statistics is None:

@@ -21,7 +21,8 @@ from vaultllm import remember
 from vaultllm.config import MemorySettings
 from vaultllm.errors import LockedError
 from vaultllm.ledger import Ledger, StoredPassage
-from vaultllm.memory import chroma, expand, query, resonance
+from vaultllm.memory import expand, query, resonance
+from vaultllm.memory.vectors import MemoryBroken, Store
 from vaultllm.memory.words import Leg
 from vaultllm.schema import Hit, Scene
 
@@ -117,7 +118,7 @@ def _legs(ledger: Ledger, folder: Path, settings: MemorySettings, said: str, mos
             if weight:
                 legs[name] = (weight, _relative(search(said, settings.k1, settings.b, also), most))
     seen = {slot for _, found in legs.values() for slot in found}
-    if settings.dense and (near := _cosines(ledger, folder, said, most, seen, dense)) is not None:
+    if settings.dense and (near := _cosines(ledger, folder, settings, said, most, seen, dense)) is not None:
         legs["dense"] = (settings.dense, _relative(near, len(near.slots)))
     whole = sum(weight for weight, _ in legs.values())
     parts: defaultdict[int, dict[str, float]] = defaultdict(dict)
@@ -133,7 +134,7 @@ def _relative(leg: Leg, most: int) -> dict[int, float]:
     return {slot: score / best[0][1] for slot, score in best if score > 0} if best and best[0][1] > 0 else {}
 
 
-def _cosines(ledger: Ledger, folder: Path, said: str, k: int, also: Iterable[int], dense: Dense) -> Leg | None:
+def _cosines(ledger: Ledger, folder: Path, settings: MemorySettings, said: str, k: int, also: Iterable[int], dense: Dense) -> Leg | None:
     """Cosines of the nearest k passages and of `also`; None when the vectors cannot say anything of this question."""
     about = remember.fitted(ledger)
     if about is None:
@@ -147,7 +148,7 @@ def _cosines(ledger: Ledger, folder: Path, said: str, k: int, also: Iterable[int
         return None
     near = None
     if dense == "chroma" or (dense == "auto" and ledger.counts()["vectors"] >= EXACT_BELOW):
-        near = _ask_chroma(folder, fingerprint, vector, k)
+        near = _ask_chroma(remember.store(ledger, folder, settings), fingerprint, vector, k)
     if near is None:
         every = ledger.scan.cosines(fingerprint, vector)
         wanted = np.isin(every.slots, list(also))
@@ -161,14 +162,11 @@ def _cosines(ledger: Ledger, folder: Path, said: str, k: int, also: Iterable[int
     return Leg(np.array(slots, np.int64), (vectors @ vector).astype(np.float64)) if slots else None
 
 
-def _ask_chroma(folder: Path, fingerprint: str, vector: np.ndarray, k: int) -> list[int] | None:
-    """Slots near a vector; None when Chroma is absent, broken, or open in another process."""
-    if not chroma.whole(folder):
-        return None
+def _ask_chroma(where: Store, fingerprint: str, vector: np.ndarray, k: int) -> list[int] | None:
+    """Slots near a vector; None when Chroma is absent, away, broken, or being written to."""
     try:
-        with remember.only(folder, wait=0.0), chroma.ChromaMemory(folder, fingerprint) as memory:
-            return [slot for slot, _ in memory.query(vector, k)]
-    except (LockedError, chroma.MemoryBroken, OSError):
+        return [slot for slot, _ in where.nearest(fingerprint, vector, k)]
+    except (LockedError, MemoryBroken):
         return None
 
 

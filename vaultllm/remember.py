@@ -7,23 +7,25 @@ from __future__ import annotations
 
 import functools
 import json
+import secrets
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from filelock import FileLock, Timeout
 
 from vaultllm.config import MemorySettings
-from vaultllm.errors import LockedError, VaultError
+from vaultllm.errors import DataError, LockedError, VaultError
 from vaultllm.ledger import Ledger
-from vaultllm.memory import chroma, embed
+from vaultllm.memory import embed, server
+from vaultllm.memory.vectors import Memory, MemoryBroken, Records, Store
 from vaultllm.schema import Progress, Report, silent
 
 _BATCH = 500
 _GRAVES = "chroma_deleted"  # in the ledger's meta table: how many deleted slots still lie in the live generation
+_STORE = "store"  # in the ledger's meta table: its name on a Chroma server
 _META = "embedder"  # in the ledger's meta table: fingerprint, version, dims asked for, passages it was fitted on
 
 
@@ -31,7 +33,8 @@ def refresh(ledger: Ledger, folder: Path, settings: MemorySettings, progress: Re
     """Give every passage a vector and Chroma every vector. Killed anywhere, the next call ends in the same state.
 
     Fits the embedder first if there is none, or if the passages have doubled since. Touches nothing when nothing
-    has changed. Returns embedded, upserted, deleted (passages), refitted, generation (0: no Chroma yet).
+    has changed. Returns embedded, upserted, deleted (passages), refitted, generation (0: no Chroma yet), and away: why a
+    Chroma server could not be told ("" when it was), which is no error: the outbox waits, and recall scans the ledger.
     """
     counts = ledger.counts()
     about = fitted(ledger)
@@ -41,32 +44,28 @@ def refresh(ledger: Ledger, folder: Path, settings: MemorySettings, progress: Re
     if about is None:  # no passage has ever been seen
         if counts["outbox"]:
             ledger.outbox_done(ledger.outbox(counts["outbox"]))
-        return {"embedded": 0, "upserted": 0, "deleted": 0, "refitted": False, "generation": 0}
+        return {"embedded": 0, "upserted": 0, "deleted": 0, "refitted": False, "generation": 0, "away": ""}
     fingerprint = about["fingerprint"]
     embedded = _embed(ledger, folder, fingerprint, progress)
     upserted = deleted = 0
-    live = chroma.current(folder)
-    if refitted or embedded or counts["outbox"] or not chroma.whole(folder):
+    away = ""
+    where = _place(ledger, folder, settings)
+    live = where.live()
+    if refitted or embedded or counts["outbox"] or not where.whole():
         with only(folder):
             try:
-                with chroma.ChromaMemory(folder, fingerprint) as memory:
-                    upserted, deleted = _drain(ledger, memory, fingerprint)
-                    wrong = _probe(ledger, memory, fingerprint)
-                    live = memory.generation
-                if wrong:
-                    raise chroma.MemoryBroken(wrong)
-                graves = int(ledger.get(_GRAVES) or 0) + deleted
-                if graves > counts["passages"] + 1000:
-                    raise chroma.MemoryBroken("more has been deleted than is alive, and Chroma keeps all of it")
-                if deleted:
-                    ledger.set(_GRAVES, str(graves))
-                chroma.sweep(folder)
-            except chroma.MemoryBroken:
-                live, upserted = _rebuild(ledger, folder, fingerprint, progress)
+                live, upserted, deleted = _tell(ledger, where, fingerprint)
+            except server.MemoryAway as error:
+                away = str(error)
+            except MemoryBroken:
+                try:
+                    live, upserted = _rebuild(ledger, where, fingerprint, progress)
+                except server.MemoryAway as error:
+                    away = str(error)
         for path in folder.glob("embedder-*"):
             if path != embedder_folder(folder, fingerprint):
                 shutil.rmtree(path, ignore_errors=True)
-    return {"embedded": embedded, "upserted": upserted, "deleted": deleted, "refitted": refitted, "generation": live}
+    return {"embedded": embedded, "upserted": upserted, "deleted": deleted, "refitted": refitted, "generation": live, "away": away}
 
 
 def rebuild(ledger: Ledger, folder: Path, settings: MemorySettings, progress: Report = silent) -> None:
@@ -78,13 +77,16 @@ def rebuild(ledger: Ledger, folder: Path, settings: MemorySettings, progress: Re
     about = fitted(ledger)
     if about is not None:
         with only(folder):
-            _rebuild(ledger, folder, about["fingerprint"], progress)
+            try:
+                _rebuild(ledger, _place(ledger, folder, settings), about["fingerprint"], progress)
+            except server.MemoryAway as error:
+                raise VaultError(str(error)) from error
     with ledger.transaction():
         ledger.index.purge()
     ledger.db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
 
-def check(ledger: Ledger, folder: Path) -> str:
+def check(ledger: Ledger, folder: Path, settings: MemorySettings) -> str:
     """ "" when Chroma and the ledger agree (embedder, count, a sample of vectors); else what is wrong, in a sentence."""
     try:
         counts = ledger.counts()
@@ -99,8 +101,8 @@ def check(ledger: Ledger, folder: Path) -> str:
         missing = counts["passages"] - len(slots_of(ledger, fingerprint))
         if missing or counts["outbox"]:
             return f"{missing} passages have no vector, {counts['outbox']} changes wait for Chroma"
-        with only(folder), chroma.ChromaMemory(folder, fingerprint) as memory:
-            return _probe(ledger, memory, fingerprint)
+        with only(folder), _place(ledger, folder, settings).open(fingerprint) as memory:
+            return _probe(ledger, memory, fingerprint, thorough=True)
     except Exception as error:  # a check reports whatever it meets
         return f"the memory cannot be checked: {error}"
 
@@ -124,6 +126,17 @@ def _must_fit(about: dict[str, Any] | None, folder: Path, settings: MemorySettin
         return not (where.is_dir() and embedder(where))
     except ValueError:
         return True
+
+
+def opened(ledger: Ledger, folder: Path) -> embed.Embedder:
+    """The embedder whose vectors the memory holds. Raises DataError when there is none yet."""
+    about = fitted(ledger)
+    try:
+        if about is not None:
+            return embedder(embedder_folder(folder, about["fingerprint"]))
+    except ValueError:
+        pass
+    raise DataError("the memory has no vectors yet; run: vaultllm ingest")
 
 
 def embedder_folder(folder: Path, fingerprint: str) -> Path:
@@ -183,12 +196,40 @@ def only(folder: Path, wait: float = 60.0) -> Iterator[None]:
         lock.release()
 
 
-def _drain(ledger: Ledger, memory: chroma.ChromaMemory, fingerprint: str) -> tuple[int, int]:
+def store(ledger: Ledger, folder: Path, settings: MemorySettings) -> Store:
+    """Where the vectors are asked for: in the folder, or on the server that the settings name. Raises ConfigError."""
+    return server.store(folder, settings.chroma, ledger.get(_STORE) or "unnamed")
+
+
+def _place(ledger: Ledger, folder: Path, settings: MemorySettings) -> Store:
+    """`store`, the ledger named first: two ledgers on one server must not share a name."""
+    if settings.chroma and not ledger.get(_STORE):
+        ledger.set(_STORE, secrets.token_hex(8))
+    return store(ledger, folder, settings)
+
+
+def _tell(ledger: Ledger, where: Store, fingerprint: str) -> tuple[int, int, int]:
+    """Tell Chroma what has changed; which generation, how many were upserted and deleted. Raises MemoryBroken, MemoryAway."""
+    with where.open(fingerprint) as memory:
+        upserted, deleted = _drain(ledger, memory, fingerprint)
+        wrong = _probe(ledger, memory, fingerprint)
+    if wrong:
+        raise MemoryBroken(wrong)
+    graves = int(ledger.get(_GRAVES) or 0) + deleted
+    if graves > ledger.counts()["passages"] + 1000:
+        raise MemoryBroken("more has been deleted than is alive, and Chroma keeps all of it")
+    if deleted:
+        ledger.set(_GRAVES, str(graves))
+    where.sweep()
+    return memory.generation, upserted, deleted
+
+
+def _drain(ledger: Ledger, memory: Memory, fingerprint: str) -> tuple[int, int]:
     """Tell Chroma what waits in the outbox. A kill between the two stores repeats a batch, which changes nothing."""
     upserted = deleted = 0
     while slots := ledger.outbox(_BATCH):
-        known, vectors, labels = _records(ledger, fingerprint, slots)
-        memory.upsert(known, vectors, labels)
+        known, vectors, _ = _records(ledger, fingerprint, slots)
+        memory.upsert(known, vectors)
         gone = sorted(set(slots) - set(known))
         memory.delete(gone)
         ledger.outbox_done(slots)
@@ -197,12 +238,11 @@ def _drain(ledger: Ledger, memory: chroma.ChromaMemory, fingerprint: str) -> tup
     return upserted, deleted
 
 
-def _records(ledger: Ledger, fingerprint: str, slots: Sequence[int]) -> tuple[list[int], np.ndarray, list[dict[str, str]]]:
-    """What Chroma holds of these slots; zero vectors, which have no direction, are left out."""
+def _records(ledger: Ledger, fingerprint: str, slots: Sequence[int]) -> Records:
+    """What Chroma holds of these slots; zero vectors, which have no direction, are left out. No labels: filters ask the ledger."""
     known, vectors = ledger.vectors(fingerprint, slots)
-    labels = ledger.labels(known)
-    keep = [row for row, slot in enumerate(known) if slot in labels and vectors[row].any()]
-    return [known[row] for row in keep], vectors[keep], [labels[known[row]] for row in keep]
+    keep = [row for row in range(len(known)) if vectors[row].any()]
+    return [known[row] for row in keep], vectors[keep], ()
 
 
 def slots_of(ledger: Ledger, fingerprint: str) -> list[int]:
@@ -210,19 +250,22 @@ def slots_of(ledger: Ledger, fingerprint: str) -> list[int]:
     return [slot for (slot,) in ledger.db.execute("SELECT passage FROM vectors WHERE embedder = ? ORDER BY passage", (fingerprint,))]
 
 
-def _probe(ledger: Ledger, memory: chroma.ChromaMemory, fingerprint: str) -> str:
+def _probe(ledger: Ledger, memory: Memory, fingerprint: str, *, thorough: bool = False) -> str:
     slots = slots_of(ledger, fingerprint)
     known, vectors, _ = _records(ledger, fingerprint, slots[:: max(1, len(slots) // 16)])
-    return memory.probe(ledger.nonzero_vectors(fingerprint), known, vectors)
+    return memory.probe(ledger.nonzero_vectors(fingerprint), known, vectors, thorough=thorough)
 
 
-def _rebuild(ledger: Ledger, folder: Path, fingerprint: str, progress: Report) -> tuple[int, int]:
-    """A new generation from the ledger; returns its number and how many vectors went in. The caller holds the lock."""
+def _rebuild(ledger: Ledger, where: Store, fingerprint: str, progress: Report) -> tuple[int, int]:
+    """A new generation from the ledger; returns its number and how many vectors went in. The caller holds the lock.
+
+    Raises MemoryAway, and VaultError when it cannot be written.
+    """
     waiting = ledger.outbox(ledger.counts()["outbox"])
     slots = slots_of(ledger, fingerprint)
     written = 0
 
-    def batches() -> Iterator[chroma.Records]:
+    def batches() -> Iterator[Records]:
         nonlocal written
         for start in range(0, len(slots), _BATCH):
             records = _records(ledger, fingerprint, slots[start : start + _BATCH])
@@ -231,9 +274,12 @@ def _rebuild(ledger: Ledger, folder: Path, fingerprint: str, progress: Report) -
             progress(Progress("rebuilding the memory", min(1.0, (start + _BATCH) / len(slots))))
 
     try:
-        number = chroma.rebuild(folder, fingerprint, batches())
-    except (chroma.MemoryBroken, OSError) as error:
-        raise VaultError(f"the memory cannot be written ({error}); make room or mend the folder's rights", path=str(folder)) from error
+        number = where.rebuild(fingerprint, batches())
+    except server.MemoryAway:
+        raise
+    except (MemoryBroken, OSError) as error:
+        said = f"the memory cannot be written ({error}); make room or mend the folder's rights"
+        raise VaultError(said, path=str(where.folder)) from error
     with ledger.transaction():
         ledger.outbox_done(waiting)
         ledger.set(_GRAVES, "0")

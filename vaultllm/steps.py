@@ -452,7 +452,7 @@ def doctor(
             if repair:
                 for path in missing:
                     ingesting.write_scenes(job.workspace, job.ledger, path)
-        memory = remember.check(job.ledger, job.workspace.memory)
+        memory = remember.check(job.ledger, job.workspace.memory, job.workspace.settings.memory)
         if memory:
             found.append({"code": "W-MEMORY", "message": f"{memory}; mend: vaultllm doctor --repair"})
             if repair:

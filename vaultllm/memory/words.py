@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from operator import mul
 from typing import TYPE_CHECKING, NamedTuple
 
-from vaultllm import dates
+from vaultllm import dates, keywords
 from vaultllm import text as texts
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ _SAMPLE = """Заметки о нейросетях, ёжиках и прочи�
 আমার বইগুলো পড়েছিলাম ক্ষমতা 2025-06-15 x_y #тег don't 😀""".replace("\n", " ")
 _SYMBOL = re.compile("[\u2600-\u27bf\U0001f000-\U0001faff]")  # emoji and dingbats: words of their own
 
+_COMMON_WORTH = 0.4  # of words that say little about what a question is about
 _MANY = 5_000  # words at once, from which it pays to read the whole vocabulary first
 _REMEMBERED = 1_000_000  # numbers of words in memory, at most: some 150 MB
 _DATE = re.compile(r"^(\d{4}-\d\d-\d\d)$", re.MULTILINE)
@@ -98,6 +99,11 @@ def _about(context: str) -> Bag:
     bag = _weighed("\n".join([context, *told]), CONTEXT_WEIGHT)
     tags = [tag for tag in dict.fromkeys(texts.fold(tag) for tag in _TAG.findall(context)) if len(tag) <= MOST_WORD]
     return bag._replace(words=" ".join([bag.words, *tags]).strip(), weights=bag.weights + bytes([CONTEXT_WEIGHT] * len(tags)))
+
+
+def _worth(word: str) -> float:
+    """What a word of a question counts: "which" and «почему» are rare in a vault that answers, and yet ask for nothing."""
+    return _COMMON_WORTH if keywords.is_common(word) else 1.0
 
 
 @functools.cache
@@ -239,7 +245,10 @@ class Index:
         """BM25 by stems of words; any string is a query. `also`: other folded words, and how much each counts (0..1)."""
         import numpy as np
 
-        weights = dict.fromkeys(texts.stems_of(_cut(query)), 1.0)
+        weights: dict[str, float] = {}
+        for word in _cut(query):
+            stem = texts.stem(word)
+            weights[stem] = max(weights.get(stem, 0.0), _worth(word))
         for word, weight in (also or {}).items():
             weights.setdefault(texts.stem(word), weight)
         return self._bm25(stem_keys(list(weights)), np.array(list(weights.values())), "words", MOST_STEMS, k1, b)
@@ -250,7 +259,7 @@ class Index:
 
         own, other = list(_cut(query)), list(also or ())
         keys, of = gram_keys(own + other)
-        most = np.array([1.0] * len(own) + [(also or {})[word] for word in other])[of] if len(keys) else np.zeros(0)
+        most = np.array([*map(_worth, own), *((also or {})[word] for word in other)])[of] if len(keys) else np.zeros(0)
         distinct, at = np.unique(keys, return_inverse=True)
         weights = np.zeros(len(distinct))
         np.maximum.at(weights, at, most)
