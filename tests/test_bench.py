@@ -320,7 +320,7 @@ def test_where_one_note_crowds_out_the_others_more_is_asked_for(monkeypatch: pyt
     assert ask("path", 10).ranking == ("long.md", *(f"{number}.md" for number in range(9)))
     assert [most for _, most in asked] == [recall.CANDIDATES * 2**times for times in range(4)]
     asked.clear()
-    crowd = crowd[:200]
+    crowd = crowd[:50]
     assert ask("path", 10).ranking == ("long.md",)
     assert len(asked) == 1  # there is no more
 
