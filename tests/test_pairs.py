@@ -44,7 +44,7 @@ def store(ledger: Ledger, path: str, title: str, cut: tuple[Scene, ...]) -> None
 
 def talk(path: str, *said: tuple[str, str]) -> Scene:
     turns = tuple(Turn(role, text, (n, n), n, uid=f"{path}-{n}") for n, (role, text) in enumerate(said, 1))
-    return Scene(f"talk-{path}", "sha", "dialogue", "Talk", (), turns, Source(path, (1, len(said)), turns[0].uid), "en", "imported")
+    return Scene(f"talk-{path}", f"sha-{path}", "dialogue", "Talk", (), turns, Source(path, (1, len(said)), turns[0].uid), "en", "imported")
 
 
 def found(ledger: Ledger, kind: str, **options: int) -> list[Pair]:
@@ -156,8 +156,16 @@ def test_copies_templates_and_our_own_words_are_left_out(ledger: Ledger) -> None
     put(ledger, "Я копия/Хлеб.md", f"# Хлеб\n\n{BREAD}\n")
     put(ledger, "Ответ.md", f"---\nvaultllm: answer\n---\n# Ответ\n\n{PUMP}\n")
     put(ledger, "Templates/Т.md", f"# Шаблон дня\n\n{PUMP}\n")
-    ledger.link_duplicates()
     assert {pair.note for pair in pairs.pairs(ledger)} == {"Хлеб.md"}
+
+
+def test_scenes_that_say_nearly_the_same_count_once(ledger: Ledger) -> None:
+    long = " ".join(f"{'абвгдежз'[n % 8]}ок{n} стоял у дороги номер {n * 7}." for n in range(40))
+    put(ledger, "Ряд.md", f"# Ряд столбов\n\n{long}\n")
+    put(ledger, "Ряд (копия).md", f"# Ряд столбов\n\n{long} И ещё один.\n")
+    assert {pair.note for pair in pairs.pairs(ledger)} == {"Ряд.md", "Ряд (копия).md"}
+    ledger.link_duplicates()
+    assert len({pair.note for pair in pairs.pairs(ledger)}) == 1
 
 
 def test_the_number_of_pairs_is_bounded_and_each_kind_has_its_share(ledger: Ledger) -> None:

@@ -157,7 +157,10 @@ def _chosen(found: list[Pair], most: int, seed: int) -> list[Pair]:
 
 # -- what is read
 
-_USED = "(s.train = 1 OR s.trust = 'clipped') AND s.trust != 'generated' AND s.slot NOT IN (SELECT scene FROM twins)"
+_USED = (  # exact copies are known at once, near ones when the ledger has looked for them
+    "(s.train = 1 OR s.trust = 'clipped') AND s.trust != 'generated' AND s.slot NOT IN (SELECT scene FROM twins)"
+    " AND s.slot IN (SELECT min(slot) FROM scenes WHERE train = 1 OR trust = 'clipped' GROUP BY sha)"
+)
 
 
 def _starts(ledger: Ledger) -> dict[str, tuple[int, int]]:
