@@ -68,6 +68,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "ledger",
         "memory.pairs",
         "memory.resonance",
+        "memory.answerable",
         "memory.layout",
         "memory.analyse",
         "memory.map",
