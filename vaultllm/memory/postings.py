@@ -22,11 +22,11 @@ class Segment:
     """Postings sorted by key."""
 
     keys: np.ndarray
-    """(k,) uint32, rising."""
+    """(k,) uint32 or uint64, rising."""
     starts: np.ndarray
     """(k + 1,) uint32: postings of `keys[i]` are at `starts[i]` to `starts[i + 1]`."""
     values: np.ndarray
-    """(n,) uint32."""
+    """(n,) uint32 or uint64."""
     weights: np.ndarray
     """(n,) uint8."""
 
@@ -36,28 +36,33 @@ class Segment:
 
     def to_bytes(self) -> bytes:
         """As it is stored, little-endian."""
-        head = np.array([len(self.keys), len(self.values)], "<u4")
-        parts = (head, self.keys.astype("<u4"), self.starts.astype("<u4"), self.values.astype("<u4"), self.weights)
-        return b"".join(part.tobytes() for part in parts)
+        sizes = [len(self.keys), len(self.values), self.keys.itemsize, self.values.itemsize]
+        keys, values = (column.astype(f"<u{column.itemsize}") for column in (self.keys, self.values))
+        return b"".join(part.tobytes() for part in (np.array(sizes, "<u4"), keys, values, self.starts.astype("<u4"), self.weights))
 
     @staticmethod
     def from_bytes(data: bytes) -> Segment:
         """The inverse of `to_bytes`. Raises ValueError when the bytes are something else."""
-        keys, count = map(int, np.frombuffer(data, "<u4", 2))
-        at = 8 + 4 * (2 * keys + 1 + count)
-        if len(data) != at + count:
+        keys, count, key, value = map(int, np.frombuffer(data, "<u4", 4))
+        ends = [16, 16 + key * keys]
+        ends += [ends[1] + value * count, ends[1] + value * count + 4 * (keys + 1)]
+        if {key, value} - {4, 8} or len(data) != ends[3] + count:
             raise ValueError(f"a segment of {keys} keys and {count} postings has {len(data)} bytes")
-        numbers = np.frombuffer(data, "<u4", 2 * keys + 1 + count, 8)
-        return Segment(numbers[:keys], numbers[keys : 2 * keys + 1], numbers[2 * keys + 1 :], np.frombuffer(data, np.uint8, count, at))
+        return Segment(
+            np.frombuffer(data, f"<u{key}", keys, ends[0]),
+            np.frombuffer(data, "<u4", keys + 1, ends[2]),
+            np.frombuffer(data, f"<u{value}", count, ends[1]),
+            np.frombuffer(data, np.uint8, count, ends[3]),
+        )
 
 
 def segment(keys: np.ndarray, values: np.ndarray, weights: np.ndarray) -> Segment:
-    """Postings in any order as a segment; those of one key keep their order."""
+    """Postings in any order as a segment; those of one key keep their order. Keys and values are uint32 or uint64."""
     order = np.argsort(keys, kind="stable")
     keys = keys[order]
     first = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]])) if len(keys) else np.zeros(0, np.int64)
     starts = np.concatenate([first, [len(keys)]]).astype(np.uint32)
-    return Segment(keys[first].astype(np.uint32), starts, values[order].astype(np.uint32), weights[order].astype(np.uint8))
+    return Segment(keys[first], starts, values[order], weights[order].astype(np.uint8))
 
 
 def append(
@@ -134,8 +139,8 @@ class Reader:
         }
 
     def keys(self) -> np.ndarray:
-        """All keys, (k,) uint32, rising, each once."""
-        return np.unique(np.concatenate([np.zeros(0, np.uint32), *(one.keys for one in self._segments.values())]))
+        """All keys, (k,), rising, each once."""
+        return np.unique(np.concatenate([one.keys for one in self._segments.values()] or [np.zeros(0, np.uint64)]))
 
     def counts(self, keys: np.ndarray) -> np.ndarray:
         """How many postings each key (q,) has, dead ones included: (q,) int64."""
@@ -146,7 +151,7 @@ class Reader:
         return found
 
     def lists(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The postings of keys (q,): which key (n,) int64, value (n,) uint32, weight (n,) uint8, by segment and key."""
+        """The postings of keys (q,): which key (n,) int64, value (n,), weight (n,) uint8, by segment and key."""
         which, values, weights = [], [], []
         for one in self._segments.values():
             at, there = _places(one, keys)

@@ -11,6 +11,7 @@ Knows nothing about what a slot means.
 from __future__ import annotations
 
 import functools
+import hashlib
 import re
 import sqlite3
 import zlib
@@ -36,8 +37,7 @@ _SAMPLE = """Заметки о нейросетях, ёжиках и прочи�
 _SYMBOL = re.compile("[\u2600-\u27bf\U0001f000-\U0001faff]")  # emoji and dingbats: words of their own
 
 _COMMON_WORTH = 0.4  # of words that say little about what a question is about
-_MANY = 5_000  # words at once, from which it pays to read the whole vocabulary first
-_REMEMBERED = 1_000_000  # numbers of words in memory, at most: some 150 MB
+_SMALL, _MOST_SMALL = 4_096, 16  # rows of the vocabulary with fewer words are joined when there are so many
 _DATE = re.compile(r"^(\d{4}-\d\d-\d\d)$", re.MULTILINE)
 _TAG = re.compile(r"(?<!\S)#[^\s#]+")
 WORDS, PARTS = "words", "parts"  # families of postings: word -> documents; stem or gram -> words
@@ -48,6 +48,8 @@ class Bag(NamedTuple):
 
     words: str
     """Its words, joined by spaces, each once or twice."""
+    keys: bytes
+    """What each is known by: 8 bytes of a hash."""
     weights: bytes
     """How much each counts: `TEXT_WEIGHT` for each time in the text, `CONTEXT_WEIGHT` in the context; at most 255."""
     length: int
@@ -62,7 +64,13 @@ def bag(text: str, context: str) -> Bag:
     if not said.words or not about.words:
         return said if said.words else about
     # A word that stands in both is there twice, and its weights add up.
-    return Bag(f"{said.words} {about.words}", said.weights + about.weights, said.length + about.length, said.grams + about.grams)
+    return Bag(
+        f"{said.words} {about.words}",
+        said.keys + about.keys,
+        said.weights + about.weights,
+        said.length + about.length,
+        said.grams + about.grams,
+    )
 
 
 def _weighed(text: str, weight: int) -> Bag:
@@ -73,7 +81,21 @@ def _weighed(text: str, weight: int) -> Bag:
         weights = bytes([min(255, weight * count) for count in counts.values()])
     length = sum(counts.values())
     letters = sum(map(mul, map(len, counts), counts.values()))
-    return Bag(" ".join(counts), weights, weight * length, weight * (letters - length))  # a word of n letters has n - 1 grams
+    keys = b"".join(map(_KEYS.__getitem__, counts))
+    return Bag(" ".join(counts), keys, weights, weight * length, weight * (letters - length))  # a word of n letters has n - 1 grams
+
+
+class _Keys(dict[str, bytes]):
+    """What words are known by; worked out once."""
+
+    def __missing__(self, word: str) -> bytes:
+        if len(self) >= 200_000:
+            self.clear()
+        key = self[word] = hashlib.blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        return key
+
+
+_KEYS = _Keys()
 
 
 _TIMES = {weight: bytes(min(255, weight * count) for count in range(256)) for weight in (TEXT_WEIGHT, CONTEXT_WEIGHT)}
@@ -98,7 +120,8 @@ def _about(context: str) -> Bag:
     told = [dates.words(day, language) for day in _DATE.findall(context)[:1] for language in ("ru", "en", "bn")]
     bag = _weighed("\n".join([context, *told]), CONTEXT_WEIGHT)
     tags = [tag for tag in dict.fromkeys(texts.fold(tag) for tag in _TAG.findall(context)) if len(tag) <= MOST_WORD]
-    return bag._replace(words=" ".join([bag.words, *tags]).strip(), weights=bag.weights + bytes([CONTEXT_WEIGHT] * len(tags)))
+    keys = b"".join([bag.keys, *(_KEYS[tag] for tag in tags)])
+    return bag._replace(words=" ".join([bag.words, *tags]).strip(), keys=keys, weights=bag.weights + bytes([CONTEXT_WEIGHT] * len(tags)))
 
 
 def _worth(word: str) -> float:
@@ -134,9 +157,8 @@ class Index:
     def __init__(self, db: sqlite3.Connection) -> None:
         self.db = db
         self._state: tuple[int, ...] = ()
-        self._ids: dict[str, int] = {}  # of words that were added lately, or of all
-        self._top = 0  # the highest of them
-        self._has_all = False  # whether `_ids` holds the whole vocabulary as it was at `_top`
+        self._known: tuple[tuple[int, int], np.ndarray] | None = None  # the vocabulary's state, and its keys
+        self._spelled: dict[int, list[str]] = {}  # row of the vocabulary -> its words
         self._readers: tuple[postings.Reader, postings.Reader] | None = None
         self._documents: _Documents
 
@@ -156,10 +178,12 @@ class Index:
         documents = [(top + number, slot, said.length, said.grams) for number, (slot, said) in enumerate(rows, 1)]
         db.executemany("INSERT INTO documents (doc, slot, words, grams) VALUES (?, ?, ?, ?)", documents)
         said = " ".join([bag.words for _, bag in rows if bag.words])
-        ids = self._numbers(said.split(" ") if said else [])
+        keys = np.frombuffer(b"".join([bag.keys for _, bag in rows]), "<u8")
+        if len(keys):
+            self._learn(keys, said)
         docs = np.repeat(np.arange(top + 1, top + 1 + len(rows), dtype=np.uint32), [len(bag.weights) for _, bag in rows])
         weights = np.frombuffer(b"".join([bag.weights for _, bag in rows]), np.uint8)
-        postings.append(db, WORDS, ids, docs, weights, self._alive)
+        postings.append(db, WORDS, keys, docs, weights, self._alive)
 
     def remove(self, slots: Iterable[int]) -> None:
         """Take passages out; unknown ones are no error."""
@@ -174,18 +198,19 @@ class Index:
         postings.compact(self.db, WORDS, self._alive)
         held = postings.Reader(WORDS)  # not the one that answers: this transaction may fail
         held.refresh(self.db)
-        used = set(held.keys().tolist())
-        gone = [(number,) for (number,) in self.db.execute("SELECT id FROM vocabulary") if number not in used]
-        self.db.executemany("DELETE FROM vocabulary WHERE id = ?", gone)
-        kept = np.array(sorted(used), np.uint32)
-        postings.compact(self.db, PARTS, lambda values: np.isin(values, kept))
-        self._top = -1
+        used = held.keys()
+        rows = self.db.execute("SELECT keys, words FROM vocabulary").fetchall()
+        self.db.execute("DELETE FROM vocabulary")
+        self._write_words(
+            [(key, word) for keys, words in rows for key, word in zip(np.frombuffer(keys, "<u8"), _spelled(words), strict=True)],
+            used,
+        )
+        postings.compact(self.db, PARTS, lambda values: np.isin(values, used))
 
     def rebuild(self) -> None:
         """Write the index anew from the passages."""
         for table in ("postings", "documents", "vocabulary"):
             self.db.execute(f"DELETE FROM {table}")
-        self._top = -1
         rows = self.db.execute("SELECT slot, text, context FROM passages ORDER BY slot").fetchall()
         for start in range(0, len(rows), 1_000):
             self.add([(slot, bag(text, context)) for slot, text, context in rows[start : start + 1_000]])
@@ -201,43 +226,80 @@ class Index:
         there[np.array([doc - first for (doc,) in found], np.int64)] = True
         return there[docs.astype(np.int64) - first]
 
-    def _numbers(self, said: list[str]) -> np.ndarray:
-        """The numbers of words, (n,) uint32; new words get one, and their stems and grams are written."""
-        import numpy as np
-
-        known = self._ids
-        (top,) = self.db.execute("SELECT coalesce(max(id), 0) FROM vocabulary").fetchone()
-        if top != self._top or len(known) > _REMEMBERED:  # nothing was remembered, another process has written, or a batch failed
-            known.clear()
-            self._has_all = False
-            if len(said) >= _MANY and top <= _REMEMBERED:
-                known.update(self.db.execute("SELECT word, id FROM vocabulary").fetchall())
-                self._has_all = True
-        fresh = [word for word in dict.fromkeys(said) if word not in known]
-        for start in range(0, 0 if self._has_all else len(fresh), 500):
-            part = fresh[start : start + 500]
-            known.update(self.db.execute(f"SELECT word, id FROM vocabulary WHERE word IN ({', '.join('?' * len(part))})", part).fetchall())
-        new = sorted(word for word in fresh if word not in known)  # in the order of the table's own index
-        if new:
-            numbered = [(word, number) for number, word in enumerate(new, top + 1)]
-            self.db.executemany("INSERT INTO vocabulary (word, id) VALUES (?, ?)", numbered)
-            known.update(numbered)
-            self._write_parts(new, top + 1)
-        self._top = top + len(new)
-        return np.array(list(map(known.__getitem__, said)), np.uint32)
-
-    def _write_parts(self, new: list[str], first: int) -> None:
+    def _learn(self, keys: np.ndarray, said: str) -> None:
+        """Write the words (joined by spaces; keys (n,) uint64) that the vocabulary lacks, with their stems and grams."""
         import numpy as np
 
         from vaultllm.memory import postings
 
-        plain = [word if word[0] != "#" else "" for word in new]  # a tag is found by itself, its words stand beside it
-        grams, places = gram_keys(plain)
-        keys = np.concatenate([grams, stem_keys(texts.stems_of(new))])
-        values = np.concatenate([places, np.arange(len(new))]) + first
+        known = self._vocabulary()
+        distinct, first = np.unique(keys, return_index=True)
+        at = np.minimum(np.searchsorted(known, distinct), max(0, len(known) - 1))
+        fresh = np.flatnonzero(known[at] != distinct) if len(known) else np.arange(len(distinct))
+        if not len(fresh):
+            return
+        every = said.split(" ")
+        new, words = distinct[fresh], [every[place] for place in first[fresh].tolist()]
+        self._write_words(list(zip(new.tolist(), words, strict=True)))
+        grams, of = gram_keys([word if word[0] != "#" else "" for word in words])  # a tag is found by itself, its words stand beside it
+        parts = np.concatenate([grams, stem_keys(texts.stems_of(words))]).astype(np.uint64)
         # A gram that stands twice in a word is one posting of weight 2.
-        pairs, counts = np.unique(keys.astype(np.uint64) << np.uint64(32) | values.astype(np.uint64), return_counts=True)
-        postings.append(self.db, PARTS, (pairs >> np.uint64(32)).astype(np.uint32), pairs.astype(np.uint32), np.minimum(counts, 255))
+        pairs, times = np.unique(parts << np.uint64(32) | np.concatenate([of, np.arange(len(words))]).astype(np.uint64), return_counts=True)
+        values = new[(pairs & np.uint64(0xFFFFFFFF)).astype(np.int64)]
+        postings.append(self.db, PARTS, (pairs >> np.uint64(32)).astype(np.uint32), values, np.minimum(times, 255))
+        self._known = (self._vocabulary_state(), np.union1d(known, new))
+
+    def _write_words(self, words: list[tuple[int, str]], used: np.ndarray | None = None) -> None:
+        """Put (key, word) into the vocabulary as a row, sorted; small rows are joined as they come to be many. `used`: only these keys."""
+        import numpy as np
+
+        small = "SELECT id, keys, words FROM vocabulary WHERE size < ?"
+        rows = self.db.execute(small, (_SMALL,)).fetchall() if len(words) < _SMALL else []
+        if len(rows) >= _MOST_SMALL:
+            self.db.executemany("DELETE FROM vocabulary WHERE id = ?", [(number,) for number, _, _ in rows])
+            for _, keys, said in rows:
+                words += zip(np.frombuffer(keys, "<u8").tolist(), _spelled(said), strict=True)
+        words.sort()
+        keys = np.array([key for key, _ in words], np.uint64)
+        spelled = [word for _, word in words]
+        if used is not None:
+            kept = np.isin(keys, used)
+            keys, spelled = keys[kept], [word for word, keep in zip(spelled, kept.tolist(), strict=True) if keep]
+        if len(keys):
+            row = (len(keys), keys.astype("<u8").tobytes(), "\n".join(spelled).encode("utf-8", "surrogatepass"))
+            self.db.execute("INSERT INTO vocabulary (size, keys, words) VALUES (?, ?, ?)", row)
+
+    def _vocabulary_state(self) -> tuple[int, int]:
+        found: tuple[int, int] = self.db.execute("SELECT coalesce(max(id), 0), count(*) FROM vocabulary").fetchone()
+        return found
+
+    def _vocabulary(self) -> np.ndarray:
+        """The keys of all words, (n,) uint64, rising."""
+        import numpy as np
+
+        state = self._vocabulary_state()
+        if self._known is None or self._known[0] != state:  # nothing was read yet, another process has written, or a batch failed
+            rows = [np.frombuffer(keys, "<u8") for (keys,) in self.db.execute("SELECT keys FROM vocabulary")]
+            self._known = (state, np.sort(np.concatenate(rows)) if rows else np.zeros(0, np.uint64))
+        return self._known[1]
+
+    def _words(self, keys: np.ndarray) -> dict[int, str]:
+        """Key -> word, of those keys (n,) that the vocabulary has."""
+        import numpy as np
+
+        found: dict[int, str] = {}
+        spelled: dict[int, list[str]] = {}
+        for number, held in self.db.execute("SELECT id, keys FROM vocabulary").fetchall():
+            its = np.frombuffer(held, "<u8")
+            at = np.minimum(np.searchsorted(its, keys), len(its) - 1)
+            there = its[at] == keys
+            if there.any():
+                if number not in self._spelled:
+                    self._spelled[number] = _spelled(*self.db.execute("SELECT words FROM vocabulary WHERE id = ?", (number,)).fetchone())
+                words = spelled[number] = self._spelled[number]
+                found.update(zip(keys[there].tolist(), [words[place] for place in at[there].tolist()], strict=True))
+        self._spelled = spelled | {number: words for number, words in self._spelled.items() if number not in spelled}
+        return found
 
     # -- reading
 
@@ -267,13 +329,8 @@ class Index:
 
     def holders(self, word: str) -> list[int]:
         """Slots of the passages that hold this folded word."""
-        row = self.db.execute("SELECT id FROM vocabulary WHERE word = ?", (word,)).fetchone()
-        if row is None:
-            return []
-        import numpy as np
-
         said, _ = self._read()
-        rows = self._documents.rows(said.lists(np.array(row, np.uint32))[1])
+        rows = self._documents.rows(said.lists(word_keys([word]))[1])
         return sorted(set(self._documents.slots[rows[rows >= 0]].tolist()))
 
     def rare(self, words: Iterable[str], most: int) -> dict[str, list[int]]:
@@ -281,18 +338,14 @@ class Index:
         import numpy as np
 
         asked = list(dict.fromkeys(words))
-        ids: dict[int, str] = {}
-        for start in range(0, len(asked), 500):
-            part = asked[start : start + 500]
-            ids.update(self.db.execute(f"SELECT id, word FROM vocabulary WHERE word IN ({', '.join('?' * len(part))})", part).fetchall())
         said, _ = self._read()
-        keys = np.array(sorted(ids), np.uint32)
-        keys = keys[said.counts(keys) <= 2 * most] if len(keys) else keys  # a word may be there twice, in text and context
-        which, docs, _ = said.lists(keys)
+        keys = word_keys(asked)
+        few = np.flatnonzero(said.counts(keys) <= 2 * most)  # a word may be there twice, in text and context
+        which, docs, _ = said.lists(keys[few])
         rows = self._documents.rows(docs)
         found: dict[str, set[int]] = {}
-        for key, row in zip(which[rows >= 0].tolist(), rows[rows >= 0].tolist(), strict=True):
-            found.setdefault(ids[int(keys[key])], set()).add(int(self._documents.slots[row]))
+        for place, row in zip(which[rows >= 0].tolist(), rows[rows >= 0].tolist(), strict=True):
+            found.setdefault(asked[few[place]], set()).add(int(self._documents.slots[row]))
         return {word: sorted(slots) for word, slots in found.items() if len(slots) <= most}
 
     def similar(self, word: str, most: int = 20) -> list[tuple[str, float, int]]:
@@ -304,13 +357,12 @@ class Index:
         _, found, _ = parts.lists(keys)
         ids, shared = np.unique(found, return_counts=True)
         best = np.argsort(-shared, kind="stable")[: 10 * most]
-        counts = dict(zip(ids[best].tolist(), zip(shared[best].tolist(), said.counts(ids[best]).tolist(), strict=True), strict=True))
+        words = self._words(ids[best])
         alike = []
-        for number in counts:
-            row = self.db.execute("SELECT word FROM vocabulary WHERE id = ?", (number,)).fetchone()
-            if row is not None and counts[number][1]:
-                grams = len(set(texts.word_grams(row[0])))
-                alike.append((str(row[0]), 2 * counts[number][0] / (len(keys) + grams), int(counts[number][1])))
+        for key, common, held in zip(ids[best].tolist(), shared[best].tolist(), said.counts(ids[best]).tolist(), strict=True):
+            if key in words and held:
+                grams = len(set(texts.word_grams(words[key])))
+                alike.append((words[key], 2 * common / (len(keys) + grams), int(held)))
         return sorted(alike, key=lambda one: (-one[1], -one[2], one[0]))[:most]
 
     def df(self, word: str) -> int:
@@ -413,6 +465,17 @@ class _Documents(NamedTuple):
         places = np.full(top + 1, -1, np.int64)
         places[rows[:, 0]] = np.arange(len(rows))
         return _Documents(rows[:, 1], rows[:, 2] / TEXT_WEIGHT, rows[:, 3] / TEXT_WEIGHT, places)
+
+
+def _spelled(words: bytes) -> list[str]:
+    return words.decode("utf-8", "surrogatepass").split("\n")
+
+
+def word_keys(words: Sequence[str]) -> np.ndarray:
+    """Keys of folded words, (n,) uint64."""
+    import numpy as np
+
+    return np.frombuffer(b"".join([_KEYS[word] for word in words]), "<u8")
 
 
 def stem_keys(stems: Sequence[str]) -> np.ndarray:
