@@ -247,7 +247,7 @@ class Index:
         pairs, times = np.unique(parts << np.uint64(32) | np.concatenate([of, np.arange(len(words))]).astype(np.uint64), return_counts=True)
         values = new[(pairs & np.uint64(0xFFFFFFFF)).astype(np.int64)]
         postings.append(self.db, PARTS, (pairs >> np.uint64(32)).astype(np.uint32), values, np.minimum(times, 255))
-        self._known = (self._vocabulary_state(), np.union1d(known, new))
+        self._known = (self._vocabulary_state(), np.sort(np.concatenate([known, new])))
 
     def _write_words(self, words: list[tuple[int, str]], used: np.ndarray | None = None) -> None:
         """Put (key, word) into the vocabulary as a row, sorted; small rows are joined as they come to be many. `used`: only these keys."""
@@ -488,21 +488,24 @@ def stem_keys(stems: Sequence[str]) -> np.ndarray:
 def gram_keys(words: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Keys of the 4-grams of `#word#` for each word, (n,) uint32, and which word each is of, (n,) int64.
 
-    Hashes of the four code points (two keys of a vault collide about once in a million). A word of one letter is one gram.
+    Hashes of the four code points (two keys of a vault collide about once in a million). A word of one letter is one gram. Words are
+    not longer than `MOST_WORD`.
     """
     import numpy as np
 
-    padded = "".join([f"#{word[:MOST_WORD]}#" if len(word) > 1 else f"#{word}#\0" for word in words])
-    if not padded:
-        return np.zeros(0, np.uint32), np.zeros(0, np.int64)
-    points = np.frombuffer(padded.encode("utf-32-le", "surrogatepass"), "<u4")
-    ends = np.cumsum([min(len(word), MOST_WORD) + (2 if len(word) > 1 else 3) for word in words])
-    mixed = points[: max(0, len(points) - 3)].copy()
+    lengths = np.fromiter(map(len, words), np.int64, len(words))
+    if len(words) and lengths.min() < 2:
+        words = [word if len(word) != 1 else f"{word}#\0" for word in words]
+    blocks = np.where(lengths == 1, 3, lengths) + 2
+    counts = np.where(lengths == 1, 1, np.maximum(lengths - 1, 0))
+    of = np.repeat(np.arange(len(words)), counts)
+    if not len(of):
+        return np.zeros(0, np.uint32), of
+    at = np.repeat(np.cumsum(blocks) - blocks - (np.cumsum(counts) - counts), counts) + np.arange(len(of))
+    points = np.frombuffer(f"#{'##'.join(words)}#".encode("utf-32-le", "surrogatepass"), "<u4")
+    mixed = points[at]
     for step in (1, 2, 3):
-        mixed = mixed * np.uint32(2_654_435_761) ^ (mixed >> np.uint32(15)) ^ points[step : len(points) - 3 + step]
+        mixed = mixed * np.uint32(2_654_435_761) ^ (mixed >> np.uint32(15)) ^ points[at + step]
     mixed *= np.uint32(2_246_822_519)
     mixed ^= mixed >> np.uint32(13)
-    starts = np.arange(len(mixed))
-    of = np.searchsorted(ends, starts, side="right")
-    inside = starts + 4 <= ends[of]
-    return mixed[inside], of[inside]
+    return mixed, of
