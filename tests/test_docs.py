@@ -110,12 +110,22 @@ def test_limits_in_the_document_are_those_of_the_settings() -> None:
 
 
 def test_every_module_stands_in_the_readmes_tree_and_nothing_else_does() -> None:
-    tree = read("README.md").partition("```\nvaultllm/\n")[2].partition("vault_example/")[0]
-    files = set(re.findall(r"(?<![\w/])[a-z_]+\.py\b", tree))
-    packages = set(re.findall(r"(?:^|\s)([a-z_]+)/(?=\s)", tree))
-    package = REPO / "vaultllm"
-    assert files == {path.name for path in package.glob("*.py")} - {"__init__.py"}
-    assert packages == {path.parent.name for path in package.glob("*/__init__.py")}
+    named: dict[str, list[str]] = {"": []}
+    folder = ""
+    for line in read("README.md").partition("```\nvaultllm/\n")[2].partition("vault_example/")[0].rstrip("\n").split("\n"):
+        names = re.findall(r"(?:^|\s{2,})([a-z_]+(?:\.py|/))(?=\s)", line)
+        if not line.startswith("    "):
+            folder = ""
+        assert names, line
+        named.setdefault(folder, []).extend(names)
+        if len(names) == 1 and names[0].endswith("/"):
+            folder = names[0]
+    assert set(named) == {"", "memory/"}  # the modules of the others are told by their package
+    for folder, names in named.items():
+        here = REPO / "vaultllm" / folder
+        modules = {path.name for path in here.glob("*.py")} - {"__init__.py"}
+        assert set(names) == modules | {f"{path.parent.name}/" for path in here.glob("*/__init__.py")}, folder
+        assert len(names) == len(set(names)), folder
 
 
 def test_the_first_command_stands_near_the_readmes_top() -> None:
