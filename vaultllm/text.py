@@ -9,6 +9,7 @@ import codecs
 import functools
 import hashlib
 import re
+import struct
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -38,7 +39,6 @@ _SCRIPTS: tuple[tuple[str, str, str], ...] = (  # script name, language when not
     ("han", "zh", "\u4e00-\u9fff"),
 )
 _LETTERS = {language: re.compile(f"[{letters}]") for _, language, letters in _SCRIPTS}
-_STEMMED = {"ru": "russian", "en": "english"}
 
 # A sentence ends at its mark (danda and ellipsis included) with its closing quotes, before white space.
 _SENTENCE_END = re.compile(r"(?:(?<=[.!?…।])|(?<=[.!?…।][\"'»”)\]]))\s+|\n\s*\n|\n(?=\s*(?:[-*+]|\d+[.)])\s)")
@@ -293,11 +293,15 @@ class ByWord(dict[str, str]):
 def _stem(word: str) -> str:
     if word[-1:].isdecimal():  # no ending to take away
         return word
-    for language, algorithm in _STEMMED.items():
-        if _LETTERS[language].match(word):
-            stemmed: str = _stemmer(algorithm).stemWord(word)  # type: ignore[attr-defined]
-            return stemmed
-    return word
+    first = word[:1]
+    if "\u0400" <= first <= "\u052f":
+        algorithm = "russian"
+    elif "a" <= first <= "z" or "A" <= first <= "Z" or "\u00c0" <= first <= "\u024f":
+        algorithm = "english"
+    else:
+        return word
+    stemmed: str = _stemmer(algorithm).stemWord(word)  # type: ignore[attr-defined]
+    return stemmed
 
 
 _STEMS = ByWord(_stem)
@@ -347,8 +351,8 @@ def sentences(text: str) -> list[str]:
 
 def sha(*parts: str, digits: int = 16) -> str:
     """A hex fingerprint of strings; the boundaries between them count."""
-    framed: list[bytes] = []
-    for part in parts:
-        data = part.encode("utf-8", "surrogatepass")
-        framed += (len(data).to_bytes(8, "big"), data)
-    return hashlib.sha256(b"".join(framed)).hexdigest()[:digits]
+    encoded = [part.encode("utf-8", "surrogatepass") for part in parts]
+    return hashlib.sha256(b"".join([piece for data in encoded for piece in (_LENGTH(len(data)), data)])).hexdigest()[:digits]
+
+
+_LENGTH = struct.Struct(">Q").pack

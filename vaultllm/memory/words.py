@@ -60,16 +60,15 @@ class Bag(NamedTuple):
 
 def bag(text: str, context: str) -> Bag:
     """What the index holds of a passage."""
-    said, about = _weighed(text, TEXT_WEIGHT), _about(context)
-    if not said.words or not about.words:
-        return said if said.words else about
-    # A word that stands in both is there twice, and its weights add up.
+    return _both(_weighed(text, TEXT_WEIGHT), _about(context))
+
+
+def _both(one: Bag, other: Bag) -> Bag:
+    """Two bags as one; a word that stands in both is there twice, and its weights add up."""
+    if not one.words or not other.words:
+        return one if one.words else other
     return Bag(
-        f"{said.words} {about.words}",
-        said.keys + about.keys,
-        said.weights + about.weights,
-        said.length + about.length,
-        said.grams + about.grams,
+        f"{one.words} {other.words}", one.keys + other.keys, one.weights + other.weights, one.length + other.length, one.grams + other.grams
     )
 
 
@@ -117,11 +116,20 @@ def _cut(text: str) -> Mapping[str, int]:
 @functools.lru_cache(maxsize=1_000)
 def _about(context: str) -> Bag:
     """A context as `scenes.passages` writes it: its words, its date in words of three languages, and each `#tag` as a word of its own."""
-    told = [dates.words(day, language) for day in _DATE.findall(context)[:1] for language in ("ru", "en", "bn")]
-    bag = _weighed("\n".join([context, *told]), CONTEXT_WEIGHT)
+    bag = _weighed(context, CONTEXT_WEIGHT)
+    if day := _DATE.search(context):
+        bag = _both(bag, _told(day[1]))
+    if "#" not in context:
+        return bag
     tags = [tag for tag in dict.fromkeys(texts.fold(tag) for tag in _TAG.findall(context)) if len(tag) <= MOST_WORD]
     keys = b"".join([bag.keys, *(_KEYS[tag] for tag in tags)])
     return bag._replace(words=" ".join([bag.words, *tags]).strip(), keys=keys, weights=bag.weights + bytes([CONTEXT_WEIGHT] * len(tags)))
+
+
+@functools.lru_cache(maxsize=1_000)
+def _told(day: str) -> Bag:
+    """A day in words of three languages."""
+    return _weighed(" ".join(dates.words(day, language) for language in ("ru", "en", "bn")), CONTEXT_WEIGHT)
 
 
 def _worth(word: str) -> float:
