@@ -160,6 +160,20 @@ def test_many_small_additions_are_one_index_and_few_segments(index: Index) -> No
         assert count < 4 * postings.FAN
 
 
+def test_what_a_large_ingest_left_is_joined(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(postings, "MOST", 64)
+    for slot in range(1, 40):
+        index.add([(slot, words.bag(" ".join(f"слово{slot}x{n}" for n in range(9)), ""))])
+    before = index.stems("слово20x3").best(3), index.grams("слово20x3").best(3)
+    assert postings.large(index.db, words.WORDS) > 12
+    index.remove([39])
+    index.tidy()
+    assert index.db.execute("SELECT count(*) FROM postings").fetchone() == (2,)
+    assert [slot for slot, _ in index.stems("слово20x3").best(3)] == [slot for slot, _ in before[0]] == [20]
+    assert index.grams("слово20x3").best(1)[0][0] == 20
+    assert index.stems("слово39x3").best(1) == []
+
+
 def test_another_connection_sees_what_was_added(tmp_path: Path) -> None:
     with ledger.Ledger(tmp_path / "l.db") as one, ledger.Ledger(tmp_path / "l.db") as other:
         _fill(one.index)

@@ -84,8 +84,14 @@ def append(
         _merge(db, family, rows, alive)
 
 
-def compact(db: sqlite3.Connection, family: str, alive: Callable[[np.ndarray], np.ndarray]) -> None:
-    """All segments of a family as one, without what died."""
+def large(db: sqlite3.Connection, family: str) -> int:
+    """How many segments of a family are too large to be merged as postings come."""
+    (count,) = db.execute("SELECT count(*) FROM postings WHERE family = ? AND size >= ?", (family, MOST // FAN)).fetchone()
+    return int(count)
+
+
+def compact(db: sqlite3.Connection, family: str, alive: Callable[[np.ndarray], np.ndarray] | None = None) -> None:
+    """All segments of a family as one, without what died (see `append`)."""
     rows = [number for (number,) in db.execute("SELECT id FROM postings WHERE family = ? ORDER BY id", (family,))]
     if rows:
         _merge(db, family, rows, alive)

@@ -37,6 +37,7 @@ _SAMPLE = """Заметки о нейросетях, ёжиках и прочи�
 _SYMBOL = re.compile("[\u2600-\u27bf\U0001f000-\U0001faff]")  # emoji and dingbats: words of their own
 
 _COMMON_WORTH = 0.4  # of words that say little about what a question is about
+_MOST_LARGE = 12  # segments that are never merged by themselves
 _SMALL, _MOST_SMALL = 4_096, 16  # rows of the vocabulary with fewer words are joined when there are so many
 _DATE = re.compile(r"^(\d{4}-\d\d-\d\d)$", re.MULTILINE)
 _TAG = re.compile(r"(?<!\S)#[^\s#]+")
@@ -214,6 +215,14 @@ class Index:
             used,
         )
         postings.compact(self.db, PARTS, lambda values: np.isin(values, used))
+
+    def tidy(self) -> None:
+        """Join what a large ingest left in many large segments: a question looks into each."""
+        from vaultllm.memory import postings
+
+        for family, alive in ((WORDS, self._alive), (PARTS, None)):
+            if postings.large(self.db, family) > _MOST_LARGE:
+                postings.compact(self.db, family, alive)
 
     def rebuild(self) -> None:
         """Write the index anew from the passages."""
