@@ -184,7 +184,7 @@ def test_a_passage_whose_lines_moved_keeps_its_slot_and_its_vector(ledger: Ledge
     ledger.put_note(row(), [scene("new", "сверху"), scene("a", "раз", "два", line=7)])
     assert {text: slot for text, slot in slots(ledger).items() if text != "сверху"} == before
     assert [text for _, text, _ in ledger.texts(ledger.without_vector("e"))] == ["сверху"]
-    assert ledger.outbox() == [slots(ledger)["сверху"]]
+    assert list(ledger.outbox()) == [slots(ledger)["сверху"]]
     moved = ledger.passages([before["два"]])[before["два"]]
     assert moved.passage.lines == (8, 8)
 
@@ -197,7 +197,7 @@ def test_a_passage_that_changed_loses_its_vector_and_its_old_words(ledger: Ledge
     assert slots(ledger)["теплица стоит"] == slot
     assert ledger.index.stems("каяк").best(5) == []
     assert [found for found, _ in ledger.index.stems("теплица").best(5)] == [slot]
-    assert ledger.outbox() == [slot]
+    assert list(ledger.outbox()) == [slot]
     assert ledger.vectors("e")[0] == [slots(ledger)["весло"]]
 
 
@@ -275,6 +275,62 @@ def test_vectors_come_back_by_embedder_and_zero_ones_are_told_apart(ledger: Ledg
     assert ledger.vectors("other")[0] == []
     assert ledger.nonzero_vectors("e") == 2
     assert ledger.without_vector("other") == [1, 2, 3]
+
+
+@pytest.mark.parametrize("name", ["e", "e+int8"])
+def test_vectors_are_stored_as_the_name_of_their_embedder_says(ledger: Ledger, name: str) -> None:
+    ledger.put_note(row(), [scene("a", *map(str, range(40)))])
+    vectors = np.random.default_rng(0).normal(size=(40, 64)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors[7] = 0
+    ledger.put_vectors(name, list(range(1, 41)), vectors)
+    ((length,),) = ledger.db.execute("SELECT DISTINCT length(vector) FROM vectors")
+    assert length == (68 if name == "e+int8" else 256)
+    _, got = ledger.vectors(name)
+    np.testing.assert_allclose(got, vectors, atol=0.01 if name == "e+int8" else 0)
+    np.testing.assert_allclose(ledger.scan.cosines(name, vectors[3]).scores, vectors @ vectors[3], atol=0.02)
+    assert ledger.nonzero_vectors(name) == 39
+
+
+def test_the_scan_sees_a_vector_that_was_replaced_again_and_again(ledger: Ledger) -> None:
+    ledger.put_note(row(), [scene("a", "раз", "два")])
+    _vectors(ledger)
+    asked = np.eye(1, 8, dtype=np.float32)[0]
+    assert ledger.scan.cosines("e", asked).best(1) == [(1, 1.0)]
+    for said, expected in (("иначе", 0.5), ("опять иначе", 0.25), ("и опять", 1.0)):
+        ledger.put_note(row(), [scene("a", "раз", said)])
+        ledger.put_vectors("e", ledger.without_vector("e"), np.full((1, 8), expected, dtype=np.float32))
+        assert dict(ledger.scan.cosines("e", asked).best(2))[2] == expected
+
+
+def test_whose_vectors_are_there_and_only_the_named_ones_are_kept(ledger: Ledger) -> None:
+    ledger.put_note(row(), [scene("a", "раз", "два")])
+    for name in ("b", "a", "c"):
+        ledger.put_vectors(name, [1, 2], np.eye(2, dtype=np.float32), tell=False)
+    assert ledger.embedders() == ["a", "b", "c"]
+    assert ledger.drop_vectors("a", "c") == 2
+    assert ledger.embedders() == ["a", "c"]
+    assert (ledger.embedded("a"), ledger.embedded("b")) == (2, 0)
+    assert ledger.drop_vectors() == 4
+
+
+def test_a_slot_that_changes_while_chroma_is_told_of_it_goes_on_waiting(ledger: Ledger) -> None:
+    ledger.put_note(row(), [scene("a", "раз", "два")])
+    told = ledger.outbox()
+    ledger.put_note(row(), [scene("a", "иначе", "два")])
+    ledger.outbox_done(told)
+    assert list(ledger.outbox()) == [slots(ledger)["иначе"]]
+
+
+def test_what_waited_for_chroma_before_the_outbox_had_numbers_still_waits(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "l.db") as old:
+        for version, script in enumerate(MIGRATIONS[:7], 1):
+            old.executescript(script)
+            old.execute(f"PRAGMA user_version = {version}")
+        old.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        old.executemany("INSERT INTO outbox (passage) VALUES (?)", [(7,), (3,)])
+    with Ledger(tmp_path / "l.db") as opened:
+        assert sorted(opened.outbox()) == [3, 7]
 
 
 def test_beside_a_passage_stand_those_of_its_scene_and_of_the_scenes_around_it(ledger: Ledger) -> None:

@@ -111,11 +111,16 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE INDEX scenes_at ON scenes(at) WHERE at != '';
     DROP TABLE vectors;
     CREATE TABLE vectors (
-        passage INTEGER NOT NULL, embedder TEXT NOT NULL, stamp INTEGER NOT NULL, vector BLOB NOT NULL, PRIMARY KEY (embedder, passage)
+        stamp INTEGER PRIMARY KEY AUTOINCREMENT, passage INTEGER NOT NULL, embedder TEXT NOT NULL, vector BLOB NOT NULL,
+        UNIQUE (embedder, passage)
     );
-    CREATE INDEX vectors_stamp ON vectors(embedder, stamp);
+    CREATE INDEX vectors_stamp ON vectors(embedder);
     CREATE INDEX vectors_passage ON vectors(passage);
     CREATE INDEX vectors_empty ON vectors(embedder) WHERE vector = zeroblob(length(vector));
+    ALTER TABLE outbox RENAME TO outbox_of_slots;
+    CREATE TABLE outbox (seq INTEGER PRIMARY KEY AUTOINCREMENT, passage INTEGER NOT NULL UNIQUE);
+    INSERT INTO outbox (passage) SELECT passage FROM outbox_of_slots;
+    DROP TABLE outbox_of_slots;
     """,
 )
 

@@ -228,7 +228,7 @@ class Ledger(Database):
             self.db.executemany("INSERT INTO links (scene, target, written) VALUES (?, ?, ?)", new.links)
             self.db.executemany(f"INSERT INTO passages (slot, scene, {_PASSAGE}) VALUES ({_marks(10)})", new.passages)
             self.index.add(new.bags)
-            self.db.executemany("INSERT OR IGNORE INTO outbox (passage) VALUES (?)", [(slot,) for slot, _ in new.bags])
+            self._tell_outbox([(slot,) for slot, _ in new.bags])
         return change
 
     def _top(self, table: str, key: str) -> int:
@@ -322,7 +322,11 @@ class Ledger(Database):
         rows = self.db.execute(f"SELECT slot FROM passages WHERE {where}", (value,)).fetchall()
         self.index.remove(slot for (slot,) in rows)
         self.db.executemany("DELETE FROM vectors WHERE passage = ?", rows)
-        self.db.executemany("INSERT OR IGNORE INTO outbox (passage) VALUES (?)", rows)
+        self._tell_outbox(rows)
+
+    def _tell_outbox(self, rows: Iterable[tuple[int]]) -> None:
+        """A slot that waits already gets a new number: what was read of it before is no longer all."""
+        self.db.executemany("INSERT OR REPLACE INTO outbox (passage) VALUES (?)", rows)
 
     def set_problems(self, found: Mapping[str, Sequence[Problem]]) -> None:
         """Replace what is wrong with these files (paths). Writes only what is different: a scan that finds nothing new changes no byte."""
@@ -458,7 +462,7 @@ class Ledger(Database):
     # -- vectors and the outbox
 
     def without_vector(self, embedder: str) -> list[int]:
-        """Slots of passages that have no vector of this embedder."""
+        """Slots of passages that have no vector of this embedder; for "" all."""
         rows = self.db.execute(
             "SELECT slot FROM passages WHERE slot NOT IN (SELECT passage FROM vectors WHERE embedder = ?) ORDER BY slot", (embedder,)
         )
@@ -473,23 +477,42 @@ class Ledger(Database):
             found += self.db.execute(f"SELECT slot, text, context FROM passages WHERE slot IN ({marks})", part).fetchall()
         return sorted(found)
 
-    def put_vectors(self, embedder: str, slots: Sequence[int], vectors: np.ndarray) -> None:
-        """Store unit vectors (n, dims) float32 for passages, and put the passages into the outbox."""
-        with self.transaction():
-            (stamp,) = self.db.execute("SELECT coalesce(max(stamp), 0) + 1 FROM vectors WHERE embedder = ?", (embedder,)).fetchone()
-            self.db.executemany(
-                "INSERT OR REPLACE INTO vectors (passage, embedder, stamp, vector) VALUES (?, ?, ?, ?)",
-                [(slot, embedder, stamp, row.astype("<f4").tobytes()) for slot, row in zip(slots, vectors, strict=True)],
-            )
-            self.db.executemany("INSERT OR IGNORE INTO outbox (passage) VALUES (?)", [(slot,) for slot in slots])
+    def put_vectors(self, embedder: str, slots: Sequence[int], vectors: np.ndarray, *, tell: bool = True) -> None:
+        """Store unit vectors (n, dims) float32 for passages, and put the passages into the outbox if Chroma is to be told.
 
-    def drop_vectors(self, but: str) -> None:
-        """Those of all embedders but one."""
-        self.db.execute("DELETE FROM vectors WHERE embedder != ?", (but,))
+        The embedder's name says how they are stored (`memory.scan.precision_of`).
+        """
+        from vaultllm.memory import embed
+
+        stored = embed.pack(vectors, scan.precision_of(embedder))
+        with self.transaction():
+            self.db.executemany(  # a vector that is replaced gets a new stamp, higher than any that ever was
+                "INSERT OR REPLACE INTO vectors (passage, embedder, vector) VALUES (?, ?, ?)",
+                [(slot, embedder, vector) for slot, vector in zip(slots, stored, strict=True)],
+            )
+            if tell:
+                self._tell_outbox((slot,) for slot in slots)
+
+    def drop_vectors(self, *but: str) -> int:
+        """Those of all embedders but these; how many there were."""
+        kept = self.db.execute(f"DELETE FROM vectors WHERE embedder NOT IN ({_marks(len(but))})", but)
+        return int(kept.rowcount)
+
+    def embedders(self) -> list[str]:
+        """Whose vectors are there. Finds each by a look into an index: there are few."""
+        found: list[str] = []
+        while (row := self.db.execute("SELECT min(embedder) FROM vectors WHERE embedder > ?", found[-1:] or [""]).fetchone())[0]:
+            found.append(row[0])
+        return found
+
+    def embedded(self, embedder: str) -> int:
+        """How many passages have a vector of this embedder."""
+        (count,) = self.db.execute("SELECT count(*) FROM vectors WHERE embedder = ?", (embedder,)).fetchone()
+        return int(count)
 
     def vectors(self, embedder: str, slots: Sequence[int] | None = None) -> tuple[list[int], np.ndarray]:
         """Slots and their unit vectors (n, dims) float32 of one embedder; all of them when no slots are named."""
-        import numpy as np
+        from vaultllm.memory import embed
 
         if slots is None:
             rows = self.db.execute("SELECT passage, vector FROM vectors WHERE embedder = ? ORDER BY passage", (embedder,)).fetchall()
@@ -501,9 +524,7 @@ class Ledger(Database):
                 rows += self.db.execute(
                     f"SELECT passage, vector FROM vectors WHERE embedder = ? AND passage IN ({marks})", (embedder, *part)
                 ).fetchall()
-        if not rows:
-            return [], np.zeros((0, 0), dtype=np.float32)
-        return [slot for slot, _ in rows], np.frombuffer(b"".join(vector for _, vector in rows), dtype="<f4").reshape(len(rows), -1)
+        return [slot for slot, _ in rows], embed.unpack([vector for _, vector in rows], scan.precision_of(embedder))
 
     def nonzero_vectors(self, embedder: str) -> int:
         """How many passages have a vector of this embedder that says anything (a zero vector has no direction)."""
@@ -513,14 +534,14 @@ class Ledger(Database):
         (empty,) = self.db.execute(f"{counted} AND vector = zeroblob(length(vector))", (embedder,)).fetchone()
         return int(held) - int(empty)
 
-    def outbox(self, limit: int = 1000) -> list[int]:
-        """Slots whose row in Chroma may differ from ours."""
-        return [slot for (slot,) in self.db.execute("SELECT passage FROM outbox ORDER BY passage LIMIT ?", (limit,))]
+    def outbox(self, limit: int = 1000) -> dict[int, int]:
+        """Slots whose row in Chroma may differ from ours, the longest waiting first, each with the number under which it waits."""
+        return dict(self.db.execute("SELECT passage, seq FROM outbox ORDER BY seq LIMIT ?", (limit,)).fetchall())
 
-    def outbox_done(self, slots: Sequence[int]) -> None:
-        """Chroma has heard of these."""
+    def outbox_done(self, heard: Mapping[int, int]) -> None:
+        """Chroma has heard of these (as `outbox` named them). One that has changed since waits under another number, and stays."""
         with self.transaction():
-            self.db.executemany("DELETE FROM outbox WHERE passage = ?", [(slot,) for slot in slots])
+            self.db.executemany("DELETE FROM outbox WHERE seq = ?", [(seq,) for seq in heard.values()])
 
     # -- what the resonance needs
 

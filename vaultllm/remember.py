@@ -37,6 +37,9 @@ def refresh(ledger: Ledger, folder: Path, settings: MemorySettings, progress: Re
     Chroma server could not be told ("" when it was), which is no error: the outbox waits, and recall scans the ledger.
     """
     counts = ledger.counts()
+    if counts["outbox"]:
+        with ledger.transaction():
+            ledger.index.tidy()
     about = fitted(ledger)
     refitted = _must_fit(about, folder, settings, counts["passages"])
     if refitted:
@@ -227,12 +230,12 @@ def _tell(ledger: Ledger, where: Store, fingerprint: str) -> tuple[int, int, int
 def _drain(ledger: Ledger, memory: Memory, fingerprint: str) -> tuple[int, int]:
     """Tell Chroma what waits in the outbox. A kill between the two stores repeats a batch, which changes nothing."""
     upserted = deleted = 0
-    while slots := ledger.outbox(_BATCH):
-        known, vectors, _ = _records(ledger, fingerprint, slots)
+    while waiting := ledger.outbox(_BATCH):
+        known, vectors, _ = _records(ledger, fingerprint, list(waiting))
         memory.upsert(known, vectors)
-        gone = sorted(set(slots) - set(known))
+        gone = sorted(set(waiting) - set(known))
         memory.delete(gone)
-        ledger.outbox_done(slots)
+        ledger.outbox_done(waiting)
         upserted += len(known)
         deleted += len(gone)
     return upserted, deleted

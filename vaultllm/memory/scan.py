@@ -1,6 +1,7 @@
 """All vectors of the ledger in memory: the exact answer to which are near, against which an index is measured.
 
-Read once, then only what changed since: a vector that is new or was replaced has a higher stamp. Knows nothing about Chroma.
+Read once, then only what changed since: a vector that is new or was replaced has a higher stamp than any before it. An
+embedder's name says how its vectors are stored. Knows nothing about Chroma.
 """
 
 from __future__ import annotations
@@ -13,7 +14,15 @@ from vaultllm.memory.words import Leg
 if TYPE_CHECKING:
     import numpy as np
 
+    from vaultllm.memory.embed import Precision
+
+INT8 = "+int8"  # ends the name of an embedder whose vectors are stored so
 _BATCH = 5_000  # rows that are read at once
+
+
+def precision_of(embedder: str) -> Precision:
+    """How the vectors of an embedder of this name are stored."""
+    return "int8" if embedder.endswith(INT8) else "float32"
 
 
 class Scan:
@@ -58,10 +67,12 @@ class Scan:
     def _read(self, embedder: str, after: int) -> tuple[np.ndarray, np.ndarray]:
         import numpy as np
 
+        from vaultllm.memory import embed
+
         rows = self.db.execute("SELECT passage, vector FROM vectors WHERE embedder = ? AND stamp > ?", (embedder, after))
         slots: list[int] = []
         parts: list[np.ndarray] = []
         while batch := rows.fetchmany(_BATCH):
             slots += [slot for slot, _ in batch]
-            parts.append(np.frombuffer(b"".join([vector for _, vector in batch]), "<f4").reshape(len(batch), -1))
+            parts.append(embed.unpack([vector for _, vector in batch], precision_of(embedder)))
         return np.array(slots, np.int64), np.concatenate(parts) if parts else np.zeros((0, 0), np.float32)
