@@ -9,16 +9,21 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from datetime import date
 from pathlib import Path
+from typing import get_args
 from urllib.parse import unquote
 
 import pytest
 import typer
 from pydantic import BaseModel
 
-from vaultllm import chats, cli
+from vaultllm import chats, cli, recall, spans
 from vaultllm.config import Settings
+from vaultllm.errors import UsageError
 from vaultllm.ledger import Ledger
+from vaultllm.memory import expand, query, resonance, words
+from vaultllm.schema import Kind, Trust
 
 REPO = Path(__file__).resolve().parents[1]
 DOCS = [REPO / "README.md", REPO / "CHANGELOG.md", *sorted((REPO / "docs").glob("*.md")), *sorted((REPO / "pipelines").glob("*.md"))]
@@ -157,6 +162,87 @@ def test_every_key_of_the_ledgers_meta_table_is_described() -> None:
         keys |= set(re.findall(rf'^{name} = "([a-z_]+)"', source, re.MULTILINE))
     text = read("docs/on-disk-format.md").partition("| key of `meta`")[2].partition("\n\n")[0]
     assert {cells[0].strip("`") for cells in rows(text)} == keys
+
+
+TODAY = date(2026, 6, 17)
+
+
+def section(heading: str) -> str:
+    """A section of docs/memory.md."""
+    return read("docs/memory.md").partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+
+
+def quoted(text: str) -> list[str]:
+    return re.findall(r"`([^`\n]+)`", text)
+
+
+def test_every_filter_has_its_row_and_each_example_of_one_is_read() -> None:
+    text = section("Filters")
+    described = rows(text)
+    assert {quoted(cells[0])[0].partition(":")[0] for cells in described} == set(query.NAMES)
+    values = {quoted(cells[0])[0].partition(":")[0]: quoted(cells[1]) for cells in described}
+    assert (values["kind"], values["trust"], values["lang"]) == (list(get_args(Kind)), list(get_args(Trust)), list(query.LANGUAGES))
+    examples = [one for one in quoted(text) if re.match(rf"-?(?:{'|'.join(query.NAMES)}):", one)]
+    assert len(examples) > 12
+    for example in examples:
+        asked = query.parse(example, TODAY)
+        assert asked.filters, example
+        assert not asked.text, example
+    (dates,) = re.findall(r"^- Times may be written ([^.]*(?:\.\d[^.]*)*)\.", text, re.MULTILINE)
+    assert len(quoted(dates)) == 7
+    for said in quoted(dates):
+        assert query.parse(f"after:{said}", TODAY).filters.conditions[0].day, said
+
+
+def test_the_example_of_a_wrong_filter_is_what_is_said() -> None:
+    (said,) = re.findall(r"^vaultllm: (E-FILTER (\S+:\S+): .*)$", section("Filters"), re.MULTILINE)
+    with pytest.raises(UsageError) as raised:
+        query.parse(said[1], TODAY)
+    assert str(raised.value) == said[0]
+
+
+def test_phrases_and_words_are_read_as_described() -> None:
+    text = section("Filters").partition("**Exact words.**")[2]
+    examples = quoted(text)
+    assert [query.parse(one, TODAY).phrases for one in examples[:2]] == [("точная фраза",), ("C++",)]
+    assert [query.parse(one, TODAY).without for one in examples[2:4]] == [("слово",), ("два слова",)]
+    for word in ("-5", "-v", "--flag"):
+        assert word in examples
+        assert query.parse(word, TODAY) == query.plain(word, TODAY)
+
+
+def test_each_example_of_a_time_in_words_is_found() -> None:
+    text = section("Times in a question")
+    examples = quoted(text.partition(": what lies in")[0].removeprefix("\n"))
+    assert len(examples) == 8
+    for example in examples:
+        found = spans.find(example, TODAY)
+        assert found is not None, example
+        assert found.words == example
+    assert query.parse('"15 июня"', TODAY).when is None
+
+
+def test_each_example_of_another_spelling_is_found(tmp_path: Path) -> None:
+    examples = re.findall(r"`([^`]+)`[^|,]*? finds ([^|,\n]+?)(?: \||,)", section("Words that the vault spells otherwise"))
+    assert len(examples) == 8
+    with Ledger(tmp_path / "ledger.db") as ledger:
+        held = [word for _, found in examples for word in found.split(" and ")]
+        with ledger.transaction():
+            ledger.index.add([(slot, words.bag(word, "")) for slot, word in enumerate(held, 1)])
+        for asked, found in examples:
+            others = {variant.word for _, variants in expand.expand(asked, ledger.index) for variant in variants}
+            assert set(found.split(" and ")) <= others, asked
+
+
+def test_numbers_of_the_memory_are_those_of_the_code() -> None:
+    text = read("docs/memory.md")
+    assert [quoted(cells[0])[0] for cells in rows(section("Resonance"))] == [f"memory.{edge}" for edge in resonance.EDGES]
+    assert f"Below {recall.EXACT_BELOW:,} passages" in text
+    assert f"at most {resonance._RARE} passages" in text
+    assert expand.MOST_WORDS == 3
+    assert "At most three words of a question" in text
+    assert expand.RARE == 2
+    assert "in no passage, or in one or two," in text
 
 
 def test_every_dependency_has_its_reason() -> None:
