@@ -12,7 +12,6 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from heapq import nsmallest
 from itertools import compress
 from math import log
 from operator import itemgetter, mul
@@ -134,27 +133,28 @@ def digest(said: str, statistics: Statistics | None = None, about: Iterable[str]
     prose, gone = _prose(said)
     counts: Mapping[str, int]
     if gone is not None and parts and len(said) < SAMPLE:
-        counts = text.counted(parts[0])
+        counts, said_words, _ = text.counted(parts[0])
         if len(parts) > 1 or gone:
             every = Counter(counts)
             for part in parts[1:]:
-                every.update(text.counted(part))
+                every.update(text.counted(part).counts)
             for piece in gone:
                 for word in text.words(piece):
                     if every[word] > 1:
                         every[word] -= 1
                     else:
                         del every[word]
-            counts = every
+            counts, said_words = every, every.total()
     else:
-        counts = Counter(text.words(prose))
+        counts = every = Counter(text.words(prose))
+        said_words = every.total()
     terms = _terms(counts, shortest=4 if statistics is None else 3)
     for title in about:
         for stem in _stems_of(title):
             if stem in terms.tf:
                 terms.tf[stem] += 1
     weights = _weights(terms.tf, statistics, most)
-    return Digest(_shown(weights, terms, counts), _anchor(prose, weights, terms), terms.language, sum(counts.values()))
+    return Digest(_shown(weights, terms, counts), _anchor(prose, weights, terms), terms.language, said_words)
 
 
 def keywords(words: Sequence[str], statistics: Statistics | None = None, most: int = 6) -> tuple[str, ...]:
@@ -210,22 +210,36 @@ def _weights(tf: Mapping[str, int], statistics: Statistics | None, most: int) ->
     if statistics is None:
         scored = [(-count * len(stem) ** 0.5, stem) for stem, count in tf.items()]
     else:
-        table, unknown = _table(statistics), _idf(statistics.notes, 1)
+        table = _table(statistics)
         # A word that is said once here and nowhere else joins this text to nothing.
         scored = [
-            (-count * (table[stem] if stem in table else (unknown if count > 1 else 0.5 * unknown) * _LONGER[min(len(stem), 31)]), stem)
-            for stem, count in tf.items()
+            (-count * worth if (worth := table[stem]) >= 0 else (count if count > 1 else 0.5) * worth, stem) for stem, count in tf.items()
         ]
-    best = nsmallest(most, scored)
+    scored.sort()
+    best = scored[:most]
     if best and not best[-1][0]:  # what stands everywhere, only when there is nothing else
-        best = [one for one in best if one[0]] or nsmallest(most, [(-float(count), stem) for stem, count in tf.items()])
+        best = [one for one in best if one[0]] or sorted([(-float(count), stem) for stem, count in tf.items()])[:most]
     return {stem: -score for score, stem in best}
 
 
 @functools.lru_cache(maxsize=4)
-def _table(statistics: Statistics) -> dict[str, float]:
-    """Stem -> its idf, more for a longer one."""
-    return {stem: _idf(statistics.notes, count) * _LONGER[min(len(stem), 31)] for stem, count in statistics.df.items()}
+def _table(statistics: Statistics) -> _Table:
+    known = {stem: _idf(statistics.notes, count) * _LONGER[min(len(stem), 31)] for stem, count in statistics.df.items()}
+    return _Table(known, _idf(statistics.notes, 1))
+
+
+class _Table(dict[str, float]):
+    """Stem -> its idf, more for a longer one; below zero for a stem that the vault is not known to have."""
+
+    def __init__(self, known: Mapping[str, float], unknown: float) -> None:
+        super().__init__(known)
+        self.unknown, self.most = unknown, len(known) + _MOST_KNOWN
+
+    def __missing__(self, stem: str) -> float:
+        worth: float = -self.unknown * _LONGER[min(len(stem), 31)]
+        if len(self) < self.most:
+            self[stem] = worth
+        return worth
 
 
 def _idf(notes: int, count: int) -> float:

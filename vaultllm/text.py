@@ -265,10 +265,22 @@ def words(text: str) -> list[str]:
     return WORD.findall(fold(text))
 
 
+class Counted(NamedTuple):
+    """A text's words."""
+
+    counts: Mapping[str, int]
+    """How often each stands in it, in the order of their first places."""
+    words: int
+    """How many there are."""
+    letters: int
+    """How long they are together."""
+
+
 @functools.lru_cache(maxsize=256)  # what a passage is about and how it is found are two looks at one text
-def counted(text: str) -> Mapping[str, int]:
-    """How often each folded word stands in a text, in the order of their first places."""
-    return Counter(words(text))
+def counted(text: str) -> Counted:
+    """The folded words of a text, counted."""
+    found = words(text)
+    return Counted(Counter(found), len(found), len("".join(found)))
 
 
 @functools.cache

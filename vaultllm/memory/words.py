@@ -17,7 +17,6 @@ import sqlite3
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from operator import mul
 from typing import TYPE_CHECKING, NamedTuple
 
 from vaultllm import dates, keywords
@@ -74,13 +73,11 @@ def _both(one: Bag, other: Bag) -> Bag:
 
 
 def _weighed(text: str, weight: int) -> Bag:
-    counts = _cut(text)
+    counts, length, letters = _cut(text)
     try:
         weights = bytes(counts.values()).translate(_TIMES[weight])
     except ValueError:
         weights = bytes([min(255, weight * count) for count in counts.values()])
-    length = sum(counts.values())
-    letters = sum(map(mul, map(len, counts), counts.values()))
     keys = b"".join(map(_KEYS.__getitem__, counts))
     return Bag(" ".join(counts), keys, weights, weight * length, weight * (letters - length))  # a word of n letters has n - 1 grams
 
@@ -101,16 +98,16 @@ _KEYS = _Keys()
 _TIMES = {weight: bytes(min(255, weight * count) for count in range(256)) for weight in (TEXT_WEIGHT, CONTEXT_WEIGHT)}
 
 
-def _cut(text: str) -> Mapping[str, int]:
+def _cut(text: str) -> texts.Counted:
     """How often each word stands in a text, emoji among them."""
     found = texts.counted(text)
     symbols = [] if text.isascii() else _SYMBOL.findall(text)
-    if symbols or (found and len(max(found, key=len)) > MOST_WORD):
+    if symbols or (found.counts and len(max(found.counts, key=len)) > MOST_WORD):
         every: Counter[str] = Counter()
-        for word, count in found.items():
+        for word, count in found.counts.items():
             every[word[:MOST_WORD]] += count
         every.update(symbols)
-        return every
+        return texts.Counted(every, every.total(), sum(len(word) * count for word, count in every.items()))
     return found
 
 
@@ -325,7 +322,7 @@ class Index:
         import numpy as np
 
         weights: dict[str, float] = {}
-        for word in _cut(query):
+        for word in _cut(query).counts:
             stem = texts.stem(word)
             weights[stem] = max(weights.get(stem, 0.0), _worth(word))
         for word, weight in (also or {}).items():
@@ -336,7 +333,7 @@ class Index:
         """BM25 by character 4-grams of words; the arguments are those of `stems`."""
         import numpy as np
 
-        own, other = list(_cut(query)), list(also or ())
+        own, other = list(_cut(query).counts), list(also or ())
         keys, of = gram_keys(own + other)
         most = np.array([*map(_worth, own), *((also or {})[word] for word in other)])[of] if len(keys) else np.zeros(0)
         distinct, at = np.unique(keys, return_inverse=True)
