@@ -16,7 +16,7 @@ HEAVY = ("torch", "transformers", "peft", "chromadb", "scipy", "matplotlib", "ac
 # From the bottom up; a module may import from the layers below its own, and from its own layer's earlier modules.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("schema", "errors"),
-    ("text", "config", "files"),
+    ("text", "memory.choice", "config", "files"),
     (  # text and records only
         "redact",
         "mojibake",
@@ -76,6 +76,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "models.micro",
         "models.hf",
         "memory.embedders",
+        "memory.live",
         "memory.rerank",
     ),
     ("evaluate", "loop", "train"),

@@ -13,12 +13,13 @@ import tomllib
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import platformdirs
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from vaultllm.errors import ConfigError, VaultError, nearest
+from vaultllm.memory import choice
 
 CONFIG = Path(".vaultllm") / "config.toml"
 
@@ -140,8 +141,13 @@ class MemorySettings(_Section):
 
     chroma: str = ""
     """Address of a Chroma server (`http://127.0.0.1:8000`, started with `chroma run`); empty: Chroma runs inside, in the state folder."""
+    embedder: str = "vault"
+    """What makes the vectors: `vault` (fitted on the vault), `st:PATH_OR_ID` (a text encoder), `openai:URL#MODEL` (a server that speaks
+    OpenAI's `/embeddings`), `model` or `model:PATH_OR_ID` (the model that answers, or another causal one)."""
     dims: int = Field(256, ge=8, le=4096)
-    """Dimensions of the vault's own embedder."""
+    """Dimensions of the vectors; other people's embedders are cut to these, their strongest directions."""
+    precision: Literal["float32", "int8"] = "float32"
+    """How a vector's numbers are stored in the ledger: 4 bytes each, or 1."""
     k1: float = Field(1.2, ge=0.0, le=10.0)
     """BM25: how soon more of a word says no more."""
     b: float = Field(0.75, ge=0.0, le=1.0)
@@ -170,6 +176,15 @@ class MemorySettings(_Section):
     """What it counts to be of the time that a question names (`вчера`, `in June`)."""
     diversity: float = Field(0.1, ge=0.0)
     """How much each further scene of one note steps back in the list of hits."""
+
+    @field_validator("embedder")
+    @classmethod
+    def _is_embedder(cls, spec: str) -> str:
+        try:
+            choice.parse(spec)
+        except ConfigError as error:
+            raise ValueError(error.message.removeprefix("memory.embedder = ")) from error
+        return spec.strip()
 
 
 class TrainSettings(_Section):

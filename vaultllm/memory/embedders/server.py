@@ -16,10 +16,10 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from vaultllm.errors import VaultllmError
+from vaultllm.memory.choice import KEYS
 from vaultllm.memory.embedders.texts import fingerprint, in_batches, prompts_by_name
 
 TIMEOUT = 60.0  # seconds a server may take for a batch
-KEYS = ("VAULTLLM_EMBED_KEY", "OPENAI_API_KEY")
 _RETRIES = (0.5, 2.0)  # seconds before asking a busy server again
 _LARGEST = 64 << 20  # bytes of one answer
 
