@@ -11,7 +11,7 @@ from pathlib import Path
 from vaultllm.text import sha
 
 
-def write_if_changed(path: Path, content: str) -> None:
+def write_if_changed(path: str | Path, content: str) -> None:
     """`write_whole`, its folder made, unless the file says just this already. Raises OSError."""
     data = content.encode("utf-8")
     try:
@@ -24,11 +24,11 @@ def write_if_changed(path: Path, content: str) -> None:
     try:
         write_whole(path, data)
     except FileNotFoundError:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
         write_whole(path, data)
 
 
-def write_whole(path: Path, content: str | bytes, *, lasting: bool = False) -> None:
+def write_whole(path: str | Path, content: str | bytes, *, lasting: bool = False) -> None:
     """Put a file in place by a rename: a reader sees the old one or the new one, never a part. Readable by its owner alone.
 
     Its folder must exist. `lasting`: on the disk when we return, so that what is written after it can count on it.
@@ -36,9 +36,13 @@ def write_whole(path: Path, content: str | bytes, *, lasting: bool = False) -> N
     """
     folder, name = os.path.split(path)
     aside = os.path.join(folder, f".{sha(name, digits=8)}.tmp")  # a name as long as a note's has no room for a suffix
-    with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        file.write(content.encode("utf-8") if isinstance(content, str) else content)
+    left = memoryview(content.encode("utf-8") if isinstance(content, str) else content)
+    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        while left:
+            left = left[os.write(descriptor, left) :]
         if lasting:
-            file.flush()
-            os.fsync(file.fileno())
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
     os.replace(aside, path)

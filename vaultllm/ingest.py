@@ -11,6 +11,7 @@ import functools
 import gc
 import hashlib
 import json
+import os
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -244,13 +245,13 @@ def _store(
 ) -> Change:
     """What was read -> scene files and ledger."""
     # The files first: were they last, a kill between the two would leave a ledger that believes they were written.
+    root = str(workspace.scenes)
     for row, result in batch:
         if isinstance(result, reading.Reading):
-            path = scene_file(workspace, row.path)
             if result.scenes:
-                write_if_changed(path, result.yaml)
+                write_if_changed(f"{root}{os.sep}{_scene_name(row.path)}", result.yaml)
             else:
-                path.unlink(missing_ok=True)
+                scene_file(workspace, row.path).unlink(missing_ok=True)
     with ledger.transaction():
         change = ledger.put_notes([(row, result.scenes) for row, result in batch if isinstance(result, reading.Reading)])
         ledger.set_talks({row.path: result.talks for row, result in batch if isinstance(result, reading.Reading)})
@@ -265,6 +266,10 @@ def _store(
 
 def scene_file(workspace: Workspace, path: str) -> Path:
     """Where a note's scenes are written; a name too long for the file system is cut and marked with a hash."""
+    return workspace.scenes / _scene_name(path)
+
+
+def _scene_name(path: str) -> str:
     name = path + ".yaml"
     if len(name.encode()) > 250:
         parts = [
@@ -272,7 +277,7 @@ def scene_file(workspace: Workspace, path: str) -> Path:
             for part in name.split("/")
         ]
         name = "/".join(parts)
-    return workspace.scenes / name
+    return name
 
 
 def write_scenes(workspace: Workspace, ledger: Ledger, path: str) -> None:
