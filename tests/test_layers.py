@@ -47,6 +47,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "vault",
         "imports",
         "memory.postings",
+        "memory.bags",
         "memory.words",
         "memory.scan",
         "memory.twins",

@@ -14,7 +14,7 @@ from vaultllm import rows
 from vaultllm.database import APPLICATION_ID, MIGRATIONS, explained
 from vaultllm.errors import VaultError
 from vaultllm.ledger import Change, Ledger, NoteRow, note_key
-from vaultllm.memory import words
+from vaultllm.memory import bags
 from vaultllm.schema import Passage, Problem, Scene, Source, Turn
 from vaultllm.text import sha
 
@@ -157,7 +157,7 @@ def test_several_may_make_the_ledger_at_once(tmp_path: Path) -> None:
 def test_an_index_made_by_another_stemmer_is_made_anew(tmp_path: Path) -> None:
     with Ledger(tmp_path / "l.db") as ledger:
         ledger.put_note(row(), [scene("a", "каяк течёт", "весло")])
-        ledger.index.add([(1, words.Bag("иначе", words.word_keys(["иначе"]).tobytes(), b"\2", 2, 8))])  # as if it cut words in another way
+        ledger.index.add([(1, bags.Bag("иначе", bags.word_keys(["иначе"]).tobytes(), b"\2", 2, 8))])  # as if it cut words in another way
         ledger.set("words", "another version")
     with Ledger(tmp_path / "l.db") as ledger:
         assert ledger.index.stems("иначе").best(5) == []

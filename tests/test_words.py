@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vaultllm import ledger, text
-from vaultllm.memory import postings, words
+from vaultllm.memory import bags, postings, words
 from vaultllm.memory.words import Index
 
 PASSAGES = {
@@ -34,7 +34,7 @@ def index(tmp_path: Path) -> Iterator[Index]:
 
 def _fill(index: Index, passages: dict[int, tuple[str, str]] = PASSAGES) -> None:
     for slot, said in passages.items():
-        index.add([(slot, words.bag(*said))])
+        index.add([(slot, bags.bag(*said))])
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def _plain_bm25(cut, passages: dict[int, tuple[str, str]], query: str, k1: float
     for slot, (said, context) in passages.items():
         counts = Counter({term: float(count) for term, count in Counter(cut(said)).items()})
         for term in cut(context):
-            counts[term] += words.CONTEXT_WEIGHT / words.TEXT_WEIGHT
+            counts[term] += bags.CONTEXT_WEIGHT / bags.TEXT_WEIGHT
         bags[slot] = counts
         lengths[slot] = sum(count for term, count in counts.items() if cut is text.stems or len(term) > 3)
     mean = sum(lengths.values()) / len(bags)
@@ -142,14 +142,14 @@ def test_removed_words_are_not_found_and_leave_the_vocabulary_with_a_purge(index
 
 def test_a_slot_that_is_filled_again_says_only_the_new(index: Index) -> None:
     _fill(index)
-    index.add([(3, words.bag("Весло высохло.", ""))])
+    index.add([(3, bags.bag("Весло высохло.", ""))])
     assert index.stems("epoxy").best(5) == []
     assert index.stems("вёсла").best(5)[0][0] == 3
 
 
 def test_many_small_additions_are_one_index_and_few_segments(index: Index) -> None:
     for slot in range(1, 400):
-        index.add([(slot, words.bag(f"слово{slot} общее", ""))])
+        index.add([(slot, bags.bag(f"слово{slot} общее", ""))])
     index.remove(range(1, 100))
     assert [slot for slot, _ in index.stems("слово250").best(5)] == [250]
     assert index.stems("слово50").best(5) == []
@@ -163,7 +163,7 @@ def test_many_small_additions_are_one_index_and_few_segments(index: Index) -> No
 def test_what_a_large_ingest_left_is_joined(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(postings, "MOST", 64)
     for slot in range(1, 40):
-        index.add([(slot, words.bag(" ".join(f"слово{slot}x{n}" for n in range(9)), ""))])
+        index.add([(slot, bags.bag(" ".join(f"слово{slot}x{n}" for n in range(9)), ""))])
     before = index.stems("слово20x3").best(3), index.grams("слово20x3").best(3)
     assert postings.large(index.db, words.WORDS) > 12
     index.remove([39])
@@ -199,7 +199,7 @@ def test_what_a_failed_transaction_added_is_not_there(tmp_path: Path) -> None:
 
 def test_purge_takes_removed_words_out_of_the_file(tmp_path: Path) -> None:
     with ledger.Ledger(tmp_path / "l.db") as base:
-        base.index.add([(1, words.bag("Zanzibarquux остаётся", "")), (2, words.bag("обычный текст", ""))])
+        base.index.add([(1, bags.bag("Zanzibarquux остаётся", "")), (2, bags.bag("обычный текст", ""))])
         base.index.remove([1])
         with base.transaction():
             base.index.purge()
@@ -266,12 +266,12 @@ def test_a_damaged_segment_says_so() -> None:
 def test_a_very_long_question_is_answered_by_its_rarest_words(index: Index) -> None:
     _fill(index)
     long = " ".join(f"слово{n}" for n in range(words.MOST_STEMS + 10))
-    index.add([(slot, words.bag(long, "")) for slot in range(10, 40)])
+    index.add([(slot, bags.bag(long, "")) for slot in range(10, 40)])
     assert 3 in {slot for slot, _ in index.stems(f"{long} epoxy").best(50)}
 
 
 def test_a_line_of_base64_is_one_short_word(index: Index) -> None:
-    index.add([(1, words.bag("A" * 100_000 + " весло", ""))])
+    index.add([(1, bags.bag("A" * 100_000 + " весло", ""))])
     (held,) = index.db.execute("SELECT words FROM vocabulary").fetchone()
-    assert max(map(len, held.decode().split("\n"))) == words.MOST_WORD
+    assert max(map(len, held.decode().split("\n"))) == bags.MOST_WORD
     assert index.stems("A" * 100_000).best(1)[0][0] == 1

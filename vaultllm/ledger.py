@@ -19,7 +19,7 @@ from vaultllm import imports
 from vaultllm.database import Database, explained
 from vaultllm.imports import Talk
 from vaultllm.links import Resolver
-from vaultllm.memory import scan, twins, words
+from vaultllm.memory import bags, scan, twins, words
 from vaultllm.rows import PassageRow, SceneRow
 from vaultllm.schema import Passage, Problem, Run, Scene, from_dict, to_dict
 from vaultllm.text import fold, sha
@@ -156,7 +156,7 @@ class _New:
         self.scenes: list[tuple[Any, ...]] = []
         self.links: list[tuple[int, str, str]] = []
         self.passages: list[tuple[Any, ...]] = []
-        self.bags: list[tuple[int, words.Bag]] = []
+        self.bags: list[tuple[int, bags.Bag]] = []
 
     def number(self, table: str) -> int:
         """The next free row of a table."""
@@ -183,12 +183,12 @@ class Ledger(Database):
 
     def _check_words(self) -> None:
         """A words index made by another version of ours or of the stemmer is made anew."""
-        if self.get(_WORDS) == words.version():
+        if self.get(_WORDS) == bags.version():
             return
         with self.transaction():
-            if self.get(_WORDS) != words.version():
+            if self.get(_WORDS) != bags.version():
                 self.index.rebuild()
-                self.set(_WORDS, words.version())
+                self.set(_WORDS, bags.version())
 
     # -- notes, scenes, passages
 

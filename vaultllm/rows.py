@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from vaultllm.memory import words
+from vaultllm.memory import bags
 from vaultllm.schema import Passage, Scene, to_dict
 from vaultllm.text import sha
 
@@ -33,7 +33,7 @@ class PassageRow(NamedTuple):
     """What is indexed with it."""
     sha: str
     """Of text and context: while it stays, so do slot, words and vector."""
-    bag: words.Bag
+    bag: bags.Bag
     """What the words index holds of it."""
 
 
@@ -87,7 +87,7 @@ def row(scene: Scene, passages: Sequence[Passage]) -> SceneRow:
 def _passage(passage: Passage) -> PassageRow:
     said, context = passage.text, passage.context
     return PassageRow(
-        passage.ordinal, *passage.lines, passage.uid, passage.role, said, context, sha(said, context), words.bag(said, context)
+        passage.ordinal, *passage.lines, passage.uid, passage.role, said, context, sha(said, context), bags.bag(said, context)
     )
 
 

@@ -28,7 +28,7 @@ from typing import IO, TYPE_CHECKING, Any, Generic, TypeVar, cast
 from vaultllm import reading
 from vaultllm.imports import Talk
 from vaultllm.keywords import Statistics
-from vaultllm.memory.words import Bag
+from vaultllm.memory.bags import Bag
 from vaultllm.rows import PassageRow, SceneRow
 from vaultllm.schema import Problem
 
