@@ -177,9 +177,10 @@ def _answer(
     began = perf_counter()
     created = dt.datetime.now().astimezone().isoformat(timespec="seconds")
     progress(Progress("remembering", 0.0))
-    hits = _recall(workspace, ledger, question, note, without)
+    hits, speaks = _recall(workspace, ledger, question, note, without)
     source = quotes.Sources(workspace)
-    found = quotes.choose(question, hits, source)
+    found = quotes.choose(question, hits, source) if speaks else []
+    hits = hits if speaks else []  # the model is told what the reader is: there is nothing
     said = _speak(workspace, ledger, question, hits, history, stream, progress)
     sources = [one.citation for one in found]
     if said.capable and said.text:
@@ -189,8 +190,11 @@ def _answer(
     return Answer(question, said.text, said.capable, tuple(sources), said.model, said.run, said.prompt_sha, created, perf_counter() - began)
 
 
-def _recall(workspace: Workspace, ledger: Ledger, question: str, note: str | None, without: str | None) -> list[Hit]:
-    """The best scenes, those of `note` first, best first within each; never text that we wrote."""
+def _recall(workspace: Workspace, ledger: Ledger, question: str, note: str | None, without: str | None) -> tuple[list[Hit], bool]:
+    """The best scenes, those of `note` first, best first within each, never text that we wrote; and whether they speak of the question.
+
+    Of a note that is named it need not be asked whether it does: the user says so.
+    """
     from vaultllm import recall
 
     k, settings = workspace.settings.answers.hits, workspace.settings.memory
@@ -201,9 +205,9 @@ def _recall(workspace: Workspace, ledger: Ledger, question: str, note: str | Non
     def here(scene: Scene) -> bool:
         return scene.source.path == note
 
-    hits = recall.recall(ledger, workspace.memory, settings, question, k, allow=elsewhere, plain=True)
+    found = recall.find(ledger, workspace.memory, settings, question, k, allow=elsewhere, plain=True)
     if note is None:
-        return hits
+        return found.hits, found.answerable
     first = recall.recall(ledger, workspace.memory, settings, question, k, allow=here, plain=True)
     if not first:  # "what is this note about?" shares no word with it
         first = [
@@ -211,7 +215,7 @@ def _recall(workspace: Workspace, ledger: Ledger, question: str, note: str | Non
             for scene in list(ledger.scenes(note))[: (k + 1) // 2]
         ]
     seen = {hit.scene.id for hit in first}
-    return [*first, *(hit for hit in hits if hit.scene.id not in seen)][:k]
+    return [*first, *(hit for hit in found.hits if hit.scene.id not in seen)][:k], True
 
 
 # -- the model's half

@@ -21,7 +21,7 @@ from vaultllm import remember
 from vaultllm.config import MemorySettings
 from vaultllm.errors import LockedError
 from vaultllm.ledger import Ledger, StoredPassage
-from vaultllm.memory import expand, query, resonance
+from vaultllm.memory import answerable, expand, query, resonance
 from vaultllm.memory.vectors import MemoryBroken, Store
 from vaultllm.memory.words import Leg
 from vaultllm.schema import Hit, Scene
@@ -43,6 +43,20 @@ class Ranked:
     """0..1 within one answer of the memory; comparable only there."""
     why: dict[str, float]
     """What it is made of; sums to the score."""
+    cosine: float | None = None
+    """With the question; None when no vector was compared."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What the memory says to a question."""
+
+    hits: list[Hit]
+    """The best scenes, best first."""
+    confidence: float
+    """How sure it is that they speak of the question, 0..1: comparable from one question to the next."""
+    answerable: bool
+    """Whether that is enough; else nothing in the vault speaks of it."""
 
 
 def recall(
@@ -69,6 +83,50 @@ def recall(
     return _hits(ledger, found, k, allow, settings.diversity)
 
 
+def find(
+    ledger: Ledger,
+    folder: Path,
+    settings: MemorySettings,
+    question: str,
+    k: int,
+    *,
+    allow: Callable[[Scene], bool] | None = None,
+    today: date | None = None,
+    plain: bool = False,
+) -> Found:
+    """As `recall`, and whether the vault speaks of the question at all."""
+    if k < 1:
+        return Found([], 0.0, False)
+    found = ranked(ledger, folder, settings, question, max(CANDIDATES, 10 * k), today=today, plain=plain)
+    hits = _hits(ledger, found, k, allow, settings.diversity)
+    shown = {hit.scene.id for hit in hits}
+    among = [one for one in found if one.stored.passage.scene in shown]
+    sure, enough = confidence(ledger, question, among, today=today, plain=plain)
+    return Found(hits, sure, enough)
+
+
+def confidence(
+    ledger: Ledger, question: str, found: Sequence[Ranked], *, today: date | None = None, plain: bool = False
+) -> tuple[float, bool]:
+    """How sure the memory is, 0..1, that passages (as `ranked` gives them) speak of a question, and whether that is enough."""
+    today = today or date.today()
+    asked = query.plain(question, today) if plain else query.parse(question, today)
+    when = "" if asked.when is None else asked.when.words
+    seen = [
+        answerable.Seen(
+            one.stored.slot,
+            # A passage of the time that the question names need not say so.
+            f"{one.stored.passage.context}\n{one.stored.passage.text}" + (f"\n{when}" if "time" in one.why else ""),
+            one.cosine,
+        )
+        for one in found[: answerable.LOOKED_AT]
+    ]
+    about = remember.fitted(ledger)
+    calibration = answerable.load(ledger, "" if about is None else about["fingerprint"])
+    sure = answerable.confidence(ledger, calibration, asked.text, seen)
+    return sure, answerable.speaks(calibration, sure)
+
+
 def ranked(
     ledger: Ledger,
     folder: Path,
@@ -84,7 +142,8 @@ def ranked(
     today = today or date.today()
     asked = query.plain(question, today) if plain else query.parse(question, today)
     pool = max(POOL, most)
-    parts = _legs(ledger, folder, settings, asked.text, pool, dense)
+    cosines: dict[int, float] = {}
+    parts = _legs(ledger, folder, settings, asked.text, pool, dense, cosines)
     if asked.when is not None and settings.time:
         for slot in ledger.dated(asked.when.first.isoformat(), asked.when.last.isoformat() + "~", pool):
             parts[slot]["time"] = settings.time
@@ -102,15 +161,19 @@ def ranked(
     whole = max([1.0, *(totals[slot] for slot in best)])
     stored = ledger.passages(best)
     found = [
-        Ranked(stored[slot], totals[slot] / whole, {name: part / whole for name, part in parts[slot].items() if part > 0})
+        Ranked(
+            stored[slot], totals[slot] / whole, {name: part / whole for name, part in parts[slot].items() if part > 0}, cosines.get(slot)
+        )
         for slot in best
         if slot in stored
     ]
     return sorted(found, key=lambda one: (-one.score, one.stored.path, one.stored.slot))
 
 
-def _legs(ledger: Ledger, folder: Path, settings: MemorySettings, said: str, most: int, dense: Dense) -> defaultdict[int, dict[str, float]]:
-    """Passage -> leg -> its share of the score: each leg's scores are divided by its best one and weighed."""
+def _legs(
+    ledger: Ledger, folder: Path, settings: MemorySettings, said: str, most: int, dense: Dense, cosines: dict[int, float]
+) -> defaultdict[int, dict[str, float]]:
+    """Passage -> leg -> its share of the score: each leg's scores are divided by its best one and weighed. Fills `cosines`."""
     legs: dict[str, tuple[float, dict[int, float]]] = {}
     if settings.words or settings.grams:
         also = {variant.word: variant.weight for _, variants in expand.expand(said, ledger.index) for variant in variants}
@@ -120,6 +183,7 @@ def _legs(ledger: Ledger, folder: Path, settings: MemorySettings, said: str, mos
     seen = {slot for _, found in legs.values() for slot in found}
     if settings.dense and (near := _cosines(ledger, folder, settings, said, most, seen, dense)) is not None:
         legs["dense"] = (settings.dense, _relative(near, len(near.slots)))
+        cosines.update(zip(near.slots.tolist(), near.scores.tolist(), strict=True))
     whole = sum(weight for weight, _ in legs.values())
     parts: defaultdict[int, dict[str, float]] = defaultdict(dict)
     for name, (weight, found) in legs.items():

@@ -1,7 +1,8 @@
 """How sure the memory is that the vault speaks of a question: 0..1, comparable from one question to the next.
 
 The scores of a ranking are divided by the best one, so they say nothing of that. Here the best passages are looked at against the
-whole vault: what share of the question's rare words they hold, what the vault has never heard of, how near the nearest vector is. A logistic regression weighs these; it is fitted on the vault's own pairs and on simulated known-item questions
+whole vault: what share of the question's rare words they hold, what the vault has never heard of, how near the nearest vector is.
+A logistic regression weighs these; it is fitted on the vault's own pairs and on simulated known-item questions
 (Azzopardi, de Rijke & Balog 2007), each once with what it asks for and once with it left out. No weight may have the sign that
 makes no sense (a question is never less answered for sharing a rare word), so that few and odd pairs do little harm.
 Knows nothing about fusion, resonance, models or what is done with the verdict.
