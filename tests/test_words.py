@@ -57,19 +57,19 @@ def test_grams_find_a_passage_through_typos_and_endings(index: Index, query: str
 
 def _plain_bm25(cut, passages: dict[int, tuple[str, str]], query: str, k1: float, b: float) -> dict[int, float]:
     """BM25 by its formula, over the terms themselves; a word of one letter is a gram, and counts none in a length in grams."""
-    bags, lengths = {}, {}
+    held, lengths = {}, {}
     for slot, (said, context) in passages.items():
         counts = Counter({term: float(count) for term, count in Counter(cut(said)).items()})
         for term in cut(context):
             counts[term] += bags.CONTEXT_WEIGHT / bags.TEXT_WEIGHT
-        bags[slot] = counts
+        held[slot] = counts
         lengths[slot] = sum(count for term, count in counts.items() if cut is text.stems or len(term) > 3)
-    mean = sum(lengths.values()) / len(bags)
+    mean = sum(lengths.values()) / len(held)
     scores: dict[int, float] = {}
     for term in set(cut(query)):
-        df = sum(term in bag for bag in bags.values())
-        idf = math.log(1 + (len(bags) - df + 0.5) / (df + 0.5))
-        for slot, bag in bags.items():
+        df = sum(term in bag for bag in held.values())
+        idf = math.log(1 + (len(held) - df + 0.5) / (df + 0.5))
+        for slot, bag in held.items():
             if tf := bag[term]:
                 damp = k1 * (1 - b + b * lengths[slot] / mean)
                 scores[slot] = scores.get(slot, 0.0) + idf * tf * (k1 + 1) / (tf + damp)
