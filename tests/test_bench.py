@@ -297,6 +297,7 @@ def answering(monkeypatch: pytest.MonkeyPatch, answer: Callable[[str, MemorySett
 
     monkeypatch.setattr(recall, "ranked", say)
     monkeypatch.setattr(recall, "recall", lambda *args, **options: [])
+    monkeypatch.setattr(recall, "confidence", lambda ledger, question, found, plain: (found[0].score if found else 0.0, bool(found)))
     return asked
 
 

@@ -38,7 +38,7 @@ class Asked:
     seconds: float
     """For the passages, without what was asked for again to fill the ranking."""
     confidence: float
-    """How sure the memory is that the vault speaks of it: the score of the best passage, 0 without any."""
+    """How sure the memory is that the vault speaks of it, 0..1 (`memory/answerable.py`)."""
 
 
 def ask(ledger: Ledger, folder: Path, settings: MemorySettings, question: str, by: By, depth: int, without: Collection[str] = ()) -> Asked:
@@ -47,10 +47,11 @@ def ask(ledger: Ledger, folder: Path, settings: MemorySettings, question: str, b
     began = time.perf_counter()
     found = recall.ranked(ledger, folder, settings, question, wanted, plain=True)
     seconds = time.perf_counter() - began
+    sure, _ = recall.confidence(ledger, question, [one for one in found if one.stored.path not in without], plain=True)
     while len(ranking := measures.first(units(found, by, without), depth)) < depth and len(found) >= wanted and wanted < MOST:
         wanted = min(2 * wanted, MOST)
         found = recall.ranked(ledger, folder, settings, question, wanted, plain=True)
-    return Asked(tuple(map(str, ranking)), seconds, found[0].score if found else 0.0)
+    return Asked(tuple(map(str, ranking)), seconds, sure)
 
 
 def units(found: Sequence[recall.Ranked], by: By, without: Collection[str] = ()) -> Iterator[str]:
