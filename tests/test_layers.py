@@ -66,6 +66,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "memory.server",
         "tokenizer",
         "database",
+        "shelf",
         "ledger",
         "memory.pairs",
         "memory.resonance",

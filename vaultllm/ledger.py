@@ -13,15 +13,15 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from vaultllm import imports
-from vaultllm.database import Database, explained
+from vaultllm.database import explained
 from vaultllm.imports import Talk
-from vaultllm.links import Resolver
 from vaultllm.memory import bags, scan, twins, words
 from vaultllm.rows import PassageRow, SceneRow
-from vaultllm.schema import Passage, Problem, Run, Scene, from_dict, to_dict
+from vaultllm.schema import Problem, Run, Scene, from_dict, to_dict
+from vaultllm.shelf import Shelf, marks
 from vaultllm.text import fold, sha
 
 if TYPE_CHECKING:
@@ -94,37 +94,6 @@ class Change:
         return Change(self.added + other.added, self.changed + other.changed, self.removed + other.removed)
 
 
-@dataclass(frozen=True, slots=True)
-class StoredPassage:
-    """A passage with its rows."""
-
-    slot: int
-    """Its stable number: the id in Chroma, the rowid in the words index."""
-    scene_slot: int
-    """Row of its scene."""
-    path: str
-    """Its note."""
-    scene_sha: str
-    """Hash of what its scene says."""
-    passage: Passage
-    """The record."""
-
-
-class Place(NamedTuple):
-    """Where a passage stands."""
-
-    scene: int
-    """Row of its scene."""
-    note: int
-    """Row of its note."""
-    scene_ordinal: int
-    """The scene's place in the note."""
-    ordinal: int
-    """The passage's place in the scene."""
-    is_talk: bool
-    """Whether it is of a talk."""
-
-
 _WORDS = "words"  # in the meta table: how the words index was made
 
 _NOTE = (
@@ -132,10 +101,6 @@ _NOTE = (
 )  # fmt: skip
 _PASSAGE = "ordinal, first, last, uid, role, text, context, sha"
 _SCENE = "id, sha, kind, language, trust, train, reason, length, at, record"
-
-
-def _marks(count: int) -> str:
-    return ", ".join("?" * count)
 
 
 _FIELDS = operator.attrgetter("path", *_NOTE[2:])
@@ -164,7 +129,7 @@ class _New:
         return self.top[table]
 
 
-class Ledger(Database):
+class Ledger(Shelf):
     """An open ledger. Use as a context manager; one per thread."""
 
     def __init__(self, path: Path) -> None:
@@ -223,10 +188,10 @@ class Ledger(Database):
             known = self._rows_of([note.path for note, _ in notes])
             for note, scenes in notes:
                 change += self._put_note(note, scenes, known.get(note.path), new)
-            self.db.executemany(f"INSERT INTO notes (id, {', '.join(_NOTE)}) VALUES ({_marks(14)})", new.notes)
-            self.db.executemany(f"INSERT INTO scenes (slot, note, ordinal, {_SCENE}) VALUES ({_marks(13)})", new.scenes)
+            self.db.executemany(f"INSERT INTO notes (id, {', '.join(_NOTE)}) VALUES ({marks(14)})", new.notes)
+            self.db.executemany(f"INSERT INTO scenes (slot, note, ordinal, {_SCENE}) VALUES ({marks(13)})", new.scenes)
             self.db.executemany("INSERT INTO links (scene, target, written) VALUES (?, ?, ?)", new.links)
-            self.db.executemany(f"INSERT INTO passages (slot, scene, {_PASSAGE}) VALUES ({_marks(10)})", new.passages)
+            self.db.executemany(f"INSERT INTO passages (slot, scene, {_PASSAGE}) VALUES ({marks(10)})", new.passages)
             self.index.add(new.bags)
             self._tell_outbox([(slot,) for slot, _ in new.bags])
         return change
@@ -239,7 +204,7 @@ class Ledger(Database):
         found: dict[str, int] = {}
         for start in range(0, len(paths), 500):
             part = paths[start : start + 500]
-            found.update(self.db.execute(f"SELECT path, id FROM notes WHERE path IN ({_marks(len(part))})", part).fetchall())
+            found.update(self.db.execute(f"SELECT path, id FROM notes WHERE path IN ({marks(len(part))})", part).fetchall())
         return found
 
     def _put_note(self, note: NoteRow, scenes: Sequence[SceneRow], number: int | None, new: _New) -> Change:
@@ -265,7 +230,7 @@ class Ledger(Database):
                 new.scenes.append((slot, *values))
             else:
                 changed += said != scene.sha
-                self.db.execute(f"UPDATE scenes SET (note, ordinal, {_SCENE}) = ({_marks(12)}) WHERE slot = ?", (*values, slot))
+                self.db.execute(f"UPDATE scenes SET (note, ordinal, {_SCENE}) = ({marks(12)}) WHERE slot = ?", (*values, slot))
                 self.db.execute("DELETE FROM links WHERE scene = ?", (slot,))
             new.links += [(slot, note_key(target), target) for target in scene.links]
             self._put_passages(slot, scene.passages, new, is_known)
@@ -290,7 +255,7 @@ class Ledger(Database):
             if said != passage.sha:
                 self._bury("slot = ?", slot)
                 new.bags.append((slot, passage.bag))
-            self.db.execute(f"UPDATE passages SET ({_PASSAGE}) = ({_marks(8)}) WHERE slot = ?", (*passage[:8], slot))
+            self.db.execute(f"UPDATE passages SET ({_PASSAGE}) = ({marks(8)}) WHERE slot = ?", (*passage[:8], slot))
         for slot, _ in old.values():
             self._bury("slot = ?", slot)
             self.db.execute("DELETE FROM passages WHERE slot = ?", (slot,))
@@ -300,7 +265,7 @@ class Ledger(Database):
         values = _values(note)
         kept = ", ".join(f"{name} = excluded.{name}" for name in ("size", "mtime_ns", "ctime_ns", "inode", "sha256", "parser"))
         self.db.execute(
-            f"INSERT INTO notes ({', '.join(_NOTE)}) VALUES ({_marks(len(_NOTE))}) ON CONFLICT (path) DO UPDATE SET {kept}", values
+            f"INSERT INTO notes ({', '.join(_NOTE)}) VALUES ({marks(len(_NOTE))}) ON CONFLICT (path) DO UPDATE SET {kept}", values
         )
 
     def remove_note(self, path: str) -> int:
@@ -339,13 +304,13 @@ class Ledger(Database):
         old: dict[str, list[tuple[Any, ...]]] = {}
         for start in range(0, len(paths), 500):
             part = paths[start : start + 500]
-            for row in self.db.execute(f"SELECT {columns} FROM {table} WHERE path IN ({_marks(len(part))})", part):
+            for row in self.db.execute(f"SELECT {columns} FROM {table} WHERE path IN ({marks(len(part))})", part):
                 old.setdefault(row[0], []).append(row)
         changed = [path for path in paths if sorted(old.get(path, ())) != sorted(rows[path])]
         if changed:
             with self.transaction():
                 self.db.executemany(f"DELETE FROM {table} WHERE path = ?", [(path,) for path in changed if path in old])
-                into = f"INSERT INTO {table} ({columns}) VALUES ({_marks(columns.count(',') + 1)})"
+                into = f"INSERT INTO {table} ({columns}) VALUES ({marks(columns.count(',') + 1)})"
                 self.db.executemany(into, [row for path in changed for row in rows[path]])
 
     def problems(self) -> list[tuple[str, Problem]]:
@@ -405,48 +370,6 @@ class Ledger(Database):
         """(id, sha) of every scene that may be trained on, without reading the records."""
         yield from self.db.execute("SELECT id, sha FROM scenes WHERE train = 1")
 
-    def passages(self, slots: Sequence[int]) -> dict[int, StoredPassage]:
-        """The passages of these slots; unknown slots are left out."""
-        found: dict[int, StoredPassage] = {}
-        for start in range(0, len(slots), 500):
-            part = slots[start : start + 500]
-            marks = ",".join("?" * len(part))
-            rows = self.db.execute(
-                "SELECT p.slot, p.scene, n.path, s.sha, s.id, p.ordinal, p.first, p.last, p.text, p.uid, p.role, p.context"
-                f" FROM passages p JOIN scenes s ON s.slot = p.scene JOIN notes n ON n.id = s.note WHERE p.slot IN ({marks})",
-                part,
-            )
-            for slot, scene_slot, path, scene_sha, scene, ordinal, first, last, text, uid, role, context in rows:
-                found[slot] = StoredPassage(
-                    slot, scene_slot, path, scene_sha, Passage(scene, ordinal, (first, last), text, uid, role, context)
-                )
-        return found
-
-    def labels(self, slots: Sequence[int]) -> dict[int, dict[str, str]]:
-        """Scene id, path, kind and language of these passages: what stands beside their vectors in Chroma."""
-        found: dict[int, dict[str, str]] = {}
-        for start in range(0, len(slots), 500):
-            part = slots[start : start + 500]
-            marks = ",".join("?" * len(part))
-            rows = self.db.execute(
-                "SELECT p.slot, s.id, n.path, s.kind, s.language FROM passages p JOIN scenes s ON s.slot = p.scene"
-                f" JOIN notes n ON n.id = s.note WHERE p.slot IN ({marks})",
-                part,
-            )
-            for slot, scene, path, kind, language in rows:
-                found[slot] = {"scene": scene, "path": path, "kind": kind, "language": language}
-        return found
-
-    def scenes_at(self, scene_slots: Sequence[int]) -> dict[int, Scene]:
-        """The scenes of these rows."""
-        found: dict[int, Scene] = {}
-        for start in range(0, len(scene_slots), 500):
-            part = scene_slots[start : start + 500]
-            marks = ",".join("?" * len(part))
-            for slot, record in self.db.execute(f"SELECT slot, record FROM scenes WHERE slot IN ({marks})", part):
-                found[slot] = from_dict(Scene, json.loads(record))
-        return found
-
     def counts(self) -> dict[str, int]:
         """Notes, scenes (and those that may be trained on), passages, vectors, what waits for Chroma."""
         queries = {
@@ -460,22 +383,6 @@ class Ledger(Database):
         return {name: int(self.db.execute(query).fetchone()[0]) for name, query in queries.items()}
 
     # -- vectors and the outbox
-
-    def without_vector(self, embedder: str) -> list[int]:
-        """Slots of passages that have no vector of this embedder; for "" all."""
-        rows = self.db.execute(
-            "SELECT slot FROM passages WHERE slot NOT IN (SELECT passage FROM vectors WHERE embedder = ?) ORDER BY slot", (embedder,)
-        )
-        return [slot for (slot,) in rows]
-
-    def texts(self, slots: Sequence[int]) -> list[tuple[int, str, str]]:
-        """(slot, text, context) of these passages, by slot; unknown slots are left out."""
-        found: list[tuple[int, str, str]] = []
-        for start in range(0, len(slots), 500):
-            part = slots[start : start + 500]
-            marks = ",".join("?" * len(part))
-            found += self.db.execute(f"SELECT slot, text, context FROM passages WHERE slot IN ({marks})", part).fetchall()
-        return sorted(found)
 
     def put_vectors(self, embedder: str, slots: Sequence[int], vectors: np.ndarray, *, tell: bool = True) -> None:
         """Store unit vectors (n, dims) float32 for passages, and put the passages into the outbox if Chroma is to be told.
@@ -495,44 +402,12 @@ class Ledger(Database):
 
     def drop_vectors(self, *but: str) -> int:
         """Those of all embedders but these; how many there were."""
-        kept = self.db.execute(f"DELETE FROM vectors WHERE embedder NOT IN ({_marks(len(but))})", but)
+        kept = self.db.execute(f"DELETE FROM vectors WHERE embedder NOT IN ({marks(len(but))})", but)
         return int(kept.rowcount)
 
-    def embedders(self) -> list[str]:
-        """Whose vectors are there. Finds each by a look into an index: there are few."""
-        found: list[str] = []
-        while (row := self.db.execute("SELECT min(embedder) FROM vectors WHERE embedder > ?", found[-1:] or [""]).fetchone())[0]:
-            found.append(row[0])
-        return found
-
-    def embedded(self, embedder: str) -> int:
-        """How many passages have a vector of this embedder."""
-        (count,) = self.db.execute("SELECT count(*) FROM vectors WHERE embedder = ?", (embedder,)).fetchone()
-        return int(count)
-
-    def vectors(self, embedder: str, slots: Sequence[int] | None = None) -> tuple[list[int], np.ndarray]:
-        """Slots and their unit vectors (n, dims) float32 of one embedder; all of them when no slots are named."""
-        from vaultllm.memory import embed
-
-        if slots is None:
-            rows = self.db.execute("SELECT passage, vector FROM vectors WHERE embedder = ? ORDER BY passage", (embedder,)).fetchall()
-        else:
-            rows = []
-            for start in range(0, len(slots), 500):
-                part = slots[start : start + 500]
-                marks = ",".join("?" * len(part))
-                rows += self.db.execute(
-                    f"SELECT passage, vector FROM vectors WHERE embedder = ? AND passage IN ({marks})", (embedder, *part)
-                ).fetchall()
-        return [slot for slot, _ in rows], embed.unpack([vector for _, vector in rows], scan.precision_of(embedder))
-
-    def nonzero_vectors(self, embedder: str) -> int:
-        """How many passages have a vector of this embedder that says anything (a zero vector has no direction)."""
-        # Two counts that indexes answer: to look at each vector would read a gigabyte in a large vault, at every saved note.
-        counted = "SELECT count(*) FROM vectors WHERE embedder = ?"
-        (held,) = self.db.execute(counted, (embedder,)).fetchone()
-        (empty,) = self.db.execute(f"{counted} AND vector = zeroblob(length(vector))", (embedder,)).fetchone()
-        return int(held) - int(empty)
+    def tell_all(self) -> None:
+        """Put every passage into the outbox."""
+        self.db.execute("INSERT OR REPLACE INTO outbox (passage) SELECT slot FROM passages ORDER BY slot")
 
     def outbox(self, limit: int = 1000) -> dict[int, int]:
         """Slots whose row in Chroma may differ from ours, the longest waiting first, each with the number under which it waits."""
@@ -542,100 +417,6 @@ class Ledger(Database):
         """Chroma has heard of these (as `outbox` named them). One that has changed since waits under another number, and stays."""
         with self.transaction():
             self.db.executemany("DELETE FROM outbox WHERE seq = ?", [(seq,) for seq in heard.values()])
-
-    # -- what the resonance needs
-
-    def places(self, slots: Sequence[int]) -> dict[int, Place]:
-        """Where these passages stand; unknown slots are left out."""
-        found: dict[int, Place] = {}
-        for start in range(0, len(slots), 500):
-            part = slots[start : start + 500]
-            rows = self.db.execute(
-                "SELECT p.slot, p.scene, s.note, s.ordinal, p.ordinal, s.kind = 'dialogue'"
-                " FROM passages p JOIN scenes s ON s.slot = p.scene"
-                f" WHERE p.slot IN ({_marks(len(part))})",
-                part,
-            )
-            found.update((slot, Place(*rest)) for slot, *rest in rows)
-        return {slot: found[slot] for slot in slots if slot in found}
-
-    def beside(self, place: Place) -> list[int]:
-        """Slots of the passages of a place's scene and of the scenes before and after it in the note, in their order."""
-        query = (
-            "SELECT p.slot FROM scenes s JOIN passages p ON p.scene = s.slot WHERE s.note = ? AND s.ordinal BETWEEN ? AND ?"
-            " ORDER BY s.ordinal, p.ordinal"
-        )
-        return [slot for (slot,) in self.db.execute(query, (place.note, place.scene_ordinal - 1, place.scene_ordinal + 1))]
-
-    def passages_in(self, scene_slots: Sequence[int]) -> list[tuple[int, int]]:
-        """(passage, scene) of all passages of these scenes, in the order of scenes and passages."""
-        found: list[tuple[int, int]] = []
-        for start in range(0, len(scene_slots), 500):
-            part = scene_slots[start : start + 500]
-            query = f"SELECT slot, scene FROM passages WHERE scene IN ({_marks(len(part))}) ORDER BY scene, ordinal"
-            found += self.db.execute(query, part).fetchall()
-        return found
-
-    def under(self, note: int, path: str, most: int) -> list[int]:
-        """Slots of the passages of a note (row) whose context begins with this path of headings."""
-        query = (
-            "SELECT p.slot FROM scenes s JOIN passages p ON p.scene = s.slot WHERE s.note = ? AND substr(p.context, 1, ?) = ?"
-            " ORDER BY s.ordinal, p.ordinal LIMIT ?"
-        )
-        return [slot for (slot,) in self.db.execute(query, (note, len(path), path, most))]
-
-    def dated(self, first: str, end: str, most: int) -> list[int]:
-        """Slots of the passages of scenes whose time (ISO 8601) is from `first` on and before `end`, the latest first."""
-        query = (
-            "SELECT p.slot FROM scenes s JOIN passages p ON p.scene = s.slot WHERE s.at >= ? AND s.at < ? AND s.at != ''"
-            " ORDER BY s.at DESC, s.slot, p.ordinal LIMIT ?"
-        )
-        return [slot for (slot,) in self.db.execute(query, (first, end, most))]
-
-    def latest(self, most: int) -> list[int]:
-        """Slots of passages, those of the latest scenes first, those without a time last."""
-        query = "SELECT p.slot FROM scenes s JOIN passages p ON p.scene = s.slot ORDER BY s.at DESC, s.slot, p.ordinal LIMIT ?"
-        return [slot for (slot,) in self.db.execute(query, (most,))]
-
-    def looked_at(self, slots: Sequence[int]) -> list[tuple[int, Scene, str]]:
-        """(slot, its scene, its text with its context) of at most 500 passages, in the order of `slots`."""
-        rows = self.db.execute(
-            "SELECT p.slot, s.record, p.text, p.context FROM passages p JOIN scenes s ON s.slot = p.scene"
-            f" WHERE p.slot IN ({_marks(len(slots))})",
-            list(slots),
-        )
-        found = {slot: (slot, from_dict(Scene, json.loads(record)), f"{context}\n{text}") for slot, record, text, context in rows}
-        return [found[slot] for slot in slots if slot in found]
-
-    def linked(self, scene_slots: Sequence[int]) -> list[tuple[int, int]]:
-        """(scene, first scene of a note it links to) and (scene, scene that links to its note) pairs for these scenes.
-
-        Names are found by an index; which of several notes with one name is meant, `links.Resolver` says from the folders.
-        """
-        pairs: list[tuple[int, int]] = []
-        for slot in scene_slots:
-            out = self.db.execute(
-                "SELECT l.written, l.target, f.path, n.path, s.slot FROM links l JOIN scenes o ON o.slot = l.scene"
-                " JOIN notes f ON f.id = o.note JOIN notes n ON n.name = l.target"
-                " JOIN scenes s ON s.note = n.id AND s.ordinal = 0 WHERE l.scene = ? AND s.slot != l.scene",
-                (slot,),
-            )
-            meant: dict[tuple[str, str], dict[str, int]] = {}
-            for written, name, source, path, other in out:
-                meant.setdefault((written or name, source), {})[path] = other
-            for (written, source), slots in meant.items():
-                found = Resolver(slots).resolve(written, source)
-                pairs += [(slot, slots[found])] if found else []
-            back = self.db.execute(
-                "SELECT l.scene, l.written, l.target, f.path, n.path FROM scenes s JOIN notes n ON n.id = s.note"
-                " JOIN links l ON l.target = n.name JOIN scenes o ON o.slot = l.scene JOIN notes f ON f.id = o.note"
-                " WHERE s.slot = ? AND l.scene != s.slot",
-                (slot,),
-            ).fetchall()
-            named = self.db.execute("SELECT path FROM notes WHERE name = ?", (back[0][2],)) if back else ()
-            resolver = Resolver(path for (path,) in named)
-            pairs += [(slot, scene) for scene, written, name, source, path in back if resolver.resolve(written or name, source) == path]
-        return list(dict.fromkeys(pairs))
 
     # -- runs, answers, odds and ends
 

@@ -1,0 +1,247 @@
+"""What the ledger can be asked about passages: where they stand, what is beside, what is linked with them, their vectors.
+
+Reads only; `ledger.py` writes. Knows nothing about Markdown, Chroma or models.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from vaultllm.database import Database
+from vaultllm.links import Resolver
+from vaultllm.memory import scan
+from vaultllm.schema import Passage, Scene, from_dict
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPassage:
+    """A passage with its rows."""
+
+    slot: int
+    """Its stable number: the id in Chroma, the rowid in the words index."""
+    scene_slot: int
+    """Row of its scene."""
+    path: str
+    """Its note."""
+    scene_sha: str
+    """Hash of what its scene says."""
+    passage: Passage
+    """The record."""
+
+
+class Place(NamedTuple):
+    """Where a passage stands."""
+
+    scene: int
+    """Row of its scene."""
+    note: int
+    """Row of its note."""
+    scene_ordinal: int
+    """The scene's place in the note."""
+    ordinal: int
+    """The passage's place in the scene."""
+    is_talk: bool
+    """Whether it is of a talk."""
+
+
+def marks(count: int) -> str:
+    """So many placeholders of a statement."""
+    return ", ".join("?" * count)
+
+
+class Shelf(Database):
+    """An open ledger, to be read."""
+
+    def passages(self, slots: Sequence[int]) -> dict[int, StoredPassage]:
+        """The passages of these slots; unknown slots are left out."""
+        found: dict[int, StoredPassage] = {}
+        for start in range(0, len(slots), 500):
+            part = slots[start : start + 500]
+            marks = ",".join("?" * len(part))
+            rows = self.db.execute(
+                "SELECT p.slot, p.scene, n.path, s.sha, s.id, p.ordinal, p.first, p.last, p.text, p.uid, p.role, p.context"
+                f" FROM passages p JOIN scenes s ON s.slot = p.scene JOIN notes n ON n.id = s.note WHERE p.slot IN ({marks})",
+                part,
+            )
+            for slot, scene_slot, path, scene_sha, scene, ordinal, first, last, text, uid, role, context in rows:
+                found[slot] = StoredPassage(
+                    slot, scene_slot, path, scene_sha, Passage(scene, ordinal, (first, last), text, uid, role, context)
+                )
+        return found
+
+    def places(self, slots: Sequence[int]) -> dict[int, Place]:
+        """Where these passages stand; unknown slots are left out."""
+        found: dict[int, Place] = {}
+        for start in range(0, len(slots), 500):
+            part = slots[start : start + 500]
+            rows = self.db.execute(
+                "SELECT p.slot, p.scene, s.note, s.ordinal, p.ordinal, s.kind = 'dialogue'"
+                " FROM passages p JOIN scenes s ON s.slot = p.scene"
+                f" WHERE p.slot IN ({marks(len(part))})",
+                part,
+            )
+            found.update((slot, Place(*rest)) for slot, *rest in rows)
+        return {slot: found[slot] for slot in slots if slot in found}
+
+    def beside(self, place: Place) -> list[int]:
+        """Slots of the passages of a place's scene and of the scenes before and after it in the note, in their order."""
+        query = (
+            "SELECT p.slot FROM scenes s JOIN passages p ON p.scene = s.slot WHERE s.note = ? AND s.ordinal BETWEEN ? AND ?"
+            " ORDER BY s.ordinal, p.ordinal"
+        )
+        return [slot for (slot,) in self.db.execute(query, (place.note, place.scene_ordinal - 1, place.scene_ordinal + 1))]
+
+    def under(self, note: int, path: str, most: int) -> list[int]:
+        """Slots of the passages of a note (row) whose context begins with this path of headings."""
+        query = (
+            "SELECT p.slot FROM scenes s JOIN passages p ON p.scene = s.slot WHERE s.note = ? AND substr(p.context, 1, ?) = ?"
+            " ORDER BY s.ordinal, p.ordinal LIMIT ?"
+        )
+        return [slot for (slot,) in self.db.execute(query, (note, len(path), path, most))]
+
+    def dated(self, first: str, end: str, most: int) -> list[int]:
+        """Slots of the passages of scenes whose time (ISO 8601) is from `first` on and before `end`, the latest first."""
+        query = (
+            "SELECT p.slot FROM scenes s JOIN passages p ON p.scene = s.slot WHERE s.at >= ? AND s.at < ? AND s.at != ''"
+            " ORDER BY s.at DESC, s.slot, p.ordinal LIMIT ?"
+        )
+        return [slot for (slot,) in self.db.execute(query, (first, end, most))]
+
+    def latest(self, most: int) -> list[int]:
+        """Slots of passages, those of the latest scenes first, those without a time last."""
+        query = "SELECT p.slot FROM scenes s JOIN passages p ON p.scene = s.slot ORDER BY s.at DESC, s.slot, p.ordinal LIMIT ?"
+        return [slot for (slot,) in self.db.execute(query, (most,))]
+
+    def looked_at(self, slots: Sequence[int]) -> list[tuple[int, Scene, str]]:
+        """(slot, its scene, its text with its context) of at most 500 passages, in the order of `slots`."""
+        rows = self.db.execute(
+            "SELECT p.slot, s.record, p.text, p.context FROM passages p JOIN scenes s ON s.slot = p.scene"
+            f" WHERE p.slot IN ({marks(len(slots))})",
+            list(slots),
+        )
+        found = {slot: (slot, from_dict(Scene, json.loads(record)), f"{context}\n{text}") for slot, record, text, context in rows}
+        return [found[slot] for slot in slots if slot in found]
+
+    def passages_in(self, scene_slots: Sequence[int]) -> list[tuple[int, int]]:
+        """(passage, scene) of all passages of these scenes, in the order of scenes and passages."""
+        found: list[tuple[int, int]] = []
+        for start in range(0, len(scene_slots), 500):
+            part = scene_slots[start : start + 500]
+            query = f"SELECT slot, scene FROM passages WHERE scene IN ({marks(len(part))}) ORDER BY scene, ordinal"
+            found += self.db.execute(query, part).fetchall()
+        return found
+
+    def labels(self, slots: Sequence[int]) -> dict[int, dict[str, str]]:
+        """Scene id, path, kind and language of these passages: what stands beside their vectors in Chroma."""
+        found: dict[int, dict[str, str]] = {}
+        for start in range(0, len(slots), 500):
+            part = slots[start : start + 500]
+            marks = ",".join("?" * len(part))
+            rows = self.db.execute(
+                "SELECT p.slot, s.id, n.path, s.kind, s.language FROM passages p JOIN scenes s ON s.slot = p.scene"
+                f" JOIN notes n ON n.id = s.note WHERE p.slot IN ({marks})",
+                part,
+            )
+            for slot, scene, path, kind, language in rows:
+                found[slot] = {"scene": scene, "path": path, "kind": kind, "language": language}
+        return found
+
+    def texts(self, slots: Sequence[int]) -> list[tuple[int, str, str]]:
+        """(slot, text, context) of these passages, by slot; unknown slots are left out."""
+        found: list[tuple[int, str, str]] = []
+        for start in range(0, len(slots), 500):
+            part = slots[start : start + 500]
+            marks = ",".join("?" * len(part))
+            found += self.db.execute(f"SELECT slot, text, context FROM passages WHERE slot IN ({marks})", part).fetchall()
+        return sorted(found)
+
+    def scenes_at(self, scene_slots: Sequence[int]) -> dict[int, Scene]:
+        """The scenes of these rows."""
+        found: dict[int, Scene] = {}
+        for start in range(0, len(scene_slots), 500):
+            part = scene_slots[start : start + 500]
+            marks = ",".join("?" * len(part))
+            for slot, record in self.db.execute(f"SELECT slot, record FROM scenes WHERE slot IN ({marks})", part):
+                found[slot] = from_dict(Scene, json.loads(record))
+        return found
+
+    def linked(self, scene_slots: Sequence[int]) -> list[tuple[int, int]]:
+        """(scene, first scene of a note it links to) and (scene, scene that links to its note) pairs for these scenes.
+
+        Names are found by an index; which of several notes with one name is meant, `links.Resolver` says from the folders.
+        """
+        pairs: list[tuple[int, int]] = []
+        for slot in scene_slots:
+            out = self.db.execute(
+                "SELECT l.written, l.target, f.path, n.path, s.slot FROM links l JOIN scenes o ON o.slot = l.scene"
+                " JOIN notes f ON f.id = o.note JOIN notes n ON n.name = l.target"
+                " JOIN scenes s ON s.note = n.id AND s.ordinal = 0 WHERE l.scene = ? AND s.slot != l.scene",
+                (slot,),
+            )
+            meant: dict[tuple[str, str], dict[str, int]] = {}
+            for written, name, source, path, other in out:
+                meant.setdefault((written or name, source), {})[path] = other
+            for (written, source), slots in meant.items():
+                found = Resolver(slots).resolve(written, source)
+                pairs += [(slot, slots[found])] if found else []
+            back = self.db.execute(
+                "SELECT l.scene, l.written, l.target, f.path, n.path FROM scenes s JOIN notes n ON n.id = s.note"
+                " JOIN links l ON l.target = n.name JOIN scenes o ON o.slot = l.scene JOIN notes f ON f.id = o.note"
+                " WHERE s.slot = ? AND l.scene != s.slot",
+                (slot,),
+            ).fetchall()
+            named = self.db.execute("SELECT path FROM notes WHERE name = ?", (back[0][2],)) if back else ()
+            resolver = Resolver(path for (path,) in named)
+            pairs += [(slot, scene) for scene, written, name, source, path in back if resolver.resolve(written or name, source) == path]
+        return list(dict.fromkeys(pairs))
+
+    def without_vector(self, embedder: str) -> list[int]:
+        """Slots of passages that have no vector of this embedder; for "" all."""
+        if embedder and self.embedded(embedder) == self.db.execute("SELECT count(*) FROM passages").fetchone()[0]:
+            return []
+        rows = self.db.execute(
+            "SELECT slot FROM passages WHERE slot NOT IN (SELECT passage FROM vectors WHERE embedder = ?) ORDER BY slot", (embedder,)
+        )
+        return [slot for (slot,) in rows]
+
+    def embedders(self) -> list[str]:
+        """Whose vectors are there. Finds each by a look into an index: there are few."""
+        found: list[str] = []
+        while (row := self.db.execute("SELECT min(embedder) FROM vectors WHERE embedder > ?", found[-1:] or [""]).fetchone())[0]:
+            found.append(row[0])
+        return found
+
+    def embedded(self, embedder: str) -> int:
+        """How many passages have a vector of this embedder."""
+        (count,) = self.db.execute("SELECT count(*) FROM vectors WHERE embedder = ?", (embedder,)).fetchone()
+        return int(count)
+
+    def vectors(self, embedder: str, slots: Sequence[int] | None = None) -> tuple[list[int], np.ndarray]:
+        """Slots and their unit vectors (n, dims) float32 of one embedder; all of them when no slots are named."""
+        from vaultllm.memory import embed
+
+        if slots is None:
+            rows = self.db.execute("SELECT passage, vector FROM vectors WHERE embedder = ? ORDER BY passage", (embedder,)).fetchall()
+        else:
+            rows = []
+            for start in range(0, len(slots), 500):
+                part = slots[start : start + 500]
+                marks = ",".join("?" * len(part))
+                rows += self.db.execute(
+                    f"SELECT passage, vector FROM vectors WHERE embedder = ? AND passage IN ({marks})", (embedder, *part)
+                ).fetchall()
+        return [slot for slot, _ in rows], embed.unpack([vector for _, vector in rows], scan.precision_of(embedder))
+
+    def nonzero_vectors(self, embedder: str) -> int:
+        """How many passages have a vector of this embedder that says anything (a zero vector has no direction)."""
+        # Two counts that indexes answer: to look at each vector would read a gigabyte in a large vault, at every saved note.
+        counted = "SELECT count(*) FROM vectors WHERE embedder = ?"
+        (held,) = self.db.execute(counted, (embedder,)).fetchone()
+        (empty,) = self.db.execute(f"{counted} AND vector = zeroblob(length(vector))", (embedder,)).fetchone()
+        return int(held) - int(empty)
