@@ -19,12 +19,13 @@ import numpy as np
 
 from vaultllm import remember
 from vaultllm.config import MemorySettings
-from vaultllm.errors import LockedError
-from vaultllm.ledger import Ledger, StoredPassage
-from vaultllm.memory import answerable, expand, query, resonance
+from vaultllm.errors import LockedError, VaultllmError
+from vaultllm.ledger import Ledger
+from vaultllm.memory import answerable, expand, live, query, resonance
 from vaultllm.memory.vectors import MemoryBroken, Store
 from vaultllm.memory.words import Leg
 from vaultllm.schema import Hit, Scene
+from vaultllm.shelf import StoredPassage
 
 Dense = Literal["auto", "chroma", "exact"]
 
@@ -205,9 +206,10 @@ def _cosines(ledger: Ledger, folder: Path, settings: MemorySettings, said: str, 
         return None
     fingerprint = about["fingerprint"]
     try:
-        (vector,) = remember.embedder(remember.embedder_folder(folder, fingerprint)).embed([said], query=True)
-    except ValueError:  # missing or damaged: by words alone, until the next refresh fits it again
-        return None
+        (vector,) = live.embedder(about, folder).embed([said], query=True)
+    except (ValueError, VaultllmError):  # missing, damaged, its server away: by words alone, until the next refresh
+        again = remember.fitted(ledger) != about  # another has taken its place this very moment
+        return _cosines(ledger, folder, settings, said, k, also, dense) if again else None
     if not vector.any():
         return None
     near = None
@@ -215,6 +217,8 @@ def _cosines(ledger: Ledger, folder: Path, settings: MemorySettings, said: str, 
         near = _ask_chroma(remember.store(ledger, folder, settings), fingerprint, vector, k)
     if near is None:
         every = ledger.scan.cosines(fingerprint, vector)
+        if not len(every.slots) and remember.fitted(ledger) != about:
+            return _cosines(ledger, folder, settings, said, k, also, dense)
         wanted = np.isin(every.slots, list(also))
         if len(every.slots) > k:
             wanted[np.argpartition(-every.scores, k)[:k]] = True

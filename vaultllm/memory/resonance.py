@@ -20,15 +20,16 @@ from vaultllm import text as texts
 
 if TYPE_CHECKING:
     from vaultllm.config import MemorySettings
-    from vaultllm.ledger import Ledger, Place, StoredPassage
+    from vaultllm.ledger import Ledger
+    from vaultllm.shelf import Place, StoredPassage
 
 EDGES = ("near", "links", "tags", "terms", "heading", "named", "used")
 """The kinds of edges, by the names of their weights in the settings."""
 
 SEEDS = 100  # passages that lend to those beside them
 _FEW = 12  # of which lend over the other edges
-_NEAR = {1: 1.0, 2: 0.5}  # by the distance in the note
-_PROSE = 0.5  # what a section lends to the next one, beside what a turn does
+_NEAR = {1: 1.0, 2: 0.7, 3: 0.5}  # by the distance in the note: an answer may come a few turns after its question
+_PROSE = 0.75  # what a section lends to the next one, beside what a turn does
 _RARE = 30  # a tag or keyword of more passages joins nothing; a heading's first so many are looked at
 
 Lent = dict[int, float]
@@ -58,15 +59,22 @@ def lend(
 
 
 def _near(ledger: Ledger, places: Mapping[int, Place], seeds: Mapping[int, float]) -> Lent:
-    """The two passages before and after each in its note."""
-    lent: defaultdict[int, float] = defaultdict(float)
+    """To the three passages before and after each in its note: how much less than their best neighbour they say themselves.
+
+    Only what is missing, and of one neighbour only: where the sum of all neighbours is lent, a long note whose every section says
+    a little passes a short one that says it all. This way nobody passes the one that lends, and who says it all gets nothing.
+    """
+    lent: dict[int, float] = {}
     for slot, place in places.items():
         beside = ledger.beside(place)
         here = beside.index(slot)
-        share = seeds[slot] * (1.0 if place.is_talk else _PROSE)
-        for number in range(max(0, here - 2), min(len(beside), here + 3)):
-            if number != here:
-                lent[beside[number]] += _NEAR[abs(number - here)] * share
+        share = 1.0 if place.is_talk else _PROSE
+        for number in range(max(0, here - len(_NEAR)), min(len(beside), here + len(_NEAR) + 1)):
+            other = beside[number]
+            if other != slot:
+                missing = share * (_NEAR[abs(number - here)] * seeds[slot] - seeds.get(other, 0.0))
+                if missing > lent.get(other, 0.0):
+                    lent[other] = missing
     return lent
 
 
