@@ -241,9 +241,9 @@ def _vectors(job: Any, queries: Sequence[str]) -> tuple[str, list[int], np.ndarr
     """Fingerprint, slots, the vectors of the passages (n, dims) and of the questions, those without a direction left out."""
     from vaultllm import remember
 
-    (fingerprint,) = job.ledger.db.execute("SELECT embedder FROM vectors LIMIT 1").fetchone()
+    embedder = remember.opened(job.ledger, job.workspace.memory)
+    fingerprint = embedder.fingerprint
     slots, vectors = job.ledger.vectors(fingerprint)
-    embedder = remember.embedder(remember.embedder_folder(job.workspace.memory, fingerprint))
     asked = np.asarray(embedder.embed(list(queries), query=True), dtype=np.float32)
     full = vectors.any(axis=1)
     return fingerprint, [slot for slot, one in zip(slots, full, strict=True) if one], vectors[full], asked[asked.any(axis=1)]

@@ -16,7 +16,7 @@ from filelock import FileLock
 from vaultllm import chats, markdown, recall, remember, rows, scenes
 from vaultllm.config import MemorySettings, ScanSettings, Settings
 from vaultllm.ledger import Ledger, NoteRow
-from vaultllm.memory import chroma, embed, resonance
+from vaultllm.memory import chroma, embed, live, resonance
 from vaultllm.schema import Hit, Progress
 
 SETTINGS = MemorySettings(dims=32)
@@ -73,7 +73,8 @@ def same(ledger: Ledger, folder: Path) -> bool:
     with chroma.ChromaMemory(folder, fingerprint) as opened:
         assert opened.probe(len(told), [slots[row] for row in told], vectors[told]) == ""
     live = f"gen-{chroma.current(folder)}"
-    names = {path.name for path in folder.iterdir()} - {"lock"}
+    assert ledger.embedders() == [fingerprint]
+    names = {path.name for path in folder.iterdir()} - {"lock", "following"}
     return names == {"CURRENT", live, remember.embedder_folder(folder, fingerprint).name}
 
 
@@ -85,6 +86,7 @@ def test_refresh_gives_every_passage_a_vector_and_chroma_every_vector(ledger: Le
     seen: list[Progress] = []
     done = remember.refresh(ledger, tmp_path / "m", SETTINGS, seen.append)
     n = ledger.counts()["passages"]
+    assert done.pop("embedder") == remember.described(ledger)
     assert done == {"embedded": n, "upserted": n, "deleted": 0, "refitted": True, "generation": 1, "away": ""}
     assert seen
     assert all(0 <= progress.done <= 1 for progress in seen)
@@ -106,6 +108,7 @@ def test_refresh_with_nothing_new_opens_and_writes_nothing(ledger: Ledger, memor
     changes = ledger.db.total_changes
     before = {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in memory.rglob("*")}
     done = remember.refresh(ledger, memory, SETTINGS)
+    assert done.pop("embedder") == remember.described(ledger)
     assert done == {"embedded": 0, "upserted": 0, "deleted": 0, "refitted": False, "generation": 1, "away": ""}
     assert ledger.db.total_changes == changes
     assert {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in memory.rglob("*")} == before
@@ -174,7 +177,7 @@ def test_a_damaged_memory_is_mended_by_the_next_refresh(ledger: Ledger, memory: 
     elif damage == "sqlite":
         _cut(memory / "gen-1" / "chroma.sqlite3")
     elif damage == "embedder":
-        remember.embedder.cache_clear()
+        live._embedder.cache_clear()
         _cut(remember.embedder_folder(memory, fingerprint) / "arrays.npz")
     elif damage == "count":
         with chroma.ChromaMemory(memory, fingerprint) as opened:
@@ -435,5 +438,5 @@ def test_vectors_are_those_of_the_embedder(real: tuple[Ledger, Path]) -> None:
     loaded = embed.VaultEmbedder.load(remember.embedder_folder(folder, fingerprint))
     slots, vectors = ledger.vectors(fingerprint)
     stored = ledger.passages(slots[:5])
-    again = loaded.embed([remember._said(stored[slot].passage.text, stored[slot].passage.context) for slot in slots[:5]])
+    again = loaded.embed([live.said(stored[slot].passage.text, stored[slot].passage.context) for slot in slots[:5]])
     np.testing.assert_allclose(again, vectors[:5], atol=1e-5)

@@ -1,82 +1,194 @@
-"""The memory brought up to date with the ledger: an embedder fitted on the vault, a vector for every passage, Chroma told of each.
+"""The memory brought up to date with the ledger: a vector for every passage, Chroma told of each, another embedder when it is due.
 
-Killed anywhere, the next call ends in the same state. Knows nothing about questions (`recall.py`).
+While one embedder follows another the old one's vectors and its Chroma generation answer, and new notes get vectors of it; when
+every passage has a vector of the new one, one transaction makes it the live one, and the old vectors go. Killed anywhere, the next
+call ends in the same state. Knows nothing about questions (`recall.py`), nor how an embedder is chosen (`memory/live.py`).
 """
 
 from __future__ import annotations
 
-import functools
 import json
 import secrets
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
 from vaultllm.config import MemorySettings
-from vaultllm.errors import DataError, LockedError, VaultError
+from vaultllm.errors import LockedError, VaultError, VaultllmError
 from vaultllm.ledger import Ledger
-from vaultllm.memory import embed, server
+from vaultllm.memory import live, server
+from vaultllm.memory.live import LIVE, NEXT, described, embedder_folder, fitted, opened
+from vaultllm.memory.scan import INT8
 from vaultllm.memory.vectors import Memory, MemoryBroken, Records, Store
 from vaultllm.schema import Progress, Report, silent
 
+if TYPE_CHECKING:
+    import numpy as np
+
+    from vaultllm.memory.embed import Embedder
+
+__all__ = ["check", "described", "embedder_folder", "fitted", "follow", "only", "opened", "owed", "rebuild", "refresh", "store"]
+
 _BATCH = 500
+_SLOW_BATCH = 32  # passages that another's embedder is given at once
 _GRAVES = "chroma_deleted"  # in the ledger's meta table: how many deleted slots still lie in the live generation
 _STORE = "store"  # in the ledger's meta table: its name on a Chroma server
-_META = "embedder"  # in the ledger's meta table: fingerprint, version, dims asked for, passages it was fitted on
 
 
-def refresh(ledger: Ledger, folder: Path, settings: MemorySettings, progress: Report = silent) -> dict[str, Any]:
+def refresh(
+    ledger: Ledger,
+    folder: Path,
+    settings: MemorySettings,
+    progress: Report = silent,
+    *,
+    base: str = "",
+    learn: bool = False,
+    background: bool = False,
+) -> dict[str, Any]:
     """Give every passage a vector and Chroma every vector. Killed anywhere, the next call ends in the same state.
 
-    Fits the embedder first if there is none, or if the passages have doubled since. Touches nothing when nothing
-    has changed. Returns embedded, upserted, deleted (passages), refitted, generation (0: no Chroma yet), and away: why a
-    Chroma server could not be told ("" when it was), which is no error: the outbox waits, and recall scans the ledger.
+    Makes the embedder first if there is none, and the one that follows it if the settings want another or the passages have
+    doubled since. Touches nothing when nothing has changed. `base`: the model that answers, for the embedder `model`. `learn`: a
+    large vault's own embedder learns from pairs too, which takes a minute. `background`: what takes long is left to `follow`, and
+    who has Chroma open is not waited for. Returns embedded, upserted, deleted (passages), refitted, generation (0: no Chroma yet),
+    embedder (`live.described`), and away: why an embedder or a Chroma server could not be asked ("" when they were), which is no
+    error: words answer, the outbox waits, and recall scans the ledger.
     """
     counts = ledger.counts()
-    if counts["outbox"]:
-        with ledger.transaction():
-            ledger.index.tidy()
+    done: dict[str, Any] = {"embedded": 0, "upserted": 0, "deleted": 0, "refitted": False, "generation": 0, "embedder": None, "away": ""}
     about = fitted(ledger)
-    refitted = _must_fit(about, folder, settings, counts["passages"])
-    if refitted:
-        about = _fit(ledger, folder, settings, progress)
-    if about is None:  # no passage has ever been seen
-        if counts["outbox"]:
+    if counts["passages"] and not (about and live.usable(about, folder)):
+        first = settings.model_copy(update={"embedder": "vault"}) if background else settings  # soon there, whatever is to follow
+        try:
+            about = live.make(ledger, folder, first, base, learn and not background, progress)
+            ledger.set(LIVE, json.dumps(about))
+            done["refitted"] = True
+        except VaultllmError as error:
+            done["away"] = live.excuse(error)
+    if about is None:
+        if counts["outbox"] and not counts["passages"]:
             ledger.outbox_done(ledger.outbox(counts["outbox"]))
-        return {"embedded": 0, "upserted": 0, "deleted": 0, "refitted": False, "generation": 0, "away": ""}
-    fingerprint = about["fingerprint"]
-    embedded = _embed(ledger, folder, fingerprint, progress)
-    upserted = deleted = 0
-    away = ""
+        return done
+    before = ledger.embedded(about["fingerprint"])
+    if not done["away"]:
+        try:
+            _embed(ledger, folder, about, progress)
+        except VaultllmError as error:
+            done["away"] = live.excuse(error)
+        except ValueError as error:
+            done["away"] = str(error)
+    done["embedded"] = max(0, ledger.embedded(about["fingerprint"]) - before)
     where = _place(ledger, folder, settings)
-    live = where.live()
-    if refitted or embedded or counts["outbox"] or not where.whole():
-        with only(folder):
+    done["generation"] = where.live()
+    if done["refitted"] or done["embedded"] or counts["outbox"] or not where.whole():
+        try:
+            with only(folder, 0.0 if background else 60.0):
+                done |= _told(ledger, where, about["fingerprint"], progress)
+        except LockedError:
+            if not background:
+                raise
+    if not done["away"] and not background and owed(ledger, settings, base=base, learn=learn):
+        done |= follow(ledger, folder, settings, progress, base=base, learn=learn)
+    else:
+        after = fitted(ledger, NEXT)
+        if after is not None and live.wants(after, settings, base, counts["passages"]):
+            ledger.set(NEXT, "null")
+        _sweep(ledger, folder)
+    return {**done, "embedder": described(ledger)}
+
+
+def owed(ledger: Ledger, settings: MemorySettings, *, base: str = "", learn: bool = False) -> bool:
+    """Whether `follow` has something to do: another embedder is wanted, or (`learn`) the live one has not learnt yet."""
+    return live.owed(fitted(ledger), settings, base, ledger.counts()["passages"], learn=learn)
+
+
+def follow(
+    ledger: Ledger, folder: Path, settings: MemorySettings, progress: Report = silent, *, base: str = "", learn: bool = True
+) -> dict[str, Any]:
+    """Make the embedder that is to follow, give every passage a vector of it and Chroma a generation; then it is the live one.
+
+    The old one answers meanwhile, and others may ingest and ask (with ledgers of their own). A kill anywhere loses no more than
+    work: the next call goes on. Returns those of `refresh`'s entries that it has to do with; none when somebody else is at it.
+    """
+    try:
+        with only(folder, 0.0, "following"):
             try:
-                live, upserted, deleted = _tell(ledger, where, fingerprint)
-            except server.MemoryAway as error:
-                away = str(error)
-            except MemoryBroken:
-                try:
-                    live, upserted = _rebuild(ledger, where, fingerprint, progress)
-                except server.MemoryAway as error:
-                    away = str(error)
-        for path in folder.glob("embedder-*"):
-            if path != embedder_folder(folder, fingerprint):
-                shutil.rmtree(path, ignore_errors=True)
-    return {"embedded": embedded, "upserted": upserted, "deleted": deleted, "refitted": refitted, "generation": live, "away": away}
+                return _follow(ledger, folder, settings, progress, base, learn)
+            except VaultllmError as error:
+                return {"away": live.excuse(error)}
+            finally:
+                _sweep(ledger, folder, held=True)
+    except LockedError as error:
+        if error.path is None or Path(error.path).name != "following":
+            raise
+        return {}
 
 
-def rebuild(ledger: Ledger, folder: Path, settings: MemorySettings, progress: Report = silent) -> None:
+def _follow(ledger: Ledger, folder: Path, settings: MemorySettings, progress: Report, base: str, learn: bool) -> dict[str, Any]:
+    about, after = fitted(ledger), fitted(ledger, NEXT)
+    passages = ledger.counts()["passages"]
+    if after is None or live.owed(after, settings, base, passages, learn=learn) or not live.usable(after, folder):
+        after = live.make(ledger, folder, settings, base, learn, progress)
+        if about is not None and after["fingerprint"] == about["fingerprint"]:  # it has seen more, and is the same
+            ledger.set(LIVE, json.dumps(after))
+            return {"refitted": True}
+        ledger.set(NEXT, json.dumps(after))
+    embedded = _embed(ledger, folder, after, progress, tell=False, old=about)
+
+    def switch() -> None:
+        nonlocal embedded
+        while True:
+            with ledger.transaction():
+                if not ledger.without_vector(after["fingerprint"]):
+                    ledger.set(LIVE, json.dumps(after))
+                    ledger.set(NEXT, "null")
+                    return
+            embedded += _embed(ledger, folder, after, progress)  # what was written in the meantime
+
+    where = _place(ledger, folder, settings)
+    done: dict[str, Any] = {}
+    with only(folder):
+        ledger.tell_all()  # until Chroma has heard of all, all of it waits
+        try:
+            number, upserted = _rebuild(ledger, where, after["fingerprint"], progress, switch)
+            done = {"generation": number, "upserted": upserted}
+        except server.MemoryAway as error:
+            switch()
+            done["away"] = str(error)
+    return {**done, "refitted": True, "embedded": embedded}
+
+
+def _sweep(ledger: Ledger, folder: Path, *, held: bool = False) -> None:
+    """Remove vectors and folders of embedders that are neither live nor to follow, unless one is being made this moment."""
+
+    def kept() -> list[str]:
+        return [about["fingerprint"] for about in (fitted(ledger), fitted(ledger, NEXT)) if about]
+
+    def left() -> list[Path]:
+        names = {embedder_folder(folder, name).name for name in kept()}
+        return [path for path in (*folder.glob("embedder-*"), *folder.glob(".embedder-*.tmp")) if path.name not in names]
+
+    if not left() and set(ledger.embedders()) <= set(kept()):
+        return
+    if not held:
+        with suppress(LockedError), only(folder, 0.0, "following"):
+            _sweep(ledger, folder, held=True)
+        return
+    ledger.drop_vectors(*kept())
+    for path in left():
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def rebuild(ledger: Ledger, folder: Path, settings: MemorySettings, progress: Report = silent, *, base: str = "") -> None:
     """A new Chroma generation from the ledger's vectors, in place of the old one, whose files are removed; a new words index.
 
     What was forgotten leaves the disk with it. Raises VaultError when it cannot be written.
     """
-    refresh(ledger, folder, settings, progress)  # an embedder and all vectors first
+    refresh(ledger, folder, settings, progress, base=base)  # an embedder and all vectors first
     about = fitted(ledger)
     if about is not None:
         with only(folder):
@@ -98,10 +210,10 @@ def check(ledger: Ledger, folder: Path, settings: MemorySettings) -> str:
             return "no passage has a vector yet" if counts["passages"] else ""
         fingerprint = about["fingerprint"]
         try:
-            embedder(embedder_folder(folder, fingerprint))
+            live.embedder(about, folder)
         except ValueError as error:
             return f"the embedder is damaged: {error}"
-        missing = counts["passages"] - len(slots_of(ledger, fingerprint))
+        missing = counts["passages"] - ledger.embedded(fingerprint)
         if missing or counts["outbox"]:
             return f"{missing} passages have no vector, {counts['outbox']} changes wait for Chroma"
         with only(folder), _place(ledger, folder, settings).open(fingerprint) as memory:
@@ -110,89 +222,57 @@ def check(ledger: Ledger, folder: Path, settings: MemorySettings) -> str:
         return f"the memory cannot be checked: {error}"
 
 
-def fitted(ledger: Ledger) -> dict[str, Any] | None:
-    """What the ledger knows of the embedder; None when nothing was fitted yet (or the entry makes no sense)."""
-    try:
-        about = json.loads(ledger.get(_META) or "null")
-        return about if isinstance(about, dict) and {"fingerprint", "version", "dims", "passages"} <= set(about) else None
-    except ValueError:
-        return None
+def _embed(
+    ledger: Ledger,
+    folder: Path,
+    about: live.About,
+    progress: Report,
+    *,
+    tell: bool = True,
+    old: live.About | None = None,
+) -> int:
+    """Vectors for the passages that have none, a batch a transaction; how many. `tell`: Chroma is to hear of them.
 
-
-def _must_fit(about: dict[str, Any] | None, folder: Path, settings: MemorySettings, passages: int) -> bool:
-    if passages == 0:
-        return False
-    if about is None or about["version"] != embed.VERSION or about["dims"] != settings.dims or passages >= 2 * about["passages"]:
-        return True
-    where = embedder_folder(folder, about["fingerprint"])
-    try:
-        return not (where.is_dir() and embedder(where))
-    except ValueError:
-        return True
-
-
-def opened(ledger: Ledger, folder: Path) -> embed.Embedder:
-    """The embedder whose vectors the memory holds. Raises DataError when there is none yet."""
-    about = fitted(ledger)
-    try:
-        if about is not None:
-            return embedder(embedder_folder(folder, about["fingerprint"]))
-    except ValueError:
-        pass
-    raise DataError("the memory has no vectors yet; run: vaultllm ingest")
-
-
-def embedder_folder(folder: Path, fingerprint: str) -> Path:
-    """Where the embedder of this fingerprint is kept."""
-    return folder / f"embedder-{fingerprint.rsplit('-', 1)[-1]}"
-
-
-@functools.lru_cache(maxsize=2)
-def embedder(folder: Path) -> embed.Embedder:
-    """The embedder of a folder, whose name holds its fingerprint: one name never means two of them. Raises ValueError."""
-    return embed.VaultEmbedder.load(folder)
-
-
-def _fit(ledger: Ledger, folder: Path, settings: MemorySettings, progress: Report) -> dict[str, Any]:
-    """Fit on all passages, write the folder, then say so in the ledger: vectors of the old one then count as missing."""
-    progress(Progress("learning the vault's words", 0.0))
-    slots = ledger.without_vector("")  # of no embedder: all passages
-    sample = ledger.texts(slots[:: -(-len(slots) // embed.FIT_TEXTS)])  # no more texts in memory than are fitted on
-    learnt = embed.VaultEmbedder.fit([_said(text, context) for _, text, context in sample], settings.dims)
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    learnt.save(embedder_folder(folder, learnt.fingerprint))
-    about = {"fingerprint": learnt.fingerprint, "version": embed.VERSION, "dims": settings.dims, "passages": len(slots)}
-    ledger.set(_META, json.dumps(about))
-    return about
-
-
-def _said(text: str, context: str) -> str:
-    return f"{context}\n{text}"
-
-
-def _embed(ledger: Ledger, folder: Path, fingerprint: str, progress: Report) -> int:
-    """Vectors for the passages that have none, a batch a transaction."""
+    Vectors of `old` that were stored whole and are to be stored rounded are taken as they are.
+    """
+    fingerprint = about["fingerprint"]
     slots = ledger.without_vector(fingerprint)
     if not slots:
         return 0
-    chosen = embedder(embedder_folder(folder, fingerprint))
-    for start in range(0, len(slots), _BATCH):
-        part = ledger.texts(slots[start : start + _BATCH])
-        vectors = chosen.embed([_said(text, context) for _, text, context in part])
-        ledger.put_vectors(fingerprint, [slot for slot, _, _ in part], vectors)
-        progress(Progress("remembering", min(1.0, (start + _BATCH) / len(slots))))
-    return len(slots)
+    chosen = live.embedder(about, folder)
+    known = old["fingerprint"] if old and fingerprint == old["fingerprint"] + INT8 else ""
+    size = _BATCH if about["spec"] == "vault" or known else _SLOW_BATCH
+    count = 0
+    for start in range(0, len(slots), size):
+        part = ledger.texts(slots[start : start + size])
+        vectors = _vectors(ledger, chosen, part, known)
+        with ledger.transaction():
+            now = set(ledger.texts([slot for slot, _, _ in part]))  # while we thought another may have written
+            rows = [row for row, one in enumerate(part) if one in now]
+            ledger.put_vectors(fingerprint, [part[row][0] for row in rows], vectors[rows], tell=tell)
+        count += len(rows)
+        progress(Progress("remembering", min(1.0, (start + size) / len(slots))))
+    return count
+
+
+def _vectors(ledger: Ledger, chosen: Embedder, part: Sequence[tuple[int, str, str]], known: str) -> np.ndarray:
+    slots = [slot for slot, _, _ in part]
+    if known:
+        found, vectors = ledger.vectors(known, slots)
+        if set(found) == set(slots):
+            return vectors[[found.index(slot) for slot in slots]]
+    return chosen.embed([live.said(text, context) for _, text, context in part])
 
 
 @contextmanager
-def only(folder: Path, wait: float = 60.0) -> Iterator[None]:
-    """Be the only one that has Chroma open, within `wait` seconds. Raises LockedError."""
+def only(folder: Path, wait: float = 60.0, name: str = "lock") -> Iterator[None]:
+    """Be the only one that writes to Chroma (or does what another lock is for), within `wait` seconds. Raises LockedError."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    lock = FileLock(folder / "lock", mode=0o600)
+    lock = FileLock(folder / name, mode=0o600)
     try:
         lock.acquire(timeout=wait, poll_interval=0.05)
     except Timeout:
-        raise LockedError("another vaultllm has the memory open; try again when it is done", path=str(folder)) from None
+        raise LockedError("another vaultllm has the memory open; try again when it is done", path=str(folder / name)) from None
     try:
         yield
     finally:
@@ -211,6 +291,21 @@ def _place(ledger: Ledger, folder: Path, settings: MemorySettings) -> Store:
     return store(ledger, folder, settings)
 
 
+def _told(ledger: Ledger, where: Store, fingerprint: str, progress: Report) -> dict[str, Any]:
+    """Tell Chroma, or build a new generation when it is broken; the entries of `refresh` that say what was done."""
+    try:
+        try:
+            number, upserted, deleted = _tell(ledger, where, fingerprint)
+        except server.MemoryAway:
+            raise
+        except MemoryBroken:
+            number, upserted = _rebuild(ledger, where, fingerprint, progress)
+            deleted = 0
+    except server.MemoryAway as error:
+        return {"away": str(error)}
+    return {"generation": number, "upserted": upserted, "deleted": deleted}
+
+
 def _tell(ledger: Ledger, where: Store, fingerprint: str) -> tuple[int, int, int]:
     """Tell Chroma what has changed; which generation, how many were upserted and deleted. Raises MemoryBroken, MemoryAway."""
     with where.open(fingerprint) as memory:
@@ -218,11 +313,8 @@ def _tell(ledger: Ledger, where: Store, fingerprint: str) -> tuple[int, int, int
         wrong = _probe(ledger, memory, fingerprint)
     if wrong:
         raise MemoryBroken(wrong)
-    graves = int(ledger.get(_GRAVES) or 0) + deleted
-    if graves > ledger.counts()["passages"] + 1000:
+    if int(ledger.get(_GRAVES) or 0) > ledger.counts()["passages"] + 1000:
         raise MemoryBroken("more has been deleted than is alive, and Chroma keeps all of it")
-    if deleted:
-        ledger.set(_GRAVES, str(graves))
     where.sweep()
     return memory.generation, upserted, deleted
 
@@ -235,7 +327,10 @@ def _drain(ledger: Ledger, memory: Memory, fingerprint: str) -> tuple[int, int]:
         memory.upsert(known, vectors)
         gone = sorted(set(waiting) - set(known))
         memory.delete(gone)
-        ledger.outbox_done(waiting)
+        with ledger.transaction():
+            ledger.outbox_done(waiting)
+            if gone:
+                ledger.set(_GRAVES, str(int(ledger.get(_GRAVES) or 0) + len(gone)))
         upserted += len(known)
         deleted += len(gone)
     return upserted, deleted
@@ -259,10 +354,13 @@ def _probe(ledger: Ledger, memory: Memory, fingerprint: str, *, thorough: bool =
     return memory.probe(ledger.nonzero_vectors(fingerprint), known, vectors, thorough=thorough)
 
 
-def _rebuild(ledger: Ledger, where: Store, fingerprint: str, progress: Report) -> tuple[int, int]:
+def _rebuild(
+    ledger: Ledger, where: Store, fingerprint: str, progress: Report, written_all: Callable[[], None] | None = None
+) -> tuple[int, int]:
     """A new generation from the ledger; returns its number and how many vectors went in. The caller holds the lock.
 
-    Raises MemoryAway, and VaultError when it cannot be written.
+    `written_all` is called when all is written and the old generation still answers. Raises MemoryAway, and VaultError when
+    it cannot be written.
     """
     waiting = ledger.outbox(ledger.counts()["outbox"])
     slots = slots_of(ledger, fingerprint)
@@ -275,6 +373,8 @@ def _rebuild(ledger: Ledger, where: Store, fingerprint: str, progress: Report) -
             written += len(records[0])
             yield records
             progress(Progress("rebuilding the memory", min(1.0, (start + _BATCH) / len(slots))))
+        if written_all is not None:
+            written_all()
 
     try:
         number = where.rebuild(fingerprint, batches())
