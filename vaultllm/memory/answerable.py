@@ -193,12 +193,13 @@ class _Example(NamedTuple):
     held_out: bool
 
 
-def fit(ledger: Ledger, embedder: Embedder | None, *, most: int = MOST_PAIRS, progress: Report = silent) -> Calibration:
+def fit(ledger: Ledger, embedder: Embedder | None, stored: str = "", *, most: int = MOST_PAIRS, progress: Report = silent) -> Calibration:
     """Fit on the vault's own pairs; `DEFAULT` when there are fewer than `FEWEST_PAIRS`. Writes nothing.
 
     A pair's query speaks for yes where recall, its own source left out, finds the target; so do words drawn from the target.
     For no: these words with the target's whole note left out, and questions whose words are each another note's. The threshold is set
-    on notes that were held out. `embedder`: the one whose vectors the ledger holds. The same ledger gives the same calibration.
+    on notes that were held out. `embedder`: the one whose vectors the ledger holds; `stored`: under which fingerprint, when it is not its
+    own. The same ledger gives the same calibration.
     """
     progress(Progress("learning what the vault does not speak of", 0.0))
     chosen = _chosen(ledger, most)
@@ -206,7 +207,8 @@ def fit(ledger: Ledger, embedder: Embedder | None, *, most: int = MOST_PAIRS, pr
         return DEFAULT
     rows, spoken, judged = [], [], []
     examples = list(_examples(ledger, chosen))
-    for number, (example, row) in enumerate(_measured(ledger, embedder, examples), 1):
+    stored = "" if embedder is None else stored or embedder.fingerprint
+    for number, (example, row) in enumerate(_measured(ledger, embedder, stored, examples), 1):
         if row is not None:
             rows.append(row)
             spoken.append(example.spoken)
@@ -228,7 +230,7 @@ def fit(ledger: Ledger, embedder: Embedder | None, *, most: int = MOST_PAIRS, pr
     sure = 1 / (1 + np.exp(-(scale * scores + bias)))
     threshold = float(np.quantile(sure[out & right], FALSE_ALARM))
     return Calibration(
-        fingerprint="" if embedder is None else embedder.fingerprint,
+        fingerprint=stored,
         weights=dict(zip(FEATURES, weights.tolist(), strict=True)),
         bias=bias,
         threshold=threshold,
@@ -330,7 +332,9 @@ def _common(said: str, draw: np.random.Generator) -> list[str]:
     return [words[place] for place in draw.integers(len(words), size=int(draw.integers(1, 5)))] if words else []
 
 
-def _measured(ledger: Ledger, embedder: Embedder | None, examples: Sequence[_Example]) -> Iterator[tuple[_Example, list[float] | None]]:
+def _measured(
+    ledger: Ledger, embedder: Embedder | None, stored: str, examples: Sequence[_Example]
+) -> Iterator[tuple[_Example, list[float] | None]]:
     """Each example with its features; None where it is none."""
     (count,) = ledger.db.execute("SELECT count(*) FROM documents").fetchone()
     holders = functools.lru_cache(maxsize=10_000)(lambda word: ledger.index.stems(word).slots)
@@ -345,7 +349,7 @@ def _measured(ledger: Ledger, embedder: Embedder | None, examples: Sequence[_Exa
             continue
         cosines: dict[int, float] = {}
         if embedder is not None and asked is not None and said is not None:
-            near = ledger.scan.cosines(embedder.fingerprint, asked[number])
+            near = ledger.scan.cosines(stored, asked[number])
             cosines = dict(zip(near.slots.tolist(), near.scores.tolist(), strict=True))
             if one.instead:
                 cosines[one.instead[0]] = float(asked[number] @ said[number])
