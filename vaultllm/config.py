@@ -158,13 +158,13 @@ class MemorySettings(_Section):
     """Weight of character 4-grams (BM25)."""
     dense: float = Field(0.3, ge=0.0)
     """Weight of the vectors."""
-    near: float = Field(0.5, ge=0.0)
-    """Resonance: what a hit lends to the turns and sections beside it."""
-    links: float = Field(0.25, ge=0.0)
+    near: float = Field(0.7, ge=0.0)
+    """Resonance: how much of what a turn or section says less than its best neighbour is lent to it; at 1 it would say as much."""
+    links: float = Field(0.1, ge=0.0)
     """Resonance: what a hit lends to the scenes it is linked with."""
-    tags: float = Field(0.1, ge=0.0)
+    tags: float = Field(0.2, ge=0.0)
     """Resonance: to passages that share a rare tag."""
-    terms: float = Field(0.1, ge=0.0)
+    terms: float = Field(0.05, ge=0.0)
     """Resonance: to passages that share a rare keyword."""
     heading: float = Field(0.05, ge=0.0)
     """Resonance: to sections under the same heading."""

@@ -113,7 +113,8 @@ def _tags(context: str) -> list[str]:
 
 
 def _keywords(ledger: Ledger, places: Mapping[int, Place]) -> dict[int, Sequence[str]]:
-    scenes = ledger.scenes_at(sorted({place.scene for place in places.values()}))
+    """Of talks, where what a turn is about was often said elsewhere; a section says its keywords itself, and the words know that."""
+    scenes = ledger.scenes_at(sorted({place.scene for place in places.values() if place.is_talk}))
     return {slot: scenes[place.scene].field for slot, place in places.items() if place.scene in scenes}
 
 
