@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -86,13 +87,15 @@ def test_the_state_may_not_lie_in_the_vault_nor_belong_to_another(tmp_path: Path
         config.open_workspace(str(two), str(tmp_path / "state"))
 
 
-def test_every_setting_is_documented() -> None:
+def test_every_setting_is_documented_with_its_default() -> None:
     documented = (Path(__file__).resolve().parents[1] / "docs" / "settings.md").read_text(encoding="utf-8")
     for name, field in config.Settings.model_fields.items():
         section = field.annotation
         if isinstance(section, type) and issubclass(section, config._Section):
             for key in section.model_fields:
-                assert f"`{name}.{key}`" in documented
+                default = section.model_fields[key].default
+                shown = json.dumps(list(default) if isinstance(default, tuple) else default, ensure_ascii=False)
+                assert f"| `{name}.{key}` | `{shown}` | " in documented
         else:
             assert f"`{name}`" in documented
 

@@ -158,10 +158,12 @@ def test_every_table_and_column_of_the_ledger_is_described(tmp_path: Path) -> No
 def test_every_key_of_the_ledgers_meta_table_is_described() -> None:
     source = "\n".join(path.read_text(encoding="utf-8") for path in sorted((REPO / "vaultllm").rglob("*.py")))
     keys = set(re.findall(r'(?:ledger|self)\.set\("([a-z_]+)"', source))
-    for name in set(re.findall(r"(?:ledger|self)\.set\((_[A-Z]+),", source)) | {"_DONE"}:
-        keys |= set(re.findall(rf'^{name} = "([a-z_]+)"', source, re.MULTILINE))
+    named = set(re.findall(r"(?:ledger|self)\.set\(([A-Z_]+),", source)) | {"_DONE"}
+    assert len(named) > 4
+    for names, values in re.findall(r'^([A-Z_]+(?:, [A-Z_]+)*) = ("[a-z_]+"(?:, "[a-z_]+")*)', source, re.MULTILINE):
+        keys |= {value.strip('"') for name, value in zip(names.split(", "), values.split(", "), strict=False) if name in named}
     text = read("docs/on-disk-format.md").partition("| key of `meta`")[2].partition("\n\n")[0]
-    assert {cells[0].strip("`") for cells in rows(text)} == keys
+    assert {name for cells in rows(text) for name in quoted(cells[0])} == keys
 
 
 TODAY = date(2026, 6, 17)
@@ -239,6 +241,8 @@ def test_numbers_of_the_memory_are_those_of_the_code() -> None:
     assert [quoted(cells[0])[0] for cells in rows(section("Resonance"))] == [f"memory.{edge}" for edge in resonance.EDGES]
     assert f"Below {recall.EXACT_BELOW:,} passages" in text
     assert f"at most {resonance._RARE} passages" in text
+    assert sorted(resonance._NEAR) == [1, 2, 3]
+    assert "the three before it and the three after it" in text
     assert expand.MOST_WORDS == 3
     assert "At most three words of a question" in text
     assert expand.RARE == 2
