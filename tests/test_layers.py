@@ -83,7 +83,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ),
     ("evaluate", "loop", "train"),
     ("importing", "ingest", "remember", "recall", "registry", "quotes", "answer", "explain", "survey", "steps", "pipeline", "schedule"),
-    ("watch", "demo", "bench", "views", "terminal", "cli"),
+    ("follower", "watch", "demo", "bench", "views", "terminal", "cli"),
 )
 
 

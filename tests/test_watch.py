@@ -31,7 +31,7 @@ REPO = Path(__file__).resolve().parents[1]
 RESULT = {
     "notes": {"seen": 1, "parsed": 1, "unchanged": 0, "removed": 0, "failed": []},
     "scenes": {"added": 1, "changed": 0, "removed": 0, "total": 1},
-    "memory": {},
+    "memory": {"away": "no memory here"},
     "seconds": 0.0,
 }
 

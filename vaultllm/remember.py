@@ -183,12 +183,14 @@ def _sweep(ledger: Ledger, folder: Path, *, held: bool = False) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def rebuild(ledger: Ledger, folder: Path, settings: MemorySettings, progress: Report = silent, *, base: str = "") -> None:
+def rebuild(
+    ledger: Ledger, folder: Path, settings: MemorySettings, progress: Report = silent, *, base: str = "", background: bool = False
+) -> None:
     """A new Chroma generation from the ledger's vectors, in place of the old one, whose files are removed; a new words index.
 
-    What was forgotten leaves the disk with it. Raises VaultError when it cannot be written.
+    What was forgotten leaves the disk with it. The arguments are those of `refresh`. Raises VaultError when it cannot be written.
     """
-    refresh(ledger, folder, settings, progress, base=base)  # an embedder and all vectors first
+    refresh(ledger, folder, settings, progress, base=base, background=background)  # an embedder and all vectors first
     about = fitted(ledger)
     if about is not None:
         with only(folder):

@@ -11,7 +11,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -43,6 +43,8 @@ class Job:
     """Called with pieces of an answer as they are made; None: nobody reads along."""
     wait: float = 30.0
     """Seconds to wait for another process that writes."""
+    background: bool = False
+    """Whether what takes the memory long (another embedder, learning) is left to somebody else: the daemon's own thread, a later ingest."""
     _ledger: Ledger | None = field(default=None, repr=False)
 
     @property
@@ -86,6 +88,7 @@ def ingest(
     job: Job,
     full: Annotated[bool, typer.Option("--full", help="Parse every note again, changed or not.")] = False,
     confirm: Annotated[bool, typer.Option("--confirm", help="Go on even if many notes have vanished from the vault.")] = False,
+    learn: Annotated[bool, typer.Option("--learn", help="Let the memory of a large vault learn from its structure now: a minute.")] = False,
 ) -> dict[str, Any]:
     """Scan the vault; parse what changed into scenes; bring the memory up to date."""
     from vaultllm import ingest as ingesting
@@ -95,7 +98,15 @@ def ingest(
     workspace, ledger = job.workspace, job.ledger
     with job.lock():
         found = ingesting.ingest(workspace, ledger, full=full, confirm=confirm, progress=job.progress)
-        memory = remember.refresh(ledger, workspace.memory, workspace.settings.memory, job.progress)
+        memory = remember.refresh(
+            ledger,
+            workspace.memory,
+            workspace.settings.memory,
+            job.progress,
+            base=answering_base(job),
+            learn=learn,
+            background=job.background,
+        )
     failed = [problem_entry(path, problem) for path, problem in ledger.problems() if problem.code.startswith("E-")]
     return {
         "notes": {"seen": found.seen, "parsed": found.parsed, "unchanged": found.unchanged, "removed": found.removed, "failed": failed},
@@ -108,6 +119,17 @@ def ingest(
         "memory": memory,
         "seconds": round(time.perf_counter() - started, 3),
     }
+
+
+def answering_base(job: Job) -> str:
+    """The model that answers, for a memory whose embedder it is; else ""."""
+    from vaultllm import registry
+    from vaultllm.memory import live
+
+    if not live.is_plain_model(job.workspace.settings.memory):
+        return ""
+    serving = registry.serving(job.workspace, job.ledger)
+    return "" if serving is None else serving[0]
 
 
 def problem_entry(path: str, problem: Problem) -> dict[str, Any]:
@@ -249,9 +271,10 @@ def _relative(job: Job, path: str) -> str:
 
 def status(job: Job) -> dict[str, Any]:
     """What is known, what answers, what waits, what is wrong and how to mend it."""
-    from vaultllm import registry, survey
+    from vaultllm import registry, remember, survey
 
     counts = job.ledger.counts()
+    embedder = remember.described(job.ledger)
     linked = job.ledger.link_duplicates(most=STATUS_READS)
     surveyed = survey.survey(job.ledger.db)
     current = registry.current(job.workspace)
@@ -263,7 +286,12 @@ def status(job: Job) -> dict[str, Any]:
         "notes": counts["notes"],
         "scenes": surveyed if linked is not None else {**surveyed, "duplicates": None},
         "turns": survey.turns(job.ledger.db),
-        "memory": {"passages": counts["passages"], "vectors": counts["vectors"], "waiting": counts["outbox"]},
+        "memory": {
+            "passages": counts["passages"],
+            "vectors": embedder["vectors"] if embedder else 0,
+            "waiting": counts["outbox"],
+            "embedder": embedder,
+        },
         "dataset": {"new_scenes": new, "min_new": job.workspace.settings.train.min_new},
         "current": current or None,
         "problems": [problem_entry(path, problem) for path, problem in job.ledger.problems()],
@@ -397,7 +425,8 @@ def ask(
     if note is not None:
         note = _relative(job, note)
         with contextlib.suppress(VaultllmError):  # the note as it is now; when it cannot be read, the answer says so
-            ingest(job)
+            job.ledger  # noqa: B018 - opened here, so that it is closed with the job
+            ingest(replace(job, background=True))  # a question waits for no new embedder
     found = answer.ask(job.workspace, job.ledger, question.strip(), note=note, stream=job.stream, progress=job.progress)
     path = None
     if write:
@@ -456,7 +485,7 @@ def doctor(
         if memory:
             found.append({"code": "W-MEMORY", "message": f"{memory}; mend: vaultllm doctor --repair"})
             if repair:
-                remember.rebuild(job.ledger, job.workspace.memory, job.workspace.settings.memory, job.progress)
+                remember.rebuild(job.ledger, job.workspace.memory, job.workspace.settings.memory, job.progress, base=answering_base(job))
         broken = registry.check(job.workspace, job.ledger)
         if broken:
             found.append({"code": "E-RUN", "message": broken})

@@ -65,7 +65,9 @@ def ingest(result: Result) -> RenderableType:
             f"{scenes['added']} scenes added, {scenes['changed']} changed, {scenes['removed']} removed, {scenes['total']} in all\n"
             f"{memory.get('embedded', 0)} passages embedded, {memory.get('upserted', 0)} written to the memory ({result['seconds']:.1f} s)"
         )
-    return Text("\n".join([head, *_problem_lines(notes["failed"])]))
+    learnt = memory["embedder"]["reason"] if memory.get("refitted") and memory.get("embedder") else ""
+    more = [line for line in (learnt, memory.get("away", "")) if line]
+    return Text("\n".join([head, *more, *_problem_lines(notes["failed"])]))
 
 
 def _problem_lines(problems: list[Result], most: int = 10, rest: str = "vaultllm status") -> list[str]:
@@ -322,12 +324,23 @@ def status(result: Result) -> RenderableType:
         ("duplicates", copies),
         ("taken out", f"{sum(scenes['redactions'].values()):,} secrets and personal data{_because(scenes['redactions'])}"),
         ("memory", f"{memory['vectors']} of {memory['passages']} passages have a vector; {memory['waiting']} wait for Chroma"),
+        ("embedder", _embedder(memory.get("embedder"), memory["passages"])),
         ("answers", result["current"] or "the base alone, or memory alone; train with: vaultllm train"),
         ("new", f"{result['dataset']['new_scenes']} scenes since the last training; retrain starts at {result['dataset']['min_new']}"),
         ("problems", len(result["problems"])),
     ]
     problems = [Text(line) for line in _problem_lines(result["problems"], 40, "vaultllm status --json")]
     return Group(table("", "", rows=rows), *_charts(scenes), *problems)
+
+
+def _embedder(about: Result | None, passages: int) -> str:
+    """Which one, what it has learnt, and which one follows it."""
+    if about is None:
+        return "none yet; run: vaultllm ingest"
+    said = f"{about['name']}, {about['dims']} dimensions, {about['precision']}"
+    after = about["next"]
+    follows = f"{after['name']} follows: {after['vectors']} of {passages} passages have a vector of it" if after else ""
+    return "; ".join(filter(None, (said, about["reason"], follows)))
 
 
 def _because(counts: Result) -> str:

@@ -2,7 +2,8 @@
 
 The file system's events are a hint only: they get lost (a full kernel queue, a network drive, a folder that was deleted
 and made again), so a full scan every `watch.reconcile` seconds is the truth. What changed is decided by `steps.ingest`,
-in this thread alone. Knows nothing about notes, scenes or the memory, and logs no text of them.
+in this thread alone; what takes the memory long has one of its own (`follower.py`). Knows nothing about notes, scenes or how
+the memory works, and logs no text of them.
 """
 
 from __future__ import annotations
@@ -22,11 +23,13 @@ from typing import Any
 from watchdog import events
 from watchdog.observers import Observer
 
-from vaultllm import steps
+from vaultllm import remember, steps
 from vaultllm import vault as vaults
 from vaultllm.config import Workspace
 from vaultllm.errors import LockedError, VaultllmError
 from vaultllm.files import write_whole
+from vaultllm.follower import Follower
+from vaultllm.memory import chroma, server
 from vaultllm.text import nfc
 
 Log = Callable[[dict[str, Any]], None]
@@ -252,6 +255,7 @@ class _Daemon:
 
     def __init__(self, job: steps.Job, say: Callable[..., None], stop: threading.Event | None) -> None:
         workspace = job.workspace
+        job.background = True
         self.job, self.say, self.stop = job, say, stop
         self.settings = workspace.settings.watch
         own = nfc(workspace.settings.answers.folder).strip().removeprefix("./").strip("/")
@@ -262,6 +266,7 @@ class _Daemon:
         self.failed = 0
         self.blind = ""
         self.first = True
+        self.follower = Follower(job, say)
 
     def watch(self) -> None:
         """Until told to stop."""
@@ -275,6 +280,9 @@ class _Daemon:
         finally:
             logger.removeHandler(overflow)
             self.eyes.close()
+            self.follower.end()
+            chroma.let_go()
+            server.let_go()
 
     def sleep(self, now: float) -> float:
         """Seconds until there is something to do, if no event comes."""
@@ -310,6 +318,8 @@ class _Daemon:
         """One ingest for all that happened. False when somebody else was writing, and it must be tried again soon."""
         try:
             result = steps.ingest(self.job)
+            if self.first and not result["memory"]["away"]:
+                self.check()
         except LockedError as error:
             self.say("waiting", code=error.code, message=error.message)
             return False
@@ -320,7 +330,17 @@ class _Daemon:
             self.problem("E-INTERNAL", type(error).__name__)
         else:
             self.ingested(result)
+            self.follower.begin()
         return True
+
+    def check(self) -> None:
+        """Once, at the start: all that the memory holds is looked at; what is broken is built anew from the ledger."""
+        workspace = self.job.workspace
+        said = remember.check(self.job.ledger, workspace.memory, workspace.settings.memory)
+        if said:
+            self.say("problem", code="W-MEMORY", message=f"{said}; it is built anew from the ledger")
+            with self.job.lock():
+                remember.rebuild(self.job.ledger, workspace.memory, workspace.settings.memory, background=True)
 
     def ingested(self, result: dict[str, Any]) -> None:
         """Log what changed; a scan that found nothing new is not worth a line."""
