@@ -14,11 +14,11 @@ import pytest
 
 from tests import models
 from vaultllm.errors import ConfigError, ModelError
-from vaultllm.shelf import StoredPassage
 from vaultllm.memory import rerank
 from vaultllm.models import hf
 from vaultllm.recall import Ranked
 from vaultllm.schema import Passage
+from vaultllm.shelf import StoredPassage
 
 WORDS = ["насос", "хлеб", "река", "kayak", "bread", "вода", "ছাদ", "বৃষ্টি", "wind", "закваска"]
 
@@ -100,7 +100,7 @@ def test_a_judge_that_cannot_tell_them_apart_changes_nothing() -> None:
 
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
 def test_scores_that_are_no_numbers_are_an_error_with_a_way_out(wrong: float) -> None:
-    with pytest.raises(ModelError, match="empty memory.rerank"):
+    with pytest.raises(ModelError, match=r"empty memory\.rerank"):
         rerank.reorder(found(["a", "b"]), "q", Says([wrong, 0.0]))
 
 
@@ -312,7 +312,7 @@ def test_the_likelihood_is_what_the_passage_adds_per_byte_of_the_question(causal
     size = len(question.encode())
     right = [max(0.0, (by_hand(causal, text, question) - by_hand(causal, "", question)) / size) for text in texts]
     np.testing.assert_allclose(said, right, atol=1e-5)
-    assert 0 < np.count_nonzero(said)
+    assert np.count_nonzero(said) > 0
 
 
 def test_a_model_that_learnt_a_talk_prefers_the_passage_that_leads_to_the_question(causal: Path, tmp_path: Path) -> None:
