@@ -41,6 +41,8 @@ CHUNK_BYTES = 256 * 1024
 _AHEAD_NOTES = 16 * CHUNK_NOTES  # given out before they are asked for: the children go on while the ledger writes
 _AHEAD_BYTES = 16 * 2**20
 _COLLECT = 1_000  # notes between two collections of reference cycles in a child
+_SEND_SECONDS = 0.1  # a child's answers wait for each other so long: each would wake this process
+_PIPED = 2**20  # bytes of answers, at most, that wait
 _MOST = 8  # children; more would wait for the one process that writes
 _READY = "ready"
 _READING = tuple(item.name for item in fields(reading.Reading))
@@ -156,12 +158,14 @@ class _Worker:
     is_ready: bool = False
     deadline: float = field(default=float("inf"))
     is_late: bool = False
+    is_careful: bool = False
     is_stopped: bool = False
 
     def run(self, work: queue.SimpleQueue[Any], answers: queue.SimpleQueue[tuple[int, Any]]) -> None:
         """The thread: chunks in, answers out, until None."""
         try:
             while chunk := work.get():
+                self.is_careful = False
                 while chunk and not self.is_stopped:
                     chunk = self._serve(chunk, answers)
         except BaseException as error:  # whoever waits for the answers must hear of it
@@ -170,20 +174,29 @@ class _Worker:
             self.stop()  # a child that was just being started when everything was stopped
 
     def _serve(self, chunk: Sequence[tuple[int, str, bytes]], answers: queue.SimpleQueue[tuple[int, Any]]) -> Sequence[Any]:
-        """Give a chunk to the child; returns what of it is still to be done, when the child died over one note."""
+        """Give a chunk to the child; returns what of it is still to be done, when the child died over one note.
+
+        Answers come many at once. Those that a dying child has not sent are lost with it, and which note it died over is not
+        known; so the rest is given to another one carefully: each answer is sent before the next note is begun.
+        """
         process, to_child, from_child = self._started()
         self.is_late = False
         self._rewind()
         with contextlib.suppress(OSError):  # it may die while we still write: what it answered before counts
-            _send(to_child, [(path, data) for _, path, data in chunk])
+            _send(to_child, (self.is_careful, [(path, data) for _, path, data in chunk]))
         for done, (number, _, _) in enumerate(chunk):
             answer = _receive(from_child)
             if answer is None:
                 self.deadline = float("inf")
                 if self.is_stopped:
                     return ()
-                answers.put((number, self._blame(process)))
                 self.process = None
+                if not self.is_careful and len(chunk) - done > 1:
+                    self.is_careful = True
+                    _close(process)
+                    process.wait()
+                    return chunk[done:]
+                answers.put((number, self._blame(process)))
                 return chunk[done + 1 :]
             self._rewind()
             answer = _unpacked(answer)
@@ -304,11 +317,13 @@ def _unpacked(answer: Sequence[Any]) -> reading.Reading | Problem:
     return reading.Reading(**found)
 
 
-def _send(pipe: IO[bytes], value: Any) -> None:
+def _send(pipe: IO[bytes], value: Any, *, now: bool = True) -> None:
+    """Write a value; not `now`: with those that follow."""
     data = marshal.dumps(value)
     pipe.write(_LENGTH.pack(len(data)))
     pipe.write(data)
-    pipe.flush()
+    if now:
+        pipe.flush()
 
 
 def _receive(pipe: IO[bytes]) -> Any:
@@ -332,7 +347,7 @@ def serve() -> None:
     import gc
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; our parent ends us
-    source, sink = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    source, sink = sys.stdin.buffer, os.fdopen(os.dup(1), "wb", _PIPED)
     os.dup2(2, 1)  # whatever prints must not fall into the answers
     said = _receive(source)
     if said is None:
@@ -342,8 +357,9 @@ def serve() -> None:
     gc.disable()  # tokens come and go by the thousand, hardly any in cycles
     _send(sink, _READY)
     _limit_memory(context.settings.scan.max_memory_mb)
-    read = 0
-    while (chunk := _receive(source)) is not None:
+    read, sent = 0, time.monotonic()
+    while (given := _receive(source)) is not None:
+        is_careful, chunk = given
         read += len(chunk)
         if read >= _COLLECT:
             read = 0
@@ -351,9 +367,13 @@ def serve() -> None:
         for path, data in chunk:
             _limit_time(context.settings.scan.max_seconds)
             answer = _read(path, data, context)
-            _send(sink, _packed(answer))
+            begun = time.monotonic()
+            now = is_careful or begun - sent > _SEND_SECONDS or _is_spent(answer)
+            _send(sink, _packed(answer), now=now)
+            sent = begun if now else sent
             if _is_spent(answer):
                 return
+        sink.flush()
 
 
 def _is_spent(answer: object) -> bool:
