@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from vaultllm.ledger import Ledger
     from vaultllm.memory.embed import Embedder
     from vaultllm.memory.pairs import Pair
+    from vaultllm.memory.words import Leg
 
 VERSION = 1  # of the features: another version is fitted anew
 LOOKED_AT = 10  # passages of a ranking
@@ -347,14 +348,13 @@ def _measured(
         if not words:
             yield one, None
             continue
-        cosines: dict[int, float] = {}
+        legs = [ledger.index.stems(one.question)]
         if embedder is not None and asked is not None and said is not None:
             near = ledger.scan.cosines(stored, asked[number])
-            cosines = dict(zip(near.slots.tolist(), near.scores.tolist(), strict=True))
             if one.instead:
-                cosines[one.instead[0]] = float(asked[number] @ said[number])
-        leg = ledger.index.stems(one.question)
-        found = _best(dict(zip(leg.slots.tolist(), leg.scores.tolist(), strict=True)), cosines, one.hidden)
+                near.scores[near.slots == one.instead[0]] = float(asked[number] @ said[number])
+            legs.append(near)
+        found = _best(legs, one.hidden)
         if one.target and not one.target & set(found):  # recall does not see it: then it cannot be told from what is not there
             yield one, None
             continue
@@ -366,15 +366,22 @@ def _measured(
         passages = {slot: f"{context}\n{text}" for slot, text, context in ledger.texts(found)}
         if one.instead:
             passages[one.instead[0]] = one.instead[1]
+        cosines: dict[int, float] = {}
+        if len(legs) > 1:
+            there = np.isin(legs[1].slots, found)
+            cosines = dict(zip(legs[1].slots[there].tolist(), legs[1].scores[there].tolist(), strict=True))
         seen = [Seen(slot, passages[slot], cosines.get(slot)) for slot in found if slot in passages]
         yield one, _features(words, holding, max(1, count - len(one.hidden)), seen)
 
 
-def _best(said: Mapping[int, float], cosines: Mapping[int, float], hidden: Collection[int]) -> list[int]:
-    """The first passages of a ranking by words and cosines."""
+def _best(legs: Sequence[Leg], hidden: Collection[int]) -> list[int]:
+    """The first passages of a ranking by words and cosines; what is hidden is not there."""
     totals: dict[int, float] = {}
-    for leg in (said, cosines):
-        there = {slot: score for slot, score in leg.items() if slot not in hidden and score > 0}
+    for leg in legs:
+        most = 10 * LOOKED_AT + len(hidden)
+        high = np.argpartition(-leg.scores, most)[:most] if len(leg.scores) > most else np.arange(len(leg.scores))
+        found = zip(leg.slots[high].tolist(), leg.scores[high].tolist(), strict=True)
+        there = {slot: score for slot, score in found if slot not in hidden and score > 0}
         best = max(there.values(), default=1.0)
         for slot, score in there.items():
             totals[slot] = totals.get(slot, 0.0) + score / best
