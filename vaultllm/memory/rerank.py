@@ -186,9 +186,9 @@ class CrossEncoder:
 
 
 class Likelihood:
-    """A causal language model: a passage is as good as the question is likely after it."""
+    """A causal language model: a passage is as good as the question is likely after it. A micro model knows too little to help."""
 
-    weight = 0.2
+    weight = 0.1
 
     def __init__(self, base: str, adapter: Path | None = None) -> None:
         """Looks at its files only. Raises ModelError."""
