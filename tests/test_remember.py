@@ -1,0 +1,386 @@
+"""The memory's upkeep when its embedder changes: the old one answers until the new one can, whatever happens in between."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.test_recall import fill, put, same
+from vaultllm import recall, remember, steps
+from vaultllm.config import MemorySettings, init_workspace
+from vaultllm.errors import DataError
+from vaultllm.follower import Follower
+from vaultllm.ledger import Ledger
+from vaultllm.memory import choice, embed, embedders, live
+from vaultllm.memory.embedders import EmbedderError
+from vaultllm.schema import Hit, Progress
+
+SETTINGS = MemorySettings(dims=32)
+SERVER = MemorySettings(dims=32, embedder="openai:http://127.0.0.1:9/v1#letters")
+PATHS = [f"n{n}.md" for n in range(40)]
+WORDS = """kayak paddle river wood stove winter bread flour yeast oven tomato greenhouse pump sensor garden quartz jazz violin
+bicycle chain oil gear map compass zenith honey bee hive wax candle ink paper book shelf lamp glass window каяк весло река дрова печь
+зима хлеб мука закваска теплица помпа датчик огород скрипка цепь карта мёд улей воск свеча бумага книга лампа стекло окно""".split()
+
+
+class Letters:
+    """Another's embedder: letters of a text, counted. `away`: its server does not answer."""
+
+    fingerprint = "letters-1"
+    dims = 26
+    away = False
+    asked = 0
+
+    def embed(self, texts: Sequence[str], query: bool = False) -> np.ndarray:
+        if self.away:
+            raise EmbedderError("letters: it does not answer")
+        self.asked += len(texts)
+        counts = np.array([[text.lower().count(chr(97 + n)) for n in range(26)] for text in texts], dtype=np.float32)
+        return embed.unit(counts.reshape(len(texts), 26))
+
+
+@pytest.fixture
+def letters(monkeypatch: pytest.MonkeyPatch) -> Iterator[Letters]:
+    made = Letters()
+    monkeypatch.setattr(embedders, "create", lambda spec, **options: made)
+    live._theirs.cache_clear()
+    live._embedder.cache_clear()
+    yield made
+    live._theirs.cache_clear()
+    live._embedder.cache_clear()
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    with Ledger(tmp_path / "ledger.db") as opened:
+        rng = random.Random(1)
+        for path in PATHS:
+            put(opened, path, f"{' '.join(rng.sample(WORDS, 9)).capitalize()}.\n")
+        yield opened
+
+
+@pytest.fixture
+def memory(ledger: Ledger, tmp_path: Path) -> Path:
+    remember.refresh(ledger, tmp_path / "memory", SETTINGS)
+    return tmp_path / "memory"
+
+
+def fingerprint(ledger: Ledger) -> str:
+    about = remember.fitted(ledger)
+    assert about is not None
+    return str(about["fingerprint"])
+
+
+def ask(ledger: Ledger, folder: Path, question: str = "kayak paddle", dense: recall.Dense = "exact") -> list[Hit]:
+    return recall.recall(ledger, folder, SETTINGS, question, 5, dense=dense)
+
+
+def dense(hits: list[Hit]) -> bool:
+    return any("dense" in hit.why for hit in hits)
+
+
+# -- one follows another
+
+
+def test_another_embedder_takes_over_with_all_its_vectors_and_nothing_of_the_old_one_stays(
+    ledger: Ledger, memory: Path, letters: Letters
+) -> None:
+    done = remember.refresh(ledger, memory, SERVER)
+    assert (done["refitted"], done["embedded"], done["generation"], done["away"]) == (True, 40, 2, "")
+    assert fingerprint(ledger) == "letters-1"
+    assert ledger.embedders() == ["letters-1"]
+    assert not list(memory.glob("*embedder-*"))
+    assert ledger.counts()["outbox"] == 0
+    assert remember.check(ledger, memory, SERVER) == ""
+    assert dense(ask(ledger, memory, "wood", "chroma"))
+    back = remember.refresh(ledger, memory, SETTINGS)
+    assert back["embedder"]["name"] == "vault"
+    assert same(ledger, memory)
+
+
+def test_the_old_one_answers_and_serves_new_notes_until_the_last_passage_has_a_vector_of_the_new_one(
+    ledger: Ledger, memory: Path, letters: Letters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process asks and ingests at every step of the way."""
+    old, seen = fingerprint(ledger), []
+    gone = next(hit for hit in ledger.passages(range(1, 41)).values() if hit.path == "n5.md").passage.text
+
+    def meanwhile(progress: Progress) -> None:
+        with Ledger(ledger.path) as other:
+            if fingerprint(other) != old or len(seen) >= 6:
+                return
+            seen.append(progress.phase)
+            number = len(seen)
+            put(other, "n3.md", f"Изменено {number} раз, abc.\n")
+            put(other, f"new{number}.md", f"Bread and honey for bee number {number}, муравей.\n")
+            if number == 2:
+                other.remove_note("n5.md")
+            done = remember.refresh(other, memory, SERVER, background=True)
+            assert done["embedded"] == 2
+            assert other.without_vector(old) == []
+            hits = ask(other, memory, f"муравей honey {number}")
+            assert dense(hits)
+            assert f"new{number}.md" in {hit.path for hit in hits}
+            assert dense(ask(other, memory, "kayak", "chroma"))
+
+    done = remember.follow(ledger, memory, SERVER, meanwhile)
+    assert set(seen) >= {"remembering", "rebuilding the memory"}
+    assert done["refitted"]
+    assert fingerprint(ledger) == "letters-1"
+    assert ledger.without_vector("letters-1") == []
+    remember.refresh(ledger, memory, SERVER)  # Chroma hears of what was written while its generation was
+    assert remember.check(ledger, memory, SERVER) == ""
+    slots, vectors = ledger.vectors("letters-1")
+    texts = ledger.texts(slots)
+    np.testing.assert_allclose(vectors, letters.embed([live.said(text, context) for _, text, context in texts]), atol=1e-6)
+    assert not any(hit.path == "n5.md" for hit in ask(ledger, memory, gone))
+
+
+def test_one_asker_with_the_old_embedder_in_hand_finds_the_new_one(
+    ledger: Ledger, memory: Path, letters: Letters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, turns = live.embedder, []
+
+    def swapped_just_then(about: live.About, folder: Path) -> embed.Embedder:
+        found = real(about, folder)
+        if not turns:
+            turns.append(1)
+            with Ledger(ledger.path) as other:
+                remember.refresh(other, memory, SERVER)
+        return found
+
+    monkeypatch.setattr(live, "embedder", swapped_just_then)
+    assert dense(ask(ledger, memory, "wood"))
+    assert turns
+
+
+def test_only_one_at_a_time_lets_another_follow(ledger: Ledger, memory: Path, letters: Letters) -> None:
+    with remember.only(memory, 0.0, "following"):
+        assert remember.follow(ledger, memory, SERVER) == {}
+        done = remember.refresh(ledger, memory, SERVER)
+        assert (done["refitted"], done["away"], done["embedder"]["name"]) == (False, "", "vault")
+
+
+def test_settings_that_change_back_leave_nothing_of_the_one_that_was_to_follow(ledger: Ledger, memory: Path, letters: Letters) -> None:
+    def stop(progress: Progress) -> None:
+        if progress.phase == "rebuilding the memory":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        remember.follow(ledger, memory, SERVER, stop)
+    assert remember.described(ledger)["next"] == {"name": SERVER.embedder, "fingerprint": "letters-1", "vectors": 40}
+    remember.refresh(ledger, memory, SETTINGS)
+    assert remember.described(ledger)["next"] is None
+    assert same(ledger, memory)
+
+
+CHILD = """
+import pathlib, sys, time
+from vaultllm import remember
+from vaultllm.config import MemorySettings
+from vaultllm.ledger import Ledger
+from vaultllm.memory import chroma, live
+remember._BATCH = 10
+where, name, nth = sys.argv[2], sys.argv[3], int(sys.argv[4])
+owner = {"Ledger": Ledger, "chroma": chroma, "live": live, "remember": remember}[where]
+inner, calls = getattr(owner, name), 0
+def stop_before(*args, **kwargs):
+    global calls
+    calls += 1
+    if calls == nth:
+        print("now", flush=True)
+        time.sleep(60)
+    return inner(*args, **kwargs)
+setattr(owner, name, stop_before)
+root = pathlib.Path(sys.argv[1])
+remember.refresh(Ledger(root / "ledger.db"), root / "memory", MemorySettings(dims=16, precision="int8"))
+"""
+
+
+@pytest.mark.parametrize(
+    ("where", "name", "nth"),
+    [
+        ("Ledger", "set", 1),  # its folder is saved, the ledger has not heard that it follows
+        ("Ledger", "put_vectors", 3),  # some vectors are there
+        ("Ledger", "tell_all", 1),  # all of them
+        ("chroma", "_upsert", 2),  # its generation is half written
+        ("Ledger", "set", 2),  # it is written, and the old one still answers
+        ("chroma", "write_whole", 2),  # it is the live one, and Chroma's old generation too
+        ("Ledger", "drop_vectors", 1),  # the old vectors are still there
+    ],
+)
+def test_a_change_of_embedder_killed_anywhere_answers_and_converges(
+    ledger: Ledger, memory: Path, tmp_path: Path, where: str, name: str, nth: int
+) -> None:
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(tmp_path), where, name, str(nth)], stdout=subprocess.PIPE, cwd=Path(__file__).parents[1]
+    )
+    assert child.stdout is not None
+    with child.stdout:
+        assert child.stdout.readline() == b"now\n"
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+    assert dense(ask(ledger, memory))
+    put(ledger, "n7.md", "Изменено после того, как всё упало.\n")
+    after = MemorySettings(dims=16, precision="int8")
+    remember.refresh(ledger, memory, after)
+    assert remember.check(ledger, memory, after) == ""
+    assert same(ledger, memory)
+    assert fingerprint(ledger).endswith("+int8")
+    assert ledger.vectors(fingerprint(ledger))[1].shape == (40, 16)
+    assert dense(ask(ledger, memory, "kayak", "chroma"))
+
+
+# -- precision, dims
+
+
+def test_vectors_that_are_only_stored_smaller_are_not_made_again(ledger: Ledger, memory: Path, letters: Letters) -> None:
+    remember.refresh(ledger, memory, SERVER)
+    before = ask(ledger, memory, "wood")
+    letters.asked = 0
+    small = SERVER.model_copy(update={"precision": "int8"})
+    done = remember.refresh(ledger, memory, small)
+    assert letters.asked == 0
+    assert (done["embedded"], done["embedder"]["precision"]) == (40, "int8")
+    assert ledger.db.execute("SELECT DISTINCT length(vector) FROM vectors").fetchall() == [(30,)]
+    assert remember.check(ledger, memory, small) == ""
+    assert [hit.path for hit in ask(ledger, memory, "wood")][:3] == [hit.path for hit in before][:3]
+    assert remember.opened(ledger, memory).fingerprint == fingerprint(ledger) == "letters-1+int8"
+    remember.refresh(ledger, memory, SERVER)
+    assert letters.asked >= 40  # what was rounded away has to be made again
+
+
+def test_anothers_embedder_is_cut_to_the_dims_once_there_are_passages_enough(ledger: Ledger, memory: Path, letters: Letters) -> None:
+    cut = SERVER.model_copy(update={"dims": 8})
+    done = remember.refresh(ledger, memory, cut)
+    assert done["embedder"]["dims"] == 8
+    assert fingerprint(ledger).startswith("reduced-")
+    assert same(ledger, memory)
+    live._embedder.cache_clear()  # as another process opens it
+    assert dense(ask(ledger, memory, "wood"))
+    assert remember.refresh(ledger, memory, cut)["refitted"] is False
+    few = SERVER.model_copy(update={"dims": 11})  # 44 passages would be needed
+    assert remember.refresh(ledger, memory, few)["embedder"]["dims"] == 26
+
+
+# -- what cannot be used
+
+
+def test_a_server_that_is_away_leaves_the_old_embedder_in_its_place(ledger: Ledger, memory: Path, letters: Letters) -> None:
+    letters.away = True
+    old = fingerprint(ledger)
+    done = remember.refresh(ledger, memory, SERVER)
+    assert "does not answer" in done["away"]
+    assert fingerprint(ledger) == old
+    assert dense(ask(ledger, memory))
+    letters.away = False
+    assert remember.refresh(ledger, memory, SERVER)["away"] == ""
+    assert fingerprint(ledger) == "letters-1"
+    letters.away = True
+    put(ledger, "neu.md", "Wood for the winter, oak.\n")
+    done = remember.refresh(ledger, memory, SERVER)
+    assert "does not answer" in done["away"]
+    hits = ask(ledger, memory, "oak winter")
+    assert hits[0].path == "neu.md"
+    assert not dense(hits)  # by words alone
+    letters.away = False
+    remember.refresh(ledger, memory, SERVER)
+    assert (ledger.without_vector("letters-1"), ledger.counts()["outbox"]) == ([], 0)
+    assert dense(ask(ledger, memory, "oak winter"))
+
+
+def test_a_first_embedder_that_cannot_be_used_leaves_words(ledger: Ledger, tmp_path: Path, letters: Letters) -> None:
+    letters.away = True
+    done = remember.refresh(ledger, tmp_path / "memory", SERVER)
+    assert "does not answer" in done["away"]
+    assert ask(ledger, tmp_path / "memory")
+    letters.away = False
+    remember.refresh(ledger, tmp_path / "memory", SERVER)
+    assert remember.check(ledger, tmp_path / "memory", SERVER) == ""
+
+
+def test_a_model_folder_that_does_not_exist_is_said_and_no_error(ledger: Ledger, memory: Path, tmp_path: Path) -> None:
+    settings = MemorySettings(dims=32, embedder=f"st:{tmp_path / 'nowhere'}")
+    done = remember.refresh(ledger, memory, settings)
+    assert "nowhere" in done["away"]
+    assert dense(ask(ledger, memory))
+
+
+def test_without_an_embedder_there_is_none_to_open(ledger: Ledger, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="vaultllm ingest"):
+        remember.opened(ledger, tmp_path / "memory")
+
+
+def test_the_model_that_answers_may_be_the_embedder(ledger: Ledger, memory: Path, letters: Letters) -> None:
+    settings = MemorySettings(dims=32, embedder="model")
+    assert live.is_plain_model(settings)
+    assert not live.is_plain_model(MemorySettings(embedder="model:x"))
+    assert choice.parse(settings.embedder).kind == "model"
+    remember.refresh(ledger, memory, settings, base="/models/a")
+    assert remember.fitted(ledger)["base"] == "/models/a"
+    assert not remember.owed(ledger, settings, base="/models/a")
+    assert remember.owed(ledger, settings, base="/models/b")
+
+
+# -- learning
+
+
+def test_a_large_vault_learns_later_and_a_small_one_at_once(ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "memory"
+    monkeypatch.setattr(live, "LEARN_AT_ONCE", 10)
+    done = remember.refresh(ledger, folder, SETTINGS)
+    assert (done["embedder"]["learnt"], done["embedder"]["verdict"]) == (False, None)
+    assert "--learn" in done["embedder"]["reason"]
+    assert remember.refresh(ledger, folder, SETTINGS)["refitted"] is False  # nothing to do stays cheap
+    assert remember.owed(ledger, SETTINGS, learn=True)
+    done = remember.refresh(ledger, folder, SETTINGS, learn=True)
+    assert done["embedder"]["learnt"]
+    assert "too few pairs" in done["embedder"]["reason"]
+    assert json.dumps(done["embedder"]["verdict"])
+    assert not remember.owed(ledger, SETTINGS, learn=True)
+    assert same(ledger, folder)
+    monkeypatch.undo()
+    with Ledger(tmp_path / "small.db") as small:
+        fill(small)
+        assert remember.refresh(small, tmp_path / "small", SETTINGS)["embedder"]["learnt"]
+
+
+def test_the_daemons_thread_lets_what_is_owed_follow_and_stops_when_told(
+    tmp_path: Path, letters: Letters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vault = tmp_path / "vault"
+    vault.mkdir()
+    (vault / "a.md").write_text("# Wood\n\nWood for the winter, and water.\n", encoding="utf-8")
+    job = steps.Job(init_workspace(vault, str(tmp_path / "state")), background=True)
+    settings = job.workspace.settings
+    object.__setattr__(settings, "memory", SERVER)
+    said: list[tuple[str, dict]] = []
+    assert steps.ingest(job)["memory"]["embedder"]["name"] == "vault"  # soon there
+    follower = Follower(job, lambda event, **facts: said.append((event, facts)))
+    follower.begin()
+    assert follower.thread is not None
+    follower.thread.join(30)
+    assert [event for event, _ in said] == ["embedder"]
+    assert fingerprint(job.ledger) == "letters-1"
+    follower.not_before = 0.0
+    follower.begin()
+    assert not follower.thread.is_alive()  # nothing is owed
+    object.__setattr__(settings, "memory", SETTINGS)
+    held = threading.Event()
+    monkeypatch.setattr(remember, "follow", lambda ledger, folder, chosen, progress, **rest: (held.wait(5), progress(Progress("x", 0))))
+    follower.begin()
+    follower.stopped.set()
+    held.set()
+    follower.end()
+    assert not follower.thread.is_alive()
+    assert [event for event, _ in said] == ["embedder"]
+    job.close()
