@@ -342,5 +342,7 @@ def test_ask_quotes_nothing_when_the_memory_is_not_sure(small: steps.Job, monkey
 
     assert ask("Когда включается насос?").sources
     monkeypatch.setattr(answerable, "speaks", lambda calibration, sure: False)
+    assert ask("Когда включается насос?").sources  # not enough to say so in a list, too much to be silent
+    monkeypatch.setattr(answerable, "confidence", lambda ledger, calibration, question, found: answer.DOUBTED / 2)
     assert ask("Когда включается насос?").sources == ()
     assert ask("Когда включается насос?", note="Сад/Полив.md").sources  # the user has said where

@@ -34,6 +34,7 @@ MOST_PROMPT_TOKENS = 2048  # more excerpts cost seconds before the first word an
 MICRO_PROMPT_TOKENS = 256
 MICRO_NEW_TOKENS = 120
 MICRO_REPETITION = 1.3
+DOUBTED = 0.05  # chance that the vault speaks of a question, below which nothing is quoted: to withhold costs more than to quote in vain
 SUPPORTED = 0.5  # share of a sentence's content words that one excerpt must hold
 _OWN = {"en": "† the model's own words: not in the excerpts.", "ru": "† слова самой модели: в выдержках этого нет.",
         "bn": "† মডেলের নিজের কথা: উদ্ধৃতিতে এটি নেই।"}  # fmt: skip
@@ -207,7 +208,7 @@ def _recall(workspace: Workspace, ledger: Ledger, question: str, note: str | Non
 
     found = recall.find(ledger, workspace.memory, settings, question, k, allow=elsewhere, plain=True)
     if note is None:
-        return found.hits, found.answerable
+        return found.hits, found.answerable or found.confidence >= DOUBTED
     first = recall.recall(ledger, workspace.memory, settings, question, k, allow=here, plain=True)
     if not first:  # "what is this note about?" shares no word with it
         first = [
