@@ -156,7 +156,10 @@ def search(
     query: Annotated[str, typer.Argument(help="What to look for; `-` reads one query per line.")],
     k: Annotated[int, typer.Option("-k", "--hits", min=1, max=1000, help="How many hits.")] = 8,
 ) -> None:
-    """Find scenes by words and by meaning, and say why each was found."""
+    """Find scenes by words and by meaning, and say why each was found.
+
+    Filters: path: folder: tag: before: after: kind: trust: lang:, with - before them to leave out; "exact phrase"; -word.
+    """
     with opened() as job:
         if query != "-":
             emit(steps.search(job, query, k), views.search)

@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from vaultllm.config import MemorySettings
 from vaultllm.errors import LockedError, VaultError, VaultllmError
 from vaultllm.ledger import Ledger
-from vaultllm.memory import live, server
+from vaultllm.memory import answerable, live, server
 from vaultllm.memory.live import LIVE, NEXT, described, embedder_folder, fitted, opened
 from vaultllm.memory.scan import INT8
 from vaultllm.memory.vectors import Memory, MemoryBroken, Records, Store
@@ -59,6 +59,9 @@ def refresh(
     error: words answer, the outbox waits, and recall scans the ledger.
     """
     counts = ledger.counts()
+    if counts["outbox"]:
+        with ledger.transaction():
+            ledger.index.tidy()
     done: dict[str, Any] = {"embedded": 0, "upserted": 0, "deleted": 0, "refitted": False, "generation": 0, "embedder": None, "away": ""}
     about = fitted(ledger)
     if counts["passages"] and not (about and live.usable(about, folder)):
@@ -98,6 +101,8 @@ def refresh(
         if after is not None and live.wants(after, settings, base, counts["passages"]):
             ledger.set(NEXT, "null")
         _sweep(ledger, folder)
+        if done["refitted"] and not background and (learn or counts["passages"] <= live.LEARN_AT_ONCE):
+            _calibrate(ledger, folder, progress)
     return {**done, "embedder": described(ledger)}
 
 
@@ -159,7 +164,17 @@ def _follow(ledger: Ledger, folder: Path, settings: MemorySettings, progress: Re
         except server.MemoryAway as error:
             switch()
             done["away"] = str(error)
+    _calibrate(ledger, folder, progress)
     return {**done, "refitted": True, "embedded": embedded}
+
+
+def _calibrate(ledger: Ledger, folder: Path, progress: Report) -> None:
+    """Learn anew, for the vectors that answer now, when the memory may say that nothing speaks of a question."""
+    about = fitted(ledger)
+    with suppress(VaultllmError, ValueError):  # without the embedder the weights that fit any vault serve
+        if about is not None:
+            found = answerable.fit(ledger, opened(ledger, folder), about["fingerprint"], progress=progress)
+            answerable.save(ledger, found)
 
 
 def _sweep(ledger: Ledger, folder: Path, *, held: bool = False) -> None:

@@ -230,12 +230,21 @@ def search(
     query: Annotated[str, typer.Argument(help="What to look for; `-` reads one query per line.")],
     k: Annotated[int, typer.Option("-k", "--hits", min=1, max=1000, help="How many hits.")] = 8,
 ) -> dict[str, Any]:
-    """Find scenes by words and by meaning, and say why each was found."""
+    """Find scenes by words and by meaning, and say why each was found.
+
+    Filters: path: folder: tag: before: after: kind: trust: lang:, with - before them to leave out; "exact phrase"; -word.
+    """
     from vaultllm import recall
 
     started = time.perf_counter()
-    hits = recall.recall(job.ledger, job.workspace.memory, job.workspace.settings.memory, query, k)
-    return {"query": query, "hits": [_hit(hit) for hit in hits], "seconds": round(time.perf_counter() - started, 3)}
+    found = recall.find(job.ledger, job.workspace.memory, job.workspace.settings.memory, query, k)
+    return {
+        "query": query,
+        "hits": [_hit(hit) for hit in found.hits],
+        "confidence": round(found.confidence, 4),
+        "answerable": found.answerable,
+        "seconds": round(time.perf_counter() - started, 3),
+    }
 
 
 def _hit(hit: Hit) -> dict[str, Any]:

@@ -194,6 +194,10 @@ def search(result: Result) -> RenderableType:
 
     wanted = set(stems(result["query"]))
     parts: list[RenderableType] = []
+    if not result["answerable"]:
+        parts.append(
+            Text(f"perhaps nothing in the vault speaks of this (confidence {result['confidence']:.2f}); the nearest:", style="yellow")
+        )
     for number, hit in enumerate(result["hits"], 1):
         head = Text(f"{number}. ", style="dim")
         title = " › ".join(dict.fromkeys([hit["title"], *hit["headings"]]))

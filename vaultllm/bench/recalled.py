@@ -180,7 +180,7 @@ def temporary(settings: config.Settings, fill: Callable[[Path], Path], progress:
         vault = fill(folder)
         job = steps.Job(Workspace(vault, state, settings), progress)
         try:
-            read = steps.ingest(job)
+            read = steps.ingest(job, learn=True)
             yield job, float(read["seconds"])
         finally:
             job.close()
