@@ -455,9 +455,9 @@ def test_a_vault_that_is_set_up_keeps_its_state_and_gives_its_settings(
     seen: list[Settings] = []
     ingest = steps.ingest
 
-    def watched(job: steps.Job) -> dict[str, Any]:
+    def watched(job: steps.Job, **options: Any) -> dict[str, Any]:
         seen.append(job.workspace.settings)
-        return ingest(job)
+        return ingest(job, **options)
 
     monkeypatch.setattr(steps, "ingest", watched)
     bench.recall_bench(written(tmp_path / "q.jsonl", [{"question": "лодка", "paths": ["Лодка.md"]}]), workspace=workspace)

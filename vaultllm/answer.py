@@ -196,7 +196,7 @@ def _recall(workspace: Workspace, ledger: Ledger, question: str, note: str | Non
 
     Of a note that is named it need not be asked whether it does: the user says so.
     """
-    from vaultllm import recall
+    from vaultllm import recall, registry
 
     k, settings = workspace.settings.answers.hits, workspace.settings.memory
 
@@ -206,9 +206,10 @@ def _recall(workspace: Workspace, ledger: Ledger, question: str, note: str | Non
     def here(scene: Scene) -> bool:
         return scene.source.path == note
 
-    found = recall.find(ledger, workspace.memory, settings, question, k, allow=elsewhere, plain=True)
+    judge = registry.judge(workspace, ledger)
+    found = recall.find(ledger, workspace.memory, settings, question, k, allow=elsewhere, plain=True, judge=judge)
     if note is None:
-        return found.hits, found.answerable or found.confidence >= DOUBTED
+        return found.hits, found.answerable or not found.measured or found.confidence >= DOUBTED
     first = recall.recall(ledger, workspace.memory, settings, question, k, allow=here, plain=True)
     if not first:  # "what is this note about?" shares no word with it
         first = [

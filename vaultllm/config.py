@@ -148,6 +148,8 @@ class MemorySettings(_Section):
     """Dimensions of the vectors; other people's embedders are cut to these, their strongest directions."""
     precision: Literal["float32", "int8"] = "float32"
     """How a vector's numbers are stored in the ledger: 4 bytes each, or 1."""
+    rerank: str = ""
+    """Who puts the best hits in its own order: `cross:PATH_OR_ID` (a cross-encoder), `model` (the model that answers); empty: nobody."""
     k1: float = Field(1.2, ge=0.0, le=10.0)
     """BM25: how soon more of a word says no more."""
     b: float = Field(0.75, ge=0.0, le=1.0)

@@ -21,7 +21,7 @@ from vaultllm import remember
 from vaultllm.config import MemorySettings
 from vaultllm.errors import LockedError, VaultllmError
 from vaultllm.ledger import Ledger
-from vaultllm.memory import answerable, expand, live, query, resonance
+from vaultllm.memory import answerable, expand, live, query, rerank, resonance
 from vaultllm.memory.vectors import MemoryBroken, Store
 from vaultllm.memory.words import Leg
 from vaultllm.schema import Hit, Scene
@@ -58,6 +58,8 @@ class Found:
     """How sure it is that they speak of the question, 0..1: comparable from one question to the next."""
     answerable: bool
     """Whether that is enough; else nothing in the vault speaks of it."""
+    measured: bool
+    """Whether that was learnt from this vault; else weights that fit any serve."""
 
 
 def recall(
@@ -94,16 +96,18 @@ def find(
     allow: Callable[[Scene], bool] | None = None,
     today: date | None = None,
     plain: bool = False,
+    judge: rerank.Judge | None = None,
 ) -> Found:
-    """As `recall`, and whether the vault speaks of the question at all."""
+    """As `recall`, and whether the vault speaks of the question at all. `judge` puts the best in its own order."""
     if k < 1:
-        return Found([], 0.0, False)
-    found = ranked(ledger, folder, settings, question, max(CANDIDATES, 10 * k), today=today, plain=plain)
+        return Found([], 0.0, False, False)
+    found = ranked(ledger, folder, settings, question, max(CANDIDATES, 10 * k), today=today, plain=plain, judge=judge)
     hits = _hits(ledger, found, k, allow, settings.diversity)
     shown = {hit.scene.id for hit in hits}
     among = [one for one in found if one.stored.passage.scene in shown]
     sure, enough = confidence(ledger, question, among, today=today, plain=plain)
-    return Found(hits, sure, enough)
+    about = remember.fitted(ledger)
+    return Found(hits, sure, enough, answerable.load(ledger, about["fingerprint"] if about else "").pairs > 0)
 
 
 def confidence(
@@ -124,6 +128,8 @@ def confidence(
     ]
     about = remember.fitted(ledger)
     calibration = answerable.load(ledger, "" if about is None else about["fingerprint"])
+    if found and not asked.text.strip():  # nothing but filters: what they leave is what was asked for
+        return 1.0, True
     sure = answerable.confidence(ledger, calibration, asked.text, seen)
     return sure, answerable.speaks(calibration, sure)
 
@@ -138,6 +144,7 @@ def ranked(
     dense: Dense = "auto",
     today: date | None = None,
     plain: bool = False,
+    judge: rerank.Judge | None = None,
 ) -> list[Ranked]:
     """The best passages for a question, best first, at most `most`; the arguments are those of `recall`."""
     today = today or date.today()
@@ -168,7 +175,8 @@ def ranked(
         for slot in best
         if slot in stored
     ]
-    return sorted(found, key=lambda one: (-one.score, one.stored.path, one.stored.slot))
+    ordered = sorted(found, key=lambda one: (-one.score, one.stored.path, one.stored.slot))
+    return rerank.reorder(ordered, asked.text, judge) if judge is not None else ordered
 
 
 def _legs(

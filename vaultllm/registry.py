@@ -12,7 +12,7 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vaultllm import dataset as datasets
 from vaultllm.config import TrainSettings, Workspace
@@ -21,6 +21,9 @@ from vaultllm.errors import ModelError, UsageError, nearest
 from vaultllm.files import write_whole
 from vaultllm.ledger import Ledger
 from vaultllm.schema import Example, Progress, Report, Run, to_dict
+
+if TYPE_CHECKING:
+    from vaultllm.memory.rerank import Judge
 
 BASE_SHARE = 0.6  # of the minutes, when the micro base has to be trained first
 ARM_EXAMPLES = 24  # held-out answers on which the four arms are measured: enough to see, few enough to wait for
@@ -80,6 +83,17 @@ def _history(ledger: Ledger) -> list[str]:
     """Ids that answered before the current one, oldest first; "" stands for the base alone."""
     found: list[str] = json.loads(ledger.get("promotions") or "[]")
     return found
+
+
+def judge(workspace: Workspace, ledger: Ledger) -> Judge | None:
+    """Who reorders what the memory finds, as `memory.rerank` says; None: nobody. Raises VaultllmError when it cannot be had."""
+    spec = workspace.settings.memory.rerank
+    if not spec:
+        return None
+    from vaultllm.memory import rerank
+
+    served = serving(workspace, ledger) if spec == "model" else None
+    return rerank.create(spec, *(served[:2] if served else ()))
 
 
 def serving(workspace: Workspace, ledger: Ledger) -> tuple[str, Path | None, str] | None:

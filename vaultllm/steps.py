@@ -7,6 +7,7 @@ Every step takes a `Job` (workspace, progress, how long to wait for a lock) and 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import time
 from collections import Counter
@@ -26,12 +27,13 @@ from vaultllm.text import nfc
 
 if TYPE_CHECKING:
     from vaultllm.dataset import Dataset
+    from vaultllm.memory.rerank import Judge
 
 
 STATUS_READS = 2_000  # scenes that `status` reads to find duplicates, about 0.2 s; after a larger change `dataset` finds them
 
 
-@dataclass(slots=True)
+@dataclass
 class Job:
     """What every step is given."""
 
@@ -53,6 +55,13 @@ class Job:
         if self._ledger is None:
             self._ledger = Ledger(self.workspace.ledger)
         return self._ledger
+
+    @functools.cached_property
+    def judge(self) -> Judge | None:
+        """Who reorders what was found, as `memory.rerank` says; kept, for it may hold a model."""
+        from vaultllm import registry
+
+        return registry.judge(self.workspace, self.ledger)
 
     def close(self) -> None:
         """Close the ledger."""
@@ -237,7 +246,7 @@ def search(
     from vaultllm import recall
 
     started = time.perf_counter()
-    found = recall.find(job.ledger, job.workspace.memory, job.workspace.settings.memory, query, k)
+    found = recall.find(job.ledger, job.workspace.memory, job.workspace.settings.memory, query, k, judge=job.judge)
     return {
         "query": query,
         "hits": [_hit(hit) for hit in found.hits],

@@ -137,11 +137,14 @@ class Memory:
         return any(cosine >= _FOUND for _, cosine in self.query(vector, 1))
 
     def _rehearse(self, vector: np.ndarray, expected: int) -> str:
-        """Store, find and delete a vector that points away from one of ours."""
-        self.upsert([PROBE], -vector[np.newaxis])
+        """Store, find and delete a vector that points half away from one of ours: far enough from all, near enough to be reached."""
+        aside = np.random.default_rng(0).standard_normal(len(vector)).astype(np.float32)
+        turned = vector + aside / np.linalg.norm(aside)
+        turned /= np.linalg.norm(turned)
+        self.upsert([PROBE], turned[np.newaxis])
         if self.count() != expected + 1:
             return "Chroma does not keep what is written to it"
-        if not any(cosine >= _FOUND for _, cosine in near(self._collection, -vector, 1, probes=True)):
+        if not any(cosine >= _FOUND for _, cosine in near(self._collection, turned, 1, probes=True)):
             return "Chroma does not find what is written to it"
         self.delete([PROBE])
         return "" if self.count() == expected else "Chroma does not delete what it is told to"
