@@ -369,7 +369,7 @@ def _look(word: str) -> _Known:
     if worth and not word.isalpha():
         # A word of digits, or one that is mostly digits (a piece of a UUID, a measure), names nothing.
         worth = len(_DIGITS.findall(word)) * 3 < len(word) and _LETTER.match(word) is not None
-    return text.stem(word), language, len(word) if worth else 0
+    return word if word[-1].isdecimal() else text.stem(word), language, len(word) if worth else 0
 
 
 def _sentences(said: str) -> list[str]:

@@ -146,9 +146,11 @@ class Index:
         new, words = distinct[fresh], [every[place] for place in first[fresh].tolist()]
         self._write_words(list(zip(new.tolist(), words, strict=True)))
         grams, of = gram_keys([word if word[0] != "#" else "" for word in words])  # a tag is found by itself, its words stand beside it
-        parts = np.concatenate([grams, stem_keys(texts.stems_of(words))]).astype(np.uint64)
+        stems = [(place, stem) for place, word in enumerate(words) if (stem := texts.stem(word)) != word]  # else it is found by itself
+        parts = np.concatenate([grams, stem_keys([stem for _, stem in stems])]).astype(np.uint64)
+        of = np.concatenate([of, np.array([place for place, _ in stems], np.int64)])
         # A gram that stands twice in a word is one posting of weight 2.
-        pairs, times = np.unique(parts << np.uint64(32) | np.concatenate([of, np.arange(len(words))]).astype(np.uint64), return_counts=True)
+        pairs, times = np.unique(parts << np.uint64(32) | of.astype(np.uint64), return_counts=True)
         values = new[(pairs & np.uint64(0xFFFFFFFF)).astype(np.int64)]
         postings.append(self.db, PARTS, (pairs >> np.uint64(32)).astype(np.uint32), values, np.minimum(times, 255))
         self._known = (self._vocabulary_state(), np.sort(np.concatenate([known, new])))
@@ -217,7 +219,8 @@ class Index:
             weights[stem] = max(weights.get(stem, 0.0), _worth(word))
         for word, weight in (also or {}).items():
             weights.setdefault(texts.stem(word), weight)
-        return self._bm25(stem_keys(list(weights)), np.array(list(weights.values())), "words", MOST_STEMS, k1, b)
+        own = word_keys(list(weights))  # a word that is its own stem stands under no stem
+        return self._bm25(stem_keys(list(weights)), np.array(list(weights.values())), "words", MOST_STEMS, k1, b, own)
 
     def grams(self, query: str, k1: float = 1.2, b: float = 0.75, also: Mapping[str, float] | None = None) -> Leg:
         """BM25 by character 4-grams of words; the arguments are those of `stems`."""
@@ -278,11 +281,11 @@ class Index:
         import numpy as np
 
         said, parts = self._read()
-        found = said.lists(np.unique(parts.lists(stem_keys([stem]))[1]))[1]
+        found = said.lists(np.unique(np.concatenate([parts.lists(stem_keys([stem]))[1].astype(np.uint64), word_keys([stem])])))[1]
         rows = self._documents.rows(found)
         return len(np.unique(rows[rows >= 0]))
 
-    def _bm25(self, keys: np.ndarray, worth: np.ndarray, unit: str, most: int, k1: float, b: float) -> Leg:
+    def _bm25(self, keys: np.ndarray, worth: np.ndarray, unit: str, most: int, k1: float, b: float, own: np.ndarray | None = None) -> Leg:
         """BM25 (Robertson & Zaragoza 2009) with an idf that is never below zero, of what the keys (q,) stand for, times `worth` (q,)."""
         import numpy as np
 
@@ -290,6 +293,10 @@ class Index:
         docs = self._documents
         count = len(docs.slots)
         which, words, times = parts.lists(keys)
+        if own is not None:
+            which = np.concatenate([which, np.arange(len(own))])
+            words = np.concatenate([words.astype(np.uint64), own])
+            times = np.concatenate([times, np.ones(len(own), np.uint8)])
         if not count or not len(words):
             return Leg(np.zeros(0, np.int64), np.zeros(0))
         distinct, at = np.unique(words, return_inverse=True)
