@@ -9,6 +9,7 @@ import json
 import math
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -141,7 +142,9 @@ def test_nothing_found_is_no_confidence_and_a_question_without_words_is_answered
     assert answerable.confidence(small.ledger, DEFAULT, "насос", []) == 0.0
     assert answerable.confidence(small.ledger, DEFAULT, "", [Seen(1, "x", None)]) == 1.0
     assert find(small, "path:Сад").answerable
-    assert recall.find(small.ledger, small.workspace.memory, small.workspace.settings.memory, "насос", 0) == recall.Found([], 0.0, False)
+    assert recall.find(small.ledger, small.workspace.memory, small.workspace.settings.memory, "насос", 0) == recall.Found(
+        [], 0.0, False, False
+    )
 
 
 def test_more_of_the_rare_words_is_surer_and_an_unknown_word_less(small: steps.Job) -> None:
@@ -344,5 +347,9 @@ def test_ask_quotes_nothing_when_the_memory_is_not_sure(small: steps.Job, monkey
     monkeypatch.setattr(answerable, "speaks", lambda calibration, sure: False)
     assert ask("Когда включается насос?").sources  # not enough to say so in a list, too much to be silent
     monkeypatch.setattr(answerable, "confidence", lambda ledger, calibration, question, found: answer.DOUBTED / 2)
-    assert ask("Когда включается насос?").sources == ()
+    assert ask("Когда включается насос?").sources  # nothing was learnt from so small a vault
+    for auroc, silent in ((0.5, False), (0.9, True)):
+        learnt = replace(DEFAULT, pairs=100, auroc=auroc)
+        monkeypatch.setattr(answerable, "load", lambda ledger, fingerprint, learnt=learnt: learnt)
+        assert (ask("Когда включается насос?").sources == ()) is silent
     assert ask("Когда включается насос?", note="Сад/Полив.md").sources  # the user has said where

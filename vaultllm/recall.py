@@ -107,7 +107,7 @@ def find(
     among = [one for one in found if one.stored.passage.scene in shown]
     sure, enough = confidence(ledger, question, among, today=today, plain=plain)
     about = remember.fitted(ledger)
-    return Found(hits, sure, enough, answerable.load(ledger, about["fingerprint"] if about else "").pairs > 0)
+    return Found(hits, sure, enough, answerable.load(ledger, about["fingerprint"] if about else "").is_measured)
 
 
 def confidence(

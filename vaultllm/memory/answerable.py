@@ -65,6 +65,9 @@ class Seen(NamedTuple):
     """With the question; None when no vector speaks."""
 
 
+LEAST_AUROC = 0.7  # on held-out pairs, below which what was learnt says little
+
+
 @dataclass(frozen=True, slots=True)
 class Calibration:
     """What the features weigh, and from where on the vault is said to speak of a question."""
@@ -83,6 +86,11 @@ class Calibration:
     """How well it tells apart what was held out; None without."""
     false_alarm: float = FALSE_ALARM
     """Share of held-out answerable questions below the threshold."""
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether it was learnt from the vault and tells apart what was held out: where all notes say alike, nothing can."""
+        return self.pairs > 0 and (self.auroc or 0.0) >= LEAST_AUROC
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON types."""
