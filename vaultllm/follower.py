@@ -73,4 +73,4 @@ class Follower:
         """Stop it; what it has done so far is kept. After a while it is left to itself: a kill loses no more."""
         self.stopped.set()
         if self.thread is not None:
-            self.thread.join(timeout=20.0)
+            self.thread.join(timeout=3.0)

@@ -125,7 +125,7 @@ def find(text: str, today: date) -> Span | None:
         relative = any(kind in token.kinds for token in reader.tokens[place:after] for kind in _RELATIVE)
         if best is None or relative:
             start, end = reader.tokens[reader.begin(place)].start, reader.tokens[after - 1].end
-            best = Span(first, last, text[start:end], start)
+            best = Span(first, max(first, last), text[start:end], start)  # «вчера» of two languages at once may end before it begins
         if relative:
             break
         place = after

@@ -12,6 +12,7 @@ import contextlib
 import json
 import logging
 import os
+import signal
 import threading
 import time
 import warnings
@@ -213,6 +214,25 @@ class Eyes:
                 observer.join(timeout=1.0)
 
 
+@contextlib.contextmanager
+def _heard(stop: threading.Event) -> Iterator[None]:
+    """Ctrl-C and SIGTERM set `stop` too: the exception alone may be raised, and lost, within a library's callback."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def told(*_: object) -> None:
+        stop.set()
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, told) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def run(job: steps.Job, *, log: Log, stop: threading.Event | None = None) -> None:
     """Watch the vault until `stop` is set or a KeyboardInterrupt comes (Ctrl-C; SIGTERM in our own process), then return.
 
@@ -226,7 +246,8 @@ def run(job: steps.Job, *, log: Log, stop: threading.Event | None = None) -> Non
     # watchdog warns, a kilobyte each time, when it meets a folder twice that was just made; it is harmless.
     warnings.filterwarnings("ignore", "Callback with id", RuntimeWarning)
     try:
-        with job.lock("watch.lock", wait=0.0), _announced(job.workspace):
+        stop = stop or threading.Event()
+        with job.lock("watch.lock", wait=0.0), _announced(job.workspace), _heard(stop):
             say("started", pid=os.getpid(), vault=str(job.workspace.vault))
             _Daemon(job, say, stop).watch()
     except KeyboardInterrupt:
