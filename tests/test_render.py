@@ -56,7 +56,9 @@ INVISIBLE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u034f\u115f\u1160\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\u2800\u3164\ufeff\U000e0000-\U000e0fff]"
 )
 TASK = re.compile(r"^[ \t>]*(?:[-*+]|\d+[.)])[ \t]+\[[^\]]\](?:[ \t]|$)", re.MULTILINE)
-FENCE_OR_SPAN = re.compile(r"^(?:[ \t>]|[-*+][ \t]|\d{1,9}[.)][ \t])*(`{3,}).*?\1|(?<![\\`])(`+)[^\n]*?(?<!`)\2(?!`)", re.DOTALL | re.MULTILINE)
+FENCE_OR_SPAN = re.compile(
+    r"^(?:[ \t>]|[-*+][ \t]|\d{1,9}[.)][ \t])*(`{3,}).*?\1|(?<![\\`])(`+)[^\n]*?(?<!`)\2(?!`)", re.DOTALL | re.MULTILINE
+)
 LIVE_SPAN = re.compile(r"\s*(?:\$?=|INPUT|VIEW|button-|dice|\{)")
 
 
