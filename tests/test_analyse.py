@@ -10,23 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vaultllm import chats, markdown, rows, scenes
-from vaultllm.config import ScanSettings, Settings
+from tests.stored import put
 from vaultllm.errors import DataError, UsageError, VaultError
-from vaultllm.ledger import Ledger, NoteRow
+from vaultllm.ledger import Ledger
 from vaultllm.memory import analyse, layout
 from vaultllm.memory.embed import VaultEmbedder
-
-APART = Settings.model_validate({"vault_id": "test", "scenes": {"min_chars": 0}})
-
-
-def put(ledger: Ledger, path: str, text: str) -> None:
-    data = text.encode()
-    note = markdown.parse(path, data)
-    reader, why, talks = chats.read(note, ScanSettings(), "")
-    cut, _ = scenes.cut(note, reader, talks, APART)
-    row = NoteRow(path, note.title, len(data), 0, 0, 0, note.sha256, scenes.PARSER, reader, why)
-    ledger.put_note(row, [rows.row(scene, scenes.passages(scene)) for scene in cut])
 
 
 def fill(ledger: Ledger, notes: int) -> None:

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from tests import browser
-from vaultllm import chats, imports, markdown, rows, scenes
-from vaultllm.config import ScanSettings, Settings
+from tests.stored import put
+from vaultllm import imports
 from vaultllm.errors import DataError, OwnedNoteError, VaultError
-from vaultllm.ledger import Ledger, NoteRow
+from vaultllm.ledger import Ledger
 from vaultllm.memory import layout, map
 from vaultllm.memory.embed import VaultEmbedder
 
@@ -30,16 +30,6 @@ NOTES = {
     "Work/Trap.md": f"# {HOSTILE}\n\nThe rib of the kayak, epoxy and {HOSTILE} again.\n",
 }
 WRONG = ("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded")
-APART = Settings.model_validate({"vault_id": "test", "scenes": {"min_chars": 0}})
-
-
-def put(ledger: Ledger, path: str, text: str) -> None:
-    data = text.encode()
-    note = markdown.parse(path, data)
-    reader, why, talks = chats.read(note, ScanSettings(), "")
-    cut, _ = scenes.cut(note, reader, talks, APART)
-    row = NoteRow(path, note.title, len(data), 0, 0, 0, note.sha256, scenes.PARSER, reader, why)
-    ledger.put_note(row, [rows.row(scene, scenes.passages(scene)) for scene in cut])
 
 
 def embedded(ledger: Ledger) -> None:

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from vaultllm import chats, markdown, rows, scenes
-from vaultllm.config import ScanSettings, Settings
+from tests.stored import put
+from vaultllm import rows, scenes
+from vaultllm.config import Settings
 from vaultllm.ledger import Ledger, NoteRow
 from vaultllm.memory import pairs
 from vaultllm.memory.pairs import Pair
@@ -27,14 +28,6 @@ RICE = "মুগ ডাল আগে শুকনো ভাজতে হয়�
 def ledger(tmp_path: Path) -> Iterator[Ledger]:
     with Ledger(tmp_path / "ledger.db") as opened:
         yield opened
-
-
-def put(ledger: Ledger, path: str, text: str, *, min_chars: int = 0) -> None:
-    note = markdown.parse(path, text.encode())
-    reader, _, talks = chats.read(note, ScanSettings(), "")
-    settings = Settings.model_validate({"vault_id": "test", "scenes": {"min_chars": min_chars}})
-    cut, _ = scenes.cut(note, reader, talks, settings)
-    store(ledger, path, note.title, cut)
 
 
 def store(ledger: Ledger, path: str, title: str, cut: tuple[Scene, ...]) -> None:
@@ -72,7 +65,12 @@ def test_a_heading_asks_for_the_text_below_it_without_itself(ledger: Ledger) -> 
 
 def test_headings_of_joined_sections_and_of_long_ones_name_the_right_passage(ledger: Ledger) -> None:
     long = "\n\n".join(f"{PUMP} Запись номер {n}." for n in range(30))
-    put(ledger, "Сад.md", f"# Сад\n\n## Начало\n\n{long}\n\n## Конец\n\n{BREAD}\n", min_chars=200)
+    put(
+        ledger,
+        "Сад.md",
+        f"# Сад\n\n## Начало\n\n{long}\n\n## Конец\n\n{BREAD}\n",
+        Settings.model_validate({"vault_id": "test", "scenes": {"min_chars": 200}}),
+    )
     asked = {pair.query: pair for pair in found(ledger, "heading")}
     assert asked["Начало"].target.startswith(PUMP)
     assert asked["Конец"].target == BREAD

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,9 +10,10 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
-from vaultllm import chats, markdown, recall, remember, rows, scenes
-from vaultllm.config import MemorySettings, ScanSettings, Settings
-from vaultllm.ledger import Ledger, NoteRow
+from tests.stored import kill_refresh, put
+from vaultllm import recall, remember
+from vaultllm.config import MemorySettings
+from vaultllm.ledger import Ledger
 from vaultllm.memory import chroma, embed, live, resonance
 from vaultllm.schema import Hit, Progress
 
@@ -28,16 +26,6 @@ NOTES = {
     "খিচুড়ি.md": "# খিচুড়ি\n\nমুগ ডাল আগে ভেজে নিতে হয়, তারপর গোবিন্দভোগ চাল আর শেষে ঘি।\n",
     "Журнал.md": "# Журнал\n\n## Утро\n\nВода в колодце низкая.\n\n## День\n\nПриехала сестра на велосипеде.\n\n## Вечер\n\nПекли пирог.\n",
 }
-
-
-def put(ledger: Ledger, path: str, text: str | bytes) -> None:
-    data = text if isinstance(text, bytes) else text.encode()
-    note = markdown.parse(path, data)
-    reader, why, talks = chats.read(note, ScanSettings(), "")
-    apart = Settings.model_validate({"vault_id": "test", "scenes": {"min_chars": 0}})
-    cut, _ = scenes.cut(note, reader, talks, apart)
-    row = NoteRow(path, note.title, len(data), 0, 0, 0, note.sha256, scenes.PARSER, reader, why)
-    ledger.put_note(row, [rows.row(scene, scenes.passages(scene)) for scene in cut])
 
 
 def fill(ledger: Ledger) -> None:
@@ -215,29 +203,6 @@ def test_check_does_not_raise_on_a_closed_ledger(ledger: Ledger, memory: Path) -
     assert "cannot be checked" in remember.check(ledger, memory, SETTINGS)
 
 
-CHILD = """
-import os, pathlib, sys, time
-from vaultllm import remember
-from vaultllm.config import MemorySettings
-from vaultllm.ledger import Ledger
-from vaultllm.memory import chroma, embed, resonance
-remember._BATCH = 10
-where, name, nth = sys.argv[2], sys.argv[3], int(sys.argv[4])
-owner = {"Ledger": Ledger, "chroma": chroma, "os": os}[where]
-inner, calls = getattr(owner, name), 0
-def stop_before(*args, **kwargs):
-    global calls
-    calls += 1
-    if calls == nth:
-        print("now", flush=True)
-        time.sleep(60)
-    return inner(*args, **kwargs)
-setattr(owner, name, stop_before)
-root = pathlib.Path(sys.argv[1])
-remember.refresh(Ledger(root / "ledger.db"), root / "memory", MemorySettings(dims=32))
-"""
-
-
 @pytest.mark.parametrize(
     ("first", "where", "name", "nth"),
     [
@@ -257,14 +222,7 @@ def test_a_refresh_killed_anywhere_converges(ledger: Ledger, tmp_path: Path, fir
         for n in range(10, 35):
             put(ledger, f"n{n}.md", f"Другая заметка {n} про хлеб {n * 3}.\n")
         ledger.remove_note("n1.md")
-    child = subprocess.Popen(
-        [sys.executable, "-c", CHILD, str(tmp_path), where, name, str(nth)], stdout=subprocess.PIPE, cwd=Path(__file__).parents[1]
-    )
-    assert child.stdout is not None
-    with child.stdout:
-        assert child.stdout.readline() == b"now\n"
-        child.send_signal(signal.SIGKILL)
-        child.wait()
+    kill_refresh(tmp_path, SETTINGS, where, name, nth)
     remember.refresh(ledger, folder, SETTINGS)
     assert same(ledger, folder)
     assert ask(ledger, folder, "хлеб" if not first else "каяк", dense="chroma")

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.test_recall import fill, put, same
+from tests.stored import kill_refresh, put
+from tests.test_recall import fill, same
 from vaultllm import recall, remember, steps
 from vaultllm.config import MemorySettings, init_workspace
 from vaultllm.errors import DataError
@@ -25,6 +23,7 @@ from vaultllm.memory.embedders import EmbedderError
 from vaultllm.schema import Hit, Progress
 
 SETTINGS = MemorySettings(dims=32)
+AFTER = MemorySettings(dims=16, precision="int8")
 SERVER = MemorySettings(dims=32, embedder="openai:http://127.0.0.1:9/v1#letters")
 PATHS = [f"n{n}.md" for n in range(40)]
 WORDS = """kayak paddle river wood stove winter bread flour yeast oven tomato greenhouse pump sensor garden quartz jazz violin
@@ -183,29 +182,6 @@ def test_settings_that_change_back_leave_nothing_of_the_one_that_was_to_follow(l
     assert same(ledger, memory)
 
 
-CHILD = """
-import pathlib, sys, time
-from vaultllm import remember
-from vaultllm.config import MemorySettings
-from vaultllm.ledger import Ledger
-from vaultllm.memory import chroma, live
-remember._BATCH = 10
-where, name, nth = sys.argv[2], sys.argv[3], int(sys.argv[4])
-owner = {"Ledger": Ledger, "chroma": chroma, "live": live, "remember": remember}[where]
-inner, calls = getattr(owner, name), 0
-def stop_before(*args, **kwargs):
-    global calls
-    calls += 1
-    if calls == nth:
-        print("now", flush=True)
-        time.sleep(60)
-    return inner(*args, **kwargs)
-setattr(owner, name, stop_before)
-root = pathlib.Path(sys.argv[1])
-remember.refresh(Ledger(root / "ledger.db"), root / "memory", MemorySettings(dims=16, precision="int8"))
-"""
-
-
 @pytest.mark.parametrize(
     ("where", "name", "nth"),
     [
@@ -221,19 +197,11 @@ remember.refresh(Ledger(root / "ledger.db"), root / "memory", MemorySettings(dim
 def test_a_change_of_embedder_killed_anywhere_answers_and_converges(
     ledger: Ledger, memory: Path, tmp_path: Path, where: str, name: str, nth: int
 ) -> None:
-    child = subprocess.Popen(
-        [sys.executable, "-c", CHILD, str(tmp_path), where, name, str(nth)], stdout=subprocess.PIPE, cwd=Path(__file__).parents[1]
-    )
-    assert child.stdout is not None
-    with child.stdout:
-        assert child.stdout.readline() == b"now\n"
-        child.send_signal(signal.SIGKILL)
-        child.wait()
+    kill_refresh(tmp_path, AFTER, where, name, nth)
     assert dense(ask(ledger, memory))
     put(ledger, "n7.md", "Изменено после того, как всё упало.\n")
-    after = MemorySettings(dims=16, precision="int8")
-    remember.refresh(ledger, memory, after)
-    assert remember.check(ledger, memory, after) == ""
+    remember.refresh(ledger, memory, AFTER)
+    assert remember.check(ledger, memory, AFTER) == ""
     assert same(ledger, memory)
     assert fingerprint(ledger).endswith("+int8")
     assert ledger.vectors(fingerprint(ledger))[1].shape == (40, 16)

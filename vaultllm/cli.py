@@ -281,6 +281,13 @@ app.add_typer(bench_app, name="bench")
 _Plot = Annotated[Path | None, typer.Option("--plot", help="Draw it into this file (.png, .svg, .pdf).")]
 
 
+def _report(result: dict[str, Any], module: Any, plot: Path | None = None) -> None:
+    """Show what a module measured in its own `lines`, and draw it with its `plot`."""
+    if plot is not None:
+        module.plot(result, config.path_of(plot))
+    emit(result, lambda one: Text("\n".join(module.lines(one))))
+
+
 @memory_app.command("map")
 def memory_map(
     out: Annotated[Path | None, typer.Option("--out", help="The file; default: map.html in the state folder.")] = None,
@@ -295,7 +302,7 @@ def memory_map(
     with opened() as job:
         path = job.workspace.state / "map.html" if out is None else config.path_of(out)
         result = maps.build(job.ledger, path, vault=job.workspace.vault, colour=colour, progress=job.progress)  # type: ignore[arg-type]
-    emit(result, lambda one: Text("\n".join(maps.lines(one))))
+    _report(result, maps)
     if show:
         import webbrowser
 
@@ -312,9 +319,7 @@ def memory_analyse(plot: _Plot = None) -> None:
         raise UsageError(f"a plot is one of {', '.join(analyse.PICTURES)}, not {plot.suffix or 'a file without a suffix'}")
     with opened() as job:
         result = analyse.report(job.ledger, remember.opened(job.ledger, job.workspace.memory), progress=job.progress)
-    if plot is not None:
-        analyse.plot(result, config.path_of(plot))
-    emit(result, lambda one: Text("\n".join(analyse.lines(one))))
+    _report(result, analyse, plot)
 
 
 @bench_app.command("recall")
@@ -333,9 +338,7 @@ def bench_recall(
         result = bench.recall_bench(
             config.path_of(data), bench.ks_of(k), workspace=workspace, halves=halves, folds=folds, progress=progress
         )
-    if plot is not None:
-        bench.plot(result, config.path_of(plot))
-    emit(result, lambda one: Text("\n".join(bench.lines(one))))
+    _report(result, bench, plot)
 
 
 @bench_app.command("links")
@@ -354,9 +357,7 @@ def bench_links(
         workspace = config.open_workspace(GLOBALS.vault, GLOBALS.state)  # says that there is none, and the way out
     with progress_shown() as progress:
         result = bench.links_bench(workspace, k=k, share=share, most=most, seed=seed, progress=progress)
-    if plot is not None:
-        bench.plot(result, config.path_of(plot))
-    emit(result, lambda one: Text("\n".join(bench.lines(one))))
+    _report(result, bench, plot)
 
 
 @schedule_app.command("print")

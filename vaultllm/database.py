@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from vaultllm.errors import LockedError, VaultError, VaultllmError
 
@@ -125,6 +126,14 @@ MIGRATIONS: tuple[str, ...] = (
 )
 
 
+_PART = 500  # values in one statement
+
+
+def marks(count: int) -> str:
+    """So many placeholders of a statement."""
+    return ", ".join("?" * count)
+
+
 class Database:
     """The open file. Use as a context manager; one per thread."""
 
@@ -211,6 +220,15 @@ class Database:
             if self.db.in_transaction:  # a full disk has made SQLite roll back by itself
                 self.db.execute("ROLLBACK")
             raise
+
+    def among(self, query: str, values: Sequence[Any], *before: Any) -> Iterator[tuple[Any, ...]]:
+        """Rows of a query in which `{}` stands for the placeholders of so many values, `before` for what is asked before them.
+
+        For any number of values: SQLite takes so many in a statement, so a part of them is asked for at a time.
+        """
+        for start in range(0, len(values), _PART):
+            part = values[start : start + _PART]
+            yield from self.db.execute(query.format(marks(len(part))), (*before, *part))
 
     def get(self, key: str) -> str | None:
         """A value of the meta table."""

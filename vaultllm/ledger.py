@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vaultllm import imports
-from vaultllm.database import explained
+from vaultllm.database import explained, marks
 from vaultllm.imports import Talk
 from vaultllm.memory import bags, scan, twins, words
 from vaultllm.rows import PassageRow, SceneRow
 from vaultllm.schema import Problem, Run, Scene, from_dict, to_dict
-from vaultllm.shelf import Shelf, marks
+from vaultllm.shelf import Shelf
 from vaultllm.text import fold, sha
 
 if TYPE_CHECKING:
@@ -201,11 +201,7 @@ class Ledger(Shelf):
         return int(top)
 
     def _rows_of(self, paths: Sequence[str]) -> dict[str, int]:
-        found: dict[str, int] = {}
-        for start in range(0, len(paths), 500):
-            part = paths[start : start + 500]
-            found.update(self.db.execute(f"SELECT path, id FROM notes WHERE path IN ({marks(len(part))})", part).fetchall())
-        return found
+        return dict(self.among("SELECT path, id FROM notes WHERE path IN ({})", paths))
 
     def _put_note(self, note: NoteRow, scenes: Sequence[SceneRow], number: int | None, new: _New) -> Change:
         row = _values(note)
@@ -302,10 +298,8 @@ class Ledger(Shelf):
         """Put the rows of each path in place of those it has, where they differ. The first column is the path."""
         paths = list(rows)
         old: dict[str, list[tuple[Any, ...]]] = {}
-        for start in range(0, len(paths), 500):
-            part = paths[start : start + 500]
-            for row in self.db.execute(f"SELECT {columns} FROM {table} WHERE path IN ({marks(len(part))})", part):
-                old.setdefault(row[0], []).append(row)
+        for row in self.among(f"SELECT {columns} FROM {table} WHERE path IN ({{}})", paths):
+            old.setdefault(row[0], []).append(row)
         changed = [path for path in paths if sorted(old.get(path, ())) != sorted(rows[path])]
         if changed:
             with self.transaction():

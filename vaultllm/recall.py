@@ -1,9 +1,9 @@
 """One question -> ranked, explained hits.
 
 Three legs, fused by normalised scores (rank fusion with a weak leg wrecks the result): words (BM25 over stems and over
-4-grams) and vectors; then one step of resonance (`memory/resonance.py`; PageRank over the same
-graph was not better). What is ranked is the passage, what is handed on
-the scene around it. Works with whatever is there: without vectors by words alone. Knows nothing about prompts or models that speak.
+4-grams) and vectors; then one step of resonance (`memory/resonance.py`; PageRank over the same graph was not better). What is
+ranked is the passage, what is handed on the scene around it. Works with whatever is there: without vectors by words alone. Knows
+nothing about prompts or models that speak.
 """
 
 from __future__ import annotations
@@ -101,21 +101,35 @@ def find(
     """As `recall`, and whether the vault speaks of the question at all. `judge` puts the best in its own order."""
     if k < 1:
         return Found([], 0.0, False, False)
-    found = ranked(ledger, folder, settings, question, max(CANDIDATES, 10 * k), today=today, plain=plain, judge=judge)
+    asked = _asked(question, today, plain)
+    found = _ranked(ledger, folder, settings, asked, max(CANDIDATES, 10 * k), "auto", judge)
     hits = _hits(ledger, found, k, allow, settings.diversity)
     shown = {hit.scene.id for hit in hits}
-    among = [one for one in found if one.stored.passage.scene in shown]
-    sure, enough = confidence(ledger, question, among, today=today, plain=plain)
-    about = remember.fitted(ledger)
-    return Found(hits, sure, enough, answerable.load(ledger, about["fingerprint"] if about else "").is_measured)
+    calibration = _calibration(ledger)
+    sure = _confidence(ledger, calibration, asked, [one for one in found if one.stored.passage.scene in shown])
+    return Found(hits, sure, answerable.speaks(calibration, sure), calibration.is_measured)
 
 
 def confidence(
     ledger: Ledger, question: str, found: Sequence[Ranked], *, today: date | None = None, plain: bool = False
 ) -> tuple[float, bool]:
     """How sure the memory is, 0..1, that passages (as `ranked` gives them) speak of a question, and whether that is enough."""
+    calibration = _calibration(ledger)
+    sure = _confidence(ledger, calibration, _asked(question, today, plain), found)
+    return sure, answerable.speaks(calibration, sure)
+
+
+def _asked(question: str, today: date | None, plain: bool) -> query.Query:
     today = today or date.today()
-    asked = query.plain(question, today) if plain else query.parse(question, today)
+    return query.plain(question, today) if plain else query.parse(question, today)
+
+
+def _calibration(ledger: Ledger) -> answerable.Calibration:
+    about = remember.fitted(ledger)
+    return answerable.load(ledger, "" if about is None else about["fingerprint"])
+
+
+def _confidence(ledger: Ledger, calibration: answerable.Calibration, asked: query.Query, found: Sequence[Ranked]) -> float:
     when = "" if asked.when is None else asked.when.words
     seen = [
         answerable.Seen(
@@ -126,12 +140,7 @@ def confidence(
         )
         for one in found[: answerable.LOOKED_AT]
     ]
-    about = remember.fitted(ledger)
-    calibration = answerable.load(ledger, "" if about is None else about["fingerprint"])
-    if found and not asked.text.strip():  # nothing but filters: what they leave is what was asked for
-        return 1.0, True
-    sure = answerable.confidence(ledger, calibration, asked.text, seen)
-    return sure, answerable.speaks(calibration, sure)
+    return answerable.confidence(ledger, calibration, asked.text, seen)
 
 
 def ranked(
@@ -147,8 +156,12 @@ def ranked(
     judge: rerank.Judge | None = None,
 ) -> list[Ranked]:
     """The best passages for a question, best first, at most `most`; the arguments are those of `recall`."""
-    today = today or date.today()
-    asked = query.plain(question, today) if plain else query.parse(question, today)
+    return _ranked(ledger, folder, settings, _asked(question, today, plain), most, dense, judge)
+
+
+def _ranked(
+    ledger: Ledger, folder: Path, settings: MemorySettings, asked: query.Query, most: int, dense: Dense, judge: rerank.Judge | None
+) -> list[Ranked]:
     pool = max(POOL, most)
     cosines: dict[int, float] = {}
     parts = _legs(ledger, folder, settings, asked.text, pool, dense, cosines)

@@ -360,13 +360,8 @@ def _records(ledger: Ledger, fingerprint: str, slots: Sequence[int]) -> Records:
     return [known[row] for row in keep], vectors[keep], ()
 
 
-def slots_of(ledger: Ledger, fingerprint: str) -> list[int]:
-    """Slots that have a vector of this embedder, in order."""
-    return [slot for (slot,) in ledger.db.execute("SELECT passage FROM vectors WHERE embedder = ? ORDER BY passage", (fingerprint,))]
-
-
 def _probe(ledger: Ledger, memory: Memory, fingerprint: str, *, thorough: bool = False) -> str:
-    slots = slots_of(ledger, fingerprint)
+    slots = ledger.with_vector(fingerprint)
     known, vectors, _ = _records(ledger, fingerprint, slots[:: max(1, len(slots) // 16)])
     return memory.probe(ledger.nonzero_vectors(fingerprint), known, vectors, thorough=thorough)
 
@@ -380,7 +375,7 @@ def _rebuild(
     it cannot be written.
     """
     waiting = ledger.outbox(ledger.counts()["outbox"])
-    slots = slots_of(ledger, fingerprint)
+    slots = ledger.with_vector(fingerprint)
     written = 0
 
     def batches() -> Iterator[Records]:

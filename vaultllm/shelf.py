@@ -50,43 +50,27 @@ class Place(NamedTuple):
     """Whether it is of a talk."""
 
 
-def marks(count: int) -> str:
-    """So many placeholders of a statement."""
-    return ", ".join("?" * count)
-
-
 class Shelf(Database):
     """An open ledger, to be read."""
 
     def passages(self, slots: Sequence[int]) -> dict[int, StoredPassage]:
         """The passages of these slots; unknown slots are left out."""
-        found: dict[int, StoredPassage] = {}
-        for start in range(0, len(slots), 500):
-            part = slots[start : start + 500]
-            marks = ",".join("?" * len(part))
-            rows = self.db.execute(
-                "SELECT p.slot, p.scene, n.path, s.sha, s.id, p.ordinal, p.first, p.last, p.text, p.uid, p.role, p.context"
-                f" FROM passages p JOIN scenes s ON s.slot = p.scene JOIN notes n ON n.id = s.note WHERE p.slot IN ({marks})",
-                part,
-            )
-            for slot, scene_slot, path, scene_sha, scene, ordinal, first, last, text, uid, role, context in rows:
-                found[slot] = StoredPassage(
-                    slot, scene_slot, path, scene_sha, Passage(scene, ordinal, (first, last), text, uid, role, context)
-                )
-        return found
+        query = (
+            "SELECT p.slot, p.scene, n.path, s.sha, s.id, p.ordinal, p.first, p.last, p.text, p.uid, p.role, p.context"
+            " FROM passages p JOIN scenes s ON s.slot = p.scene JOIN notes n ON n.id = s.note WHERE p.slot IN ({})"
+        )
+        return {
+            slot: StoredPassage(slot, scene_slot, path, scene_sha, Passage(scene, ordinal, (first, last), text, uid, role, context))
+            for slot, scene_slot, path, scene_sha, scene, ordinal, first, last, text, uid, role, context in self.among(query, slots)
+        }
 
     def places(self, slots: Sequence[int]) -> dict[int, Place]:
         """Where these passages stand; unknown slots are left out."""
-        found: dict[int, Place] = {}
-        for start in range(0, len(slots), 500):
-            part = slots[start : start + 500]
-            rows = self.db.execute(
-                "SELECT p.slot, p.scene, s.note, s.ordinal, p.ordinal, s.kind = 'dialogue'"
-                " FROM passages p JOIN scenes s ON s.slot = p.scene"
-                f" WHERE p.slot IN ({marks(len(part))})",
-                part,
-            )
-            found.update((slot, Place(*rest)) for slot, *rest in rows)
+        query = (
+            "SELECT p.slot, p.scene, s.note, s.ordinal, p.ordinal, s.kind = 'dialogue'"
+            " FROM passages p JOIN scenes s ON s.slot = p.scene WHERE p.slot IN ({})"
+        )
+        found = {slot: Place(*rest) for slot, *rest in self.among(query, slots)}
         return {slot: found[slot] for slot in slots if slot in found}
 
     def beside(self, place: Place) -> list[int]:
@@ -119,57 +103,39 @@ class Shelf(Database):
         return [slot for (slot,) in self.db.execute(query, (most,))]
 
     def looked_at(self, slots: Sequence[int]) -> list[tuple[int, Scene, str]]:
-        """(slot, its scene, its text with its context) of at most 500 passages, in the order of `slots`."""
-        rows = self.db.execute(
-            "SELECT p.slot, s.record, p.text, p.context FROM passages p JOIN scenes s ON s.slot = p.scene"
-            f" WHERE p.slot IN ({marks(len(slots))})",
-            list(slots),
-        )
-        found = {slot: (slot, from_dict(Scene, json.loads(record)), f"{context}\n{text}") for slot, record, text, context in rows}
+        """(slot, its scene, its text with its context) of passages, in the order of `slots`."""
+        query = "SELECT p.slot, s.record, p.text, p.context FROM passages p JOIN scenes s ON s.slot = p.scene WHERE p.slot IN ({})"
+        found = {
+            slot: (slot, from_dict(Scene, json.loads(record)), f"{context}\n{text}")
+            for slot, record, text, context in self.among(query, slots)
+        }
         return [found[slot] for slot in slots if slot in found]
 
     def passages_in(self, scene_slots: Sequence[int]) -> list[tuple[int, int]]:
         """(passage, scene) of all passages of these scenes, in the order of scenes and passages."""
-        found: list[tuple[int, int]] = []
-        for start in range(0, len(scene_slots), 500):
-            part = scene_slots[start : start + 500]
-            query = f"SELECT slot, scene FROM passages WHERE scene IN ({marks(len(part))}) ORDER BY scene, ordinal"
-            found += self.db.execute(query, part).fetchall()
-        return found
+        query = "SELECT slot, scene FROM passages WHERE scene IN ({}) ORDER BY scene, ordinal"
+        return [(slot, scene) for slot, scene in self.among(query, scene_slots)]
 
     def labels(self, slots: Sequence[int]) -> dict[int, dict[str, str]]:
         """Scene id, path, kind and language of these passages: what stands beside their vectors in Chroma."""
-        found: dict[int, dict[str, str]] = {}
-        for start in range(0, len(slots), 500):
-            part = slots[start : start + 500]
-            marks = ",".join("?" * len(part))
-            rows = self.db.execute(
-                "SELECT p.slot, s.id, n.path, s.kind, s.language FROM passages p JOIN scenes s ON s.slot = p.scene"
-                f" JOIN notes n ON n.id = s.note WHERE p.slot IN ({marks})",
-                part,
-            )
-            for slot, scene, path, kind, language in rows:
-                found[slot] = {"scene": scene, "path": path, "kind": kind, "language": language}
-        return found
+        query = (
+            "SELECT p.slot, s.id, n.path, s.kind, s.language FROM passages p JOIN scenes s ON s.slot = p.scene"
+            " JOIN notes n ON n.id = s.note WHERE p.slot IN ({})"
+        )
+        return {
+            slot: {"scene": scene, "path": path, "kind": kind, "language": language}
+            for slot, scene, path, kind, language in self.among(query, slots)
+        }
 
     def texts(self, slots: Sequence[int]) -> list[tuple[int, str, str]]:
         """(slot, text, context) of these passages, by slot; unknown slots are left out."""
-        found: list[tuple[int, str, str]] = []
-        for start in range(0, len(slots), 500):
-            part = slots[start : start + 500]
-            marks = ",".join("?" * len(part))
-            found += self.db.execute(f"SELECT slot, text, context FROM passages WHERE slot IN ({marks})", part).fetchall()
-        return sorted(found)
+        rows = self.among("SELECT slot, text, context FROM passages WHERE slot IN ({})", slots)
+        return sorted((slot, text, context) for slot, text, context in rows)
 
     def scenes_at(self, scene_slots: Sequence[int]) -> dict[int, Scene]:
         """The scenes of these rows."""
-        found: dict[int, Scene] = {}
-        for start in range(0, len(scene_slots), 500):
-            part = scene_slots[start : start + 500]
-            marks = ",".join("?" * len(part))
-            for slot, record in self.db.execute(f"SELECT slot, record FROM scenes WHERE slot IN ({marks})", part):
-                found[slot] = from_dict(Scene, json.loads(record))
-        return found
+        rows = self.among("SELECT slot, record FROM scenes WHERE slot IN ({})", scene_slots)
+        return {slot: from_dict(Scene, json.loads(record)) for slot, record in rows}
 
     def linked(self, scene_slots: Sequence[int]) -> list[tuple[int, int]]:
         """(scene, first scene of a note it links to) and (scene, scene that links to its note) pairs for these scenes.
@@ -222,6 +188,11 @@ class Shelf(Database):
         (count,) = self.db.execute("SELECT count(*) FROM vectors WHERE embedder = ?", (embedder,)).fetchone()
         return int(count)
 
+    def with_vector(self, embedder: str) -> list[int]:
+        """Slots of passages that have a vector of this embedder, in order."""
+        rows = self.db.execute("SELECT passage FROM vectors WHERE embedder = ? ORDER BY passage", (embedder,))
+        return [slot for (slot,) in rows]
+
     def vectors(self, embedder: str, slots: Sequence[int] | None = None) -> tuple[list[int], np.ndarray]:
         """Slots and their unit vectors (n, dims) float32 of one embedder; all of them when no slots are named."""
         from vaultllm.memory import embed
@@ -229,19 +200,12 @@ class Shelf(Database):
         if slots is None:
             rows = self.db.execute("SELECT passage, vector FROM vectors WHERE embedder = ? ORDER BY passage", (embedder,)).fetchall()
         else:
-            rows = []
-            for start in range(0, len(slots), 500):
-                part = slots[start : start + 500]
-                marks = ",".join("?" * len(part))
-                rows += self.db.execute(
-                    f"SELECT passage, vector FROM vectors WHERE embedder = ? AND passage IN ({marks})", (embedder, *part)
-                ).fetchall()
+            rows = list(self.among("SELECT passage, vector FROM vectors WHERE embedder = ? AND passage IN ({})", slots, embedder))
         return [slot for slot, _ in rows], embed.unpack([vector for _, vector in rows], scan.precision_of(embedder))
 
     def nonzero_vectors(self, embedder: str) -> int:
         """How many passages have a vector of this embedder that says anything (a zero vector has no direction)."""
         # Two counts that indexes answer: to look at each vector would read a gigabyte in a large vault, at every saved note.
-        counted = "SELECT count(*) FROM vectors WHERE embedder = ?"
-        (held,) = self.db.execute(counted, (embedder,)).fetchone()
-        (empty,) = self.db.execute(f"{counted} AND vector = zeroblob(length(vector))", (embedder,)).fetchone()
-        return int(held) - int(empty)
+        query = "SELECT count(*) FROM vectors WHERE embedder = ? AND vector = zeroblob(length(vector))"
+        (empty,) = self.db.execute(query, (embedder,)).fetchone()
+        return self.embedded(embedder) - int(empty)

@@ -90,9 +90,7 @@ def report(ledger: Ledger, embedder: Embedder, *, seed: int = 0, progress: Repor
     Raises DataError when there are fewer than ten vectors that say anything.
     """
     progress(Progress("reading the vectors", 0.0))
-    slots = [
-        slot for (slot,) in ledger.db.execute("SELECT passage FROM vectors WHERE embedder = ? ORDER BY passage", (embedder.fingerprint,))
-    ]
+    slots = ledger.with_vector(embedder.fingerprint)
     known, vectors = ledger.vectors(embedder.fingerprint, slots[:: -(-len(slots) // SAMPLE) or 1])
     says = vectors.any(axis=1) if known else np.zeros(0, dtype=bool)
     if says.sum() < 10:

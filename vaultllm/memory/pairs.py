@@ -181,19 +181,16 @@ def _notes(ledger: Ledger, seed: int) -> Iterator[list[_Row]]:
         known = {slot for _, slot in kept}
         slots = [one for one in slots if one[0] in known]
     rows: list[_Row] = []
-    for start in range(0, len(slots), 500):
-        part = [slot for slot, _ in slots[start : start + 500]]
-        found = ledger.db.execute(
-            "SELECT p.slot, p.scene, n.path, n.title, s.kind, p.uid, p.role, p.text, p.context"
-            " FROM passages p JOIN scenes s ON s.slot = p.scene"
-            f" JOIN notes n ON n.id = s.note WHERE p.scene IN ({', '.join('?' * len(part))}) ORDER BY n.path, s.ordinal, p.ordinal",
-            part,
-        )
-        for row in map(_Row._make, found):
-            if rows and row.path != rows[0].path:
-                yield rows
-                rows = []
-            rows.append(row)
+    query = (
+        "SELECT p.slot, p.scene, n.path, n.title, s.kind, p.uid, p.role, p.text, p.context"
+        " FROM passages p JOIN scenes s ON s.slot = p.scene"
+        " JOIN notes n ON n.id = s.note WHERE p.scene IN ({}) ORDER BY n.path, s.ordinal, p.ordinal"
+    )
+    for row in map(_Row._make, ledger.among(query, [slot for slot, _ in slots])):
+        if rows and row.path != rows[0].path:
+            yield rows
+            rows = []
+        rows.append(row)
     if rows:
         yield rows
 

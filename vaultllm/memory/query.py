@@ -176,8 +176,7 @@ def _phrase(phrase: str) -> tuple[str, str]:
 def plain(text: str, today: date) -> Query:
     """A question in which nothing is a filter or a phrase: only words, and the time that they name."""
     when = spans.find(text, today)
-    about = text if when is None else " ".join((text[: when.start] + text[when.start + len(when.words) :]).split())
-    return Query(text, about, when=when)
+    return Query(text, _about(text, when), when=when)
 
 
 def parse(text: str, today: date) -> Query:
@@ -191,8 +190,12 @@ def parse(text: str, today: date) -> Query:
     said = " ".join(piece for piece, _ in reader.pieces)
     # A phrase names no time: `"15 июня"` asks for these words. NUL is in no word, and no time goes on over it.
     when = spans.find(" ".join("\0" * len(piece) if quoted else piece for piece, quoted in reader.pieces), today)
-    about = said if when is None else " ".join((said[: when.start] + said[when.start + len(when.words) :]).split())
-    return Query(said, about, tuple(reader.phrases), tuple(reader.without), Filters(tuple(reader.conditions)), when)
+    return Query(said, _about(said, when), tuple(reader.phrases), tuple(reader.without), Filters(tuple(reader.conditions)), when)
+
+
+def _about(said: str, when: spans.Span | None) -> str:
+    """A question without the words of its time."""
+    return said if when is None else " ".join((said[: when.start] + said[when.start + len(when.words) :]).split())
 
 
 class _Reader:

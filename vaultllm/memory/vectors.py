@@ -7,6 +7,7 @@ the user: the caller rebuilds. Does not know chromadb, nor where a collection is
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -62,7 +63,7 @@ class Store(Protocol):
         """Remove what is not live. Raises MemoryBroken."""
 
 
-class Memory:
+class Memory(ABC):
     """A generation, opened. Use as a context manager; everything raises MemoryBroken."""
 
     generation: int
@@ -76,13 +77,13 @@ class Memory:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
+    @abstractmethod
     def close(self) -> None:
         """Let go of it, and note how it was left."""
-        raise NotImplementedError
 
+    @abstractmethod
     def damage(self) -> str:
         """ "" or what a look at all of its files finds. Reads them whole."""
-        raise NotImplementedError
 
     def upsert(self, slots: Sequence[int], vectors: np.ndarray, labels: Sequence[Mapping[str, str]] = ()) -> None:
         """Store unit vectors (n, dims) float32 under their slots, in place of what was there."""
