@@ -1,0 +1,60 @@
+"""What tests of the memory share: a note put into a ledger by hand, and a process killed where a name is called."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from vaultllm import chats, markdown, rows, scenes
+from vaultllm.config import MemorySettings, ScanSettings, Settings
+from vaultllm.ledger import Ledger, NoteRow
+
+APART = Settings.model_validate({"vault_id": "test", "scenes": {"min_chars": 0}})  # no section is joined with the next
+
+
+def put(ledger: Ledger, path: str, text: str | bytes, settings: Settings = APART) -> None:
+    data = text if isinstance(text, bytes) else text.encode()
+    note = markdown.parse(path, data)
+    reader, why, talks = chats.read(note, ScanSettings(), "")
+    cut, _ = scenes.cut(note, reader, talks, settings)
+    row = NoteRow(path, note.title, len(data), 0, 0, 0, note.sha256, scenes.PARSER, reader, why)
+    ledger.put_note(row, [rows.row(scene, scenes.passages(scene)) for scene in cut])
+
+
+_CHILD = """
+import os, pathlib, sys, time
+from vaultllm import remember
+from vaultllm.config import MemorySettings
+from vaultllm.ledger import Ledger
+from vaultllm.memory import chroma, live
+remember._BATCH = 10
+root, settings, where, name, nth = sys.argv[1:]
+owner = {"Ledger": Ledger, "chroma": chroma, "live": live, "os": os, "remember": remember}[where]
+inner, calls = getattr(owner, name), 0
+def stop_before(*args, **kwargs):
+    global calls
+    calls += 1
+    if calls == int(nth):
+        print("now", flush=True)
+        time.sleep(60)
+    return inner(*args, **kwargs)
+setattr(owner, name, stop_before)
+root = pathlib.Path(root)
+remember.refresh(Ledger(root / "ledger.db"), root / "memory", MemorySettings.model_validate_json(settings))
+"""
+
+
+def kill_refresh(root: Path, settings: MemorySettings, where: str, name: str, nth: int) -> None:
+    """Refresh the memory of `root` in a process that dies (SIGKILL) before the `nth` call of `where.name`."""
+    child = subprocess.Popen(
+        [sys.executable, "-c", _CHILD, str(root), settings.model_dump_json(), where, name, str(nth)],
+        stdout=subprocess.PIPE,
+        cwd=Path(__file__).parents[1],
+    )
+    assert child.stdout is not None
+    with child.stdout:
+        assert child.stdout.readline() == b"now\n"
+        child.send_signal(signal.SIGKILL)
+        child.wait()
