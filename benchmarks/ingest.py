@@ -5,6 +5,10 @@
 The peer only parses (front matter and tokens, thrown away); ours reads, parses, cuts scenes, writes YAML, the ledger
 and the words index, and, apart from that, embeds and fills Chroma. Each measurement runs in its own process, so
 that the peak memory is its own. The notes are generated: headings, lists, links, every third one a nexus dialogue.
+
+"create us" is what one new file costs the disk right now, for ours writes one per note: ext4 looks long for a free inode
+for minutes after many files were deleted (0.03 ms become 0.5), so nothing is deleted before the end, and a second run
+within five minutes of the first measures the disk.
 """
 
 from __future__ import annotations
@@ -148,8 +152,18 @@ def measure(what: str, vault: Path, state: Path, python: str = sys.executable) -
     return found
 
 
+def creating(folder: Path, count: int = 1000) -> float:
+    """Microseconds of making one small file here, now."""
+    folder.mkdir()
+    started = time.perf_counter()
+    for number in range(count):
+        (folder / str(number)).write_bytes(b"1")
+    return 1e6 * (time.perf_counter() - started) / count
+
+
 def row(vault: Path, state: Path, python: str) -> str:
     """The measurements of one vault as a row of the table."""
+    disk = creating(vault.parent / "probe")
     size = sum(path.stat().st_size for path in vault.rglob("*.md"))
     cold, same, other = (measure(what, vault, state) for what in ("ours", "ours", "peer"))
     tools = f"{measure('obsidiantools', vault, state, python)['seconds']:.1f}" if python else "-"
@@ -159,7 +173,7 @@ def row(vault: Path, state: Path, python: str) -> str:
     cells = (
         f"{count:,}", f"{size / 2**20:.1f}", f"{cold['seconds']:.1f}", f"{cold['memory_seconds']:.1f}", f"{reading:.1f}",
         f"{count / reading:.0f}", f"{size / 2**20 / reading:.2f}", f"{other['seconds']:.2f}", f"{reading / other['seconds']:.2f}",
-        tools, f"{same['seconds']:.2f}", f"{cold['mb']:.0f}", f"{cold['child_mb']:.0f}",
+        tools, f"{same['seconds']:.2f}", f"{cold['mb']:.0f}", f"{cold['child_mb']:.0f}", f"{disk:.0f}",
     )  # fmt: skip
     return "| " + " | ".join(cells) + " |"
 
@@ -178,13 +192,14 @@ def main() -> None:
         return
     names = (
         "notes", "MB", "cold s", "of it memory s", "reading s", "notes/s", "MB/s", "peer s", "reading / peer",
-        "obsidiantools s", "no-change s", "peak MB", "peak MB of a reading child",
+        "obsidiantools s", "no-change s", "peak MB", "peak MB of a reading child", "create us",
     )  # fmt: skip
     print("| " + " | ".join(names) + " |\n" + "|---" * len(names) + "|")
-    for count in [0] if options.vault else map(int, options.sizes.split(",")):
-        with tempfile.TemporaryDirectory() as folder:
-            vault, state = Path(folder) / "vault", Path(folder) / "state"
-            vault.mkdir()
+    with tempfile.TemporaryDirectory() as scratch:
+        for count in [0] if options.vault else map(int, options.sizes.split(",")):
+            folder = Path(scratch) / str(count)
+            vault, state = folder / "vault", folder / "state"
+            vault.mkdir(parents=True)
             if options.vault:
                 for copy in range(options.copies):
                     shutil.copytree(options.vault, vault / str(copy), ignore=shutil.ignore_patterns(".*"))

@@ -126,6 +126,7 @@ MIGRATIONS: tuple[str, ...] = (
 )
 
 
+_PAGE = 16384  # bytes: a scene has some 2 KB, of which the usual 4096 would hold one and leave a third empty
 _PART = 500  # values in one statement
 
 
@@ -145,12 +146,14 @@ class Database:
             try:
                 self._refuse_foreign()
                 path.chmod(0o600)
+                self.db.execute(f"PRAGMA page_size = {_PAGE}")  # of a new file
                 self.db.execute("PRAGMA foreign_keys = ON")
                 self.db.execute("PRAGMA secure_delete = ON")  # what is deleted leaves the disk too
                 self._to_wal()
                 self.db.execute("PRAGMA synchronous = NORMAL")
                 self.db.execute("PRAGMA cache_size = -32768")  # KB
-                self.db.execute("PRAGMA wal_autocheckpoint = 4000")  # pages: 16 MB
+                (page,) = self.db.execute("PRAGMA page_size").fetchone()
+                self.db.execute(f"PRAGMA wal_autocheckpoint = {2**24 // page}")  # 16 MB
                 self._migrate()
             except BaseException:
                 self.db.close()

@@ -135,19 +135,23 @@ def digest(said: str, statistics: Statistics | None = None, about: Iterable[str]
     if gone is not None and parts and len(said) < SAMPLE:
         counts, said_words, _ = text.counted(parts[0])
         if len(parts) > 1 or gone:
-            every = Counter(counts)
+            counts = every = dict(counts)
             for part in parts[1:]:
-                every.update(text.counted(part).counts)
+                more, number, _ = text.counted(part)
+                said_words += number
+                for word, count in more.items():
+                    every[word] = every.get(word, 0) + count
             for piece in gone:
                 for word in text.words(piece):
-                    if every[word] > 1:
-                        every[word] -= 1
-                    else:
+                    count = every.get(word, 0)  # none: an address that was cut in two has words that no part has
+                    said_words -= count > 0
+                    if count > 1:
+                        every[word] = count - 1
+                    elif count:
                         del every[word]
-            counts, said_words = every, every.total()
     else:
-        counts = every = Counter(text.words(prose))
-        said_words = every.total()
+        found = text.words(prose)
+        counts, said_words = Counter(found), len(found)
     terms = _terms(counts, shortest=4 if statistics is None else 3)
     for title in about:
         for stem in _stems_of(title):
@@ -264,15 +268,20 @@ def _anchor(prose: str, weights: Mapping[str, float], terms: _Terms, longest: in
     ends.append(len(folded))
     sought = [(weight, (terms.form[stem], *terms.others.get(stem, ()))) for stem, weight in weights.items()]
     best, best_score, start = -1, 0.0, 0
+    apart = _APART
     for number, end in enumerate(ends):
         sentence = folded[start:end]
         start = end
         held = 0.0
         for weight, forms in sought:
             for form in forms:
-                if form in sentence and _stands(form, sentence):
-                    held += weight
-                    break
+                at = sentence.find(form)
+                if at >= 0:
+                    after = at + len(form)
+                    around = sentence[at - 1 : at] in apart and sentence[after : after + 1] in apart
+                    if around or _stands(form, sentence):
+                        held += weight
+                        break
         if held <= best_score * _SHORTEST:
             continue
         sentence = sentence.strip()
