@@ -125,7 +125,7 @@ class CrossEncoder:
         """Looks at its files only. A hub id is taken from the cache, and downloaded when it is not there. Raises ModelError."""
         from vaultllm.memory.embedders import local
 
-        self.folder = local._encoder_folder(named)
+        self.folder = local.encoder_folder(named)
 
     @functools.cached_property
     def _loaded(self) -> tuple[Any, Any, int]:

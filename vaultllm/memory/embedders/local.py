@@ -33,7 +33,7 @@ class EncoderEmbedder:
 
     def __init__(self, named: str) -> None:
         """Looks at its files only. A hub id is taken from the cache, and downloaded when it is not there. Raises ModelError."""
-        self.folder = _encoder_folder(named)
+        self.folder = encoder_folder(named)
         modules = [str(one.get("type", "")).rpartition(".")[2] for one in _list(self.folder / "modules.json")]
         self._pooling, simple = _pooling(self.folder)
         self._outside = not simple or bool(set(modules) - _OURS)
@@ -147,7 +147,7 @@ def _load(make: Callable[..., Any], folder: Path, **options: Any) -> Any:
 _WANTED = ("config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "sentencepiece*", "spiece.model", "modules.json", "sentence_bert_config.json", "config_sentence_transformers.json", "*/config.json", "*/*.safetensors")  # fmt: skip  # noqa: E501
 
 
-def _encoder_folder(named: str) -> Path:
+def encoder_folder(named: str) -> Path:
     path = path_of(named)
     if path.exists():
         return _checked(path.resolve())
