@@ -31,7 +31,7 @@ def put(root: Path, path: str, data: bytes = b"x") -> Path:
 
 
 def scan(root: Path, **changed) -> vault.Scan:
-    return vault.scan(root, ScanSettings(**changed), OWN)
+    return vault.scan(root, ScanSettings(**changed), (OWN, "vaultllm/Reports"))
 
 
 def paths(root: Path, **changed) -> list[str]:
@@ -82,7 +82,7 @@ def test_noise_is_left_out_in_silence(tmp_path):
         "x.md.tmp",
         "~$x.md",
     )
-    for name in (*noise, "~syncthing~x.md.tmp", ".syncthing.x.md.tmp", ".hidden.md", f"{OWN}/answer.md"):
+    for name in (*noise, "~syncthing~x.md.tmp", ".syncthing.x.md.tmp", ".hidden.md", f"{OWN}/answer.md", "vaultllm/Reports/a report.md"):
         put(tmp_path, name)
     (tmp_path / ".#x.md").symlink_to("nobody@host.1")
     put(tmp_path, "vaultllm/other.md")
@@ -144,10 +144,10 @@ def test_it_can_be_said_why_a_single_file_is_left_out(tmp_path):
     (tmp_path / "linked").symlink_to(tmp_path / "a")
 
     def why(path: str) -> str:
-        problem = vault.left_out(tmp_path, path, ScanSettings(ignore=("skip",)), "own")
+        problem = vault.left_out(tmp_path, path, ScanSettings(ignore=("skip",)), ("own",))
         return problem.code if problem else ""
 
-    taken = [file.path for file in vault.scan(tmp_path, ScanSettings(ignore=("skip",)), "own").files]
+    taken = [file.path for file in vault.scan(tmp_path, ScanSettings(ignore=("skip",)), ("own",)).files]
     assert taken == ["a/b.md", "h.canvas"]
     assert [why(path) for path in taken] == ["", ""]
     assert [why(path) for path in ("a/~$b.md", ".trash/c.md", "skip/d.md", "own/e.md", "f.png")] == ["W-IGNORED"] * 5

@@ -62,7 +62,7 @@ class Running:
     def _ingest(self, job: steps.Job) -> dict[str, Any]:
         if self.fail:
             raise self.fail.pop(0)
-        found = vault.scan(self.workspace.vault, self.workspace.settings.scan, self.workspace.settings.answers.folder)
+        found = vault.scan(self.workspace.vault, self.workspace.settings.scan, self.workspace.settings.own_folders)
         self.snapshots.append({file.path: (self.workspace.vault / file.path).read_text(encoding="utf-8") for file in found.files})
         return RESULT
 
@@ -207,12 +207,12 @@ def test_answers_dot_files_other_files_and_reading_do_not_wake_it(running):
     ],
 )
 def test_which_paths_concern_us(path, folder, concerns):
-    dirty = watch.Dirty("/v", "Ответы", 1.0)
+    dirty = watch.Dirty("/v", ("Ответы",), 1.0)
     assert dirty.concerns(path, folder) is concerns
 
 
 def test_opened_and_closed_without_writing_are_no_hints(tmp_path):
-    dirty = watch.Dirty(str(tmp_path), "", 1.0)
+    dirty = watch.Dirty(str(tmp_path), ("",), 1.0)
     path = str(tmp_path / "a.md")
     for quiet in (events.FileOpenedEvent(path), events.FileClosedNoWriteEvent(path), events.DirModifiedEvent(str(tmp_path))):
         dirty.dispatch(quiet)
@@ -226,7 +226,7 @@ def test_opened_and_closed_without_writing_are_no_hints(tmp_path):
 
 
 def test_a_file_that_grows_without_events_waits_another_round(tmp_path):
-    dirty = watch.Dirty(str(tmp_path), "", 1.0)
+    dirty = watch.Dirty(str(tmp_path), ("",), 1.0)
     path = tmp_path / "a.md"
     path.write_text("1", encoding="utf-8")
     dirty.touch(str(path))
@@ -242,7 +242,7 @@ def test_a_file_that_grows_without_events_waits_another_round(tmp_path):
 def test_a_file_that_never_rests_does_not_hold_up_the_others(tmp_path, monkeypatch):
     clock = [100.0]
     monkeypatch.setattr(watch.time, "monotonic", lambda: clock[0])
-    dirty = watch.Dirty(str(tmp_path), "", 1.0)
+    dirty = watch.Dirty(str(tmp_path), ("",), 1.0)
     dirty.touch(str(tmp_path / "note.md"))
     read = []
     for _ in range(40):

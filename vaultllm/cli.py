@@ -107,7 +107,7 @@ def init(
     from vaultllm.vault import scan
 
     workspace = config.init_workspace(vault, GLOBALS.state, base)
-    found = scan(workspace.vault, workspace.settings.scan, workspace.settings.answers.folder)
+    found = scan(workspace.vault, workspace.settings.scan, workspace.settings.own_folders)
     result = {
         "vault": str(workspace.vault),
         "vault_id": workspace.settings.vault_id,

@@ -128,6 +128,8 @@ class AnswerSettings(_Section):
 
     folder: str = "vaultllm/Answers"
     """Folder of our notes, vault-relative."""
+    reports: str = "vaultllm/Reports"
+    """Folder of the reports of trainings, vault-relative."""
     hits: int = Field(6, ge=1, le=50)
     """How many scenes are recalled for a question."""
     max_new_tokens: int = Field(256, ge=1, le=8192)
@@ -150,6 +152,11 @@ class MemorySettings(_Section):
     """How a vector's numbers are stored in the ledger: 4 bytes each, or 1."""
     rerank: str = ""
     """Who puts the best hits in its own order: `cross:PATH_OR_ID` (a cross-encoder), `model` (the model that answers); empty: nobody."""
+    rewrite: Literal["", "rewrite", "decompose", "hyde"] = ""
+    """What the model that answers writes before a search, to be looked for beside the question: one better query (`rewrite`), up to three
+    questions that it consists of (`decompose`), a passage that could answer it (`hyde`); empty: nothing."""
+    synonyms: float = Field(0.0, ge=0.0, le=1.0)
+    """What a word counts that the vault uses where it uses a word of the question, beside that word: times its cosine; 0: not looked for."""
     k1: float = Field(1.2, ge=0.0, le=10.0)
     """BM25: how soon more of a word says no more."""
     b: float = Field(0.75, ge=0.0, le=1.0)
@@ -212,6 +219,8 @@ class TrainSettings(_Section):
     """`retrain` starts when so many scenes are new."""
     seed: int = 0
     """Of data order and initialisation."""
+    keep: int = Field(5, ge=1)
+    """So many trainings keep their adapter: the newest, besides the one that answers and the last ones that `rollback` leads to."""
 
 
 class WatchSettings(_Section):
@@ -237,6 +246,11 @@ class Settings(_Section):
     memory: MemorySettings = MemorySettings()
     train: TrainSettings = TrainSettings()
     watch: WatchSettings = WatchSettings()
+
+    @property
+    def own_folders(self) -> tuple[str, ...]:
+        """Vault-relative folders of the notes that we write, which are never read back."""
+        return self.answers.folder, self.answers.reports
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,7 +45,7 @@ def explain(workspace: Workspace, path: str) -> dict[str, Any]:
     problem.
     """
     stored = imports.is_stored(path)
-    skipped = None if stored else vault.left_out(workspace.vault, path, workspace.settings.scan, workspace.settings.answers.folder)
+    skipped = None if stored else vault.left_out(workspace.vault, path, workspace.settings.scan, workspace.settings.own_folders)
     data = b""
     if skipped is None:
         try:

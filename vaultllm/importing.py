@@ -192,7 +192,7 @@ def _refuse_nothing(taken: Taken, files: Sequence[Path]) -> None:
 def _notes(workspace: Workspace) -> Iterator[tuple[str, Conversation]]:
     """The talks of the vault's notes that the importer wrote."""
     settings = workspace.settings
-    for file in vault.scan(workspace.vault, settings.scan, settings.answers.folder).files:
+    for file in vault.scan(workspace.vault, settings.scan, settings.own_folders).files:
         for conversation in _heard(workspace, file.path):
             yield file.path, conversation
 

@@ -62,7 +62,7 @@ def ingest(workspace: Workspace, ledger: Ledger, *, full: bool = False, confirm:
     Raises VaultError (E-VANISHED) when many notes are gone and `confirm` is not set.
     """
     root = imports.root_of(workspace.state)
-    scan, stored = vault.scan(workspace.vault, workspace.settings.scan, workspace.settings.answers.folder), imports.scan(root)
+    scan, stored = vault.scan(workspace.vault, workspace.settings.scan, workspace.settings.own_folders), imports.scan(root)
     known = ledger.known()
     notes, talks = (
         _gone([path for path in known if imports.is_stored(path) == of], which) for of, which in ((False, scan), (True, stored))

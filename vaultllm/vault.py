@@ -70,15 +70,15 @@ class Scan(NamedTuple):
     """Notes and folders that could not be taken, by path, and why. What lies under a skipped folder is unknown, not deleted."""
 
 
-def scan(vault: Path, settings: ScanSettings, own_folder: str) -> Scan:
+def scan(vault: Path, settings: ScanSettings, own_folders: tuple[str, ...]) -> Scan:
     """All notes of the vault: `.md`, `.markdown`, `.canvas`, and chat exports (`is_note`).
 
-    Left out in silence: dot files and folders, temporary and sync files, `settings.ignore`, and `own_folder` with our answers.
+    Left out in silence: dot files and folders, temporary and sync files, `settings.ignore`, and `own_folders` with our notes.
     Raises VaultError when the vault itself cannot be listed.
     """
     files: list[FileStat] = []
     skipped: list[tuple[str, Problem]] = []
-    ignored = _ignored(settings.ignore, own_folder)
+    ignored = _ignored(settings.ignore, own_folders)
     folders = [""]
     while folders:
         folder = folders.pop()
@@ -105,9 +105,9 @@ def all_files(vault: Path) -> Iterator[str]:
                 yield name if prefix == "./" else prefix + name
 
 
-def left_out(vault: Path, path: str, settings: ScanSettings, own_folder: str) -> Problem | None:
+def left_out(vault: Path, path: str, settings: ScanSettings, own_folders: tuple[str, ...]) -> Problem | None:
     """Why `scan` does not take this file (vault-relative); None when it does. Looks at the names on the way down only."""
-    ignored = _ignored(settings.ignore, own_folder)
+    ignored = _ignored(settings.ignore, own_folders)
     prefix = ""
     for name in PurePosixPath(path).parts:
         here = prefix + name
@@ -132,7 +132,7 @@ def left_out(vault: Path, path: str, settings: ScanSettings, own_folder: str) ->
             if _NOISE.match(name):
                 why = f"'{here}' has the name of a hidden, temporary or sync file or folder"
             elif ignored.fullmatch(nfc(here)):
-                why = f"'{here}' is left out by scan.ignore, or is the folder of our own answers"
+                why = f"'{here}' is left out by scan.ignore, or is a folder of our own notes"
             else:
                 kinds = ", ".join(_NOTES)
                 why = f"only {kinds} and chat exports ({_EXPORTS}) are read"
@@ -208,14 +208,14 @@ def _take(entry: os.DirEntry[str], path: str, files: list[FileStat], skipped: li
         files.append(FileStat(path, found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino))
 
 
-def _ignored(patterns: tuple[str, ...], own_folder: str) -> re.Pattern[str]:
+def _ignored(patterns: tuple[str, ...], own_folders: tuple[str, ...]) -> re.Pattern[str]:
     """One regular expression for all that is left out: folders and files by path or glob; a pattern without `/` fits any name."""
     parts = []
-    for pattern in (*patterns, own_folder):
+    for number, pattern in enumerate((*own_folders, *patterns)):
         plain = nfc(pattern).strip().removeprefix("./").strip("/")
         if plain:
             glob = fnmatch.translate(plain).removesuffix(r"\Z").removesuffix(r"\z")
-            parts.append(glob if "/" in plain or pattern is own_folder else rf"(?:.*/)?{glob}")
+            parts.append(glob if "/" in plain or number < len(own_folders) else rf"(?:.*/)?{glob}")
     return re.compile("|".join(f"(?:{part})" for part in parts) or r"(?!)", re.S)
 
 
@@ -329,9 +329,10 @@ def _joins(left: str, right: str) -> bool:
     return unicodedata.category(right).startswith("M") or right in "\u200c\u200d" or left in "\u200d\u094d\u09cd"
 
 
-def write_new(vault: Path, folder: str, name: str, text: str) -> str:
+def write_new(vault: Path, folder: str, name: str, text: str, suffix: str = ".md") -> str:
     """Write a new note `folder/name.md` (or `name 2.md`, …) and return its path. Nothing that exists is replaced.
 
+    Another `suffix` is for a picture that a note of ours embeds (`.svg`).
     It appears complete or not at all, survives a power cut once we return, and leaves no temporary file.
     Raises VaultError: E-OUTSIDE when the folder leads out of the vault, E-WRITE when it cannot be written.
     """
@@ -342,13 +343,13 @@ def write_new(vault: Path, folder: str, name: str, text: str) -> str:
         _make_folders(where)
         try:
             _write_file(temp, data)
-            final = _publish(where, note_name(name), temp, data)
+            final = _publish(where, note_name(name), suffix, temp, data)
         finally:
             with contextlib.suppress(OSError):
                 temp.unlink(missing_ok=True)
         _sync_folder(where)
     except OSError as error:
-        raise _write_error(vault, f"{folder}/{name}.md", len(data), error) from error
+        raise _write_error(vault, f"{folder}/{name}{suffix}", len(data), error) from error
     return str(PurePosixPath(folder) / final)
 
 
@@ -379,12 +380,12 @@ def _write_file(path: Path, data: bytes) -> None:
         os.close(descriptor)
 
 
-def _publish(where: Path, name: str, temp: Path, data: bytes) -> str:
+def _publish(where: Path, name: str, suffix: str, temp: Path, data: bytes) -> str:
     """Give the finished file its name: the first free one, also on file systems that ignore case or Unicode form."""
     taken = {nfc(other).casefold() for other in os.listdir(where)}
     number = 1
     while True:
-        final = f"{name}.md" if number == 1 else f"{name} {number}.md"
+        final = f"{name}{suffix}" if number == 1 else f"{name} {number}{suffix}"
         number += 1
         if nfc(final).casefold() in taken:
             continue

@@ -67,8 +67,8 @@ class Dirty:
 
     vault: str
     """The vault's folder, absolute."""
-    own: str
-    """The folder of our answers, vault-relative, NFC, without a final slash; empty if none."""
+    own: tuple[str, ...]
+    """The folders of our notes, vault-relative, NFC, without a final slash; an empty one stands for none."""
     settle: float
     """Seconds without an event, and with the same size and time, after which a path is taken as written."""
     hint: threading.Event = field(default_factory=threading.Event)
@@ -95,7 +95,7 @@ class Dirty:
         if not path.startswith(vault + os.sep):
             return False
         inside = path[len(vault) + 1 :].replace(os.sep, "/")
-        if any(part.startswith(".") for part in inside.split("/")) or (self.own and f"{inside}/".startswith(f"{self.own}/")):
+        if any(part.startswith(".") for part in inside.split("/")) or f"{inside}/".startswith(tuple(f"{own}/" for own in self.own if own)):
             return False
         name = inside.rpartition("/")[2].lower()
         return folder or vaults.is_note(name)
@@ -279,7 +279,7 @@ class _Daemon:
         job.background = True
         self.job, self.say, self.stop = job, say, stop
         self.settings = workspace.settings.watch
-        own = nfc(workspace.settings.answers.folder).strip().removeprefix("./").strip("/")
+        own = tuple(nfc(folder).strip().removeprefix("./").strip("/") for folder in workspace.settings.own_folders)
         self.dirty = Dirty(str(workspace.vault), own, self.settings.settle)
         self.eyes = Eyes(str(workspace.vault), self.dirty)
         self.next_scan = 0.0  # of the monotonic clock; at once

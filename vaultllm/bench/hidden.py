@@ -72,7 +72,7 @@ def links_bench(
 
     def fill(folder: Path) -> Path:
         nonlocal pairs, chosen
-        found = vault.scan(workspace.vault, workspace.settings.scan, workspace.settings.answers.folder)
+        found = vault.scan(workspace.vault, workspace.settings.scan, workspace.settings.own_folders)
         paths = [file.path for file in found.files]
         resolver = Resolver(vault.all_files(workspace.vault))
         pairs = _pairs(workspace, paths, resolver, skipped, progress)
