@@ -64,7 +64,7 @@ def test_the_contract_of_ingest_search_and_status_in_json(shell: Shell) -> None:
     assert set(hit["uids"]) == {"u1", "a1"}
     assert shell.json("status").keys() >= {"notes", "scenes", "memory", "dataset", "current", "problems"}
     assert shell.json("dataset").keys() >= {"id", "counts", "dropped", "tokens"}
-    assert shell.json("runs") == {"runs": [], "current": None}
+    assert shell.json("runs") == {"runs": [], "current": None, "descent": []}
 
 
 def test_queries_from_standard_input_give_one_document_each(shell: Shell) -> None:

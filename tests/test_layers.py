@@ -42,10 +42,16 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "prompts",
         "inert",
         "render",
+        "lineage",
+        "charts",
+        "wording",
+        "report",
     ),
     (
         "vault",
         "imports",
+        "forgotten",
+        "traces",
         "memory.postings",
         "memory.bags",
         "memory.words",
@@ -71,18 +77,36 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "memory.pairs",
         "memory.resonance",
         "memory.answerable",
+        "memory.fusion",
         "memory.layout",
         "memory.analyse",
         "memory.map",
         "models.plan",
         "models.micro",
         "models.hf",
+        "models.reload",
         "memory.embedders",
         "memory.live",
         "memory.rerank",
+        "memory.rephrase",
     ),
     ("evaluate", "loop", "train"),
-    ("importing", "ingest", "remember", "recall", "registry", "quotes", "answer", "explain", "survey", "steps", "pipeline", "schedule"),
+    (
+        "importing",
+        "ingest",
+        "remember",
+        "recall",
+        "registry",
+        "quotes",
+        "answer",
+        "reporting",
+        "explain",
+        "survey",
+        "forget",
+        "steps",
+        "pipeline",
+        "schedule",
+    ),
     ("follower", "watch", "demo", "bench", "views", "terminal", "cli"),
 )
 
@@ -149,7 +173,7 @@ def test_heavy_libraries_are_imported_inside_functions(name: str) -> None:
 def test_only_the_named_modules_know_torch_and_chroma() -> None:
     torch_users = {name for name, path in modules().items() if any(i.partition(".")[0] == "torch" for i in imports(path, top_level=False))}
     chroma_users = {name for name, path in modules().items() if any(i.startswith("chromadb") for i in imports(path, top_level=False))}
-    assert torch_users <= {"models.hf", "models.micro", "models.plan", "train", "loop", "evaluate"}
+    assert torch_users <= {"models.hf", "models.reload", "models.micro", "models.plan", "train", "loop", "evaluate"}
     assert chroma_users == {"memory.chroma"}
 
 

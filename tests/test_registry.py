@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import time
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests import models
-from vaultllm import config, dataset, registry, rows, steps
+from vaultllm import config, dataset, lineage, registry, rows, steps
 from vaultllm.dataset import Dataset
-from vaultllm.errors import UsageError
+from vaultllm.errors import ModelError, UsageError
 from vaultllm.ledger import Ledger, NoteRow
 from vaultllm.schema import Progress, Run, Scene, Source, Turn
 
@@ -58,18 +59,76 @@ def test_only_what_is_not_worse_answers_and_it_can_be_taken_back(job: steps.Job)
     record = json.loads((job.workspace.runs / worse["run"] / "run.json").read_text(encoding="utf-8"))
     assert (record["promoted"], record["parent"], record["status"]) == (False, first["run"], "done")
 
-    # by hand one may; and one command takes it back, at once
-    assert registry.promote(job.workspace, job.ledger, worse["run"]) == first["run"]
-    begun = time.perf_counter()
+    # by hand one may, for a reason that is kept; and one command takes it back
+    with pytest.raises(UsageError, match=r"was refused: held-out notes cost .* --force --reason"):
+        registry.promote(job.workspace, job.ledger, worse["run"])
+    with pytest.raises(UsageError, match="--force wants a reason"):
+        registry.promote(job.workspace, job.ledger, worse["run"], "  ", force=True)
+    assert registry.current(job.workspace) == first["run"]
+    assert registry.promote(job.workspace, job.ledger, worse["run"], "she says  it\nsounds like me", force=True) == first["run"]
+    kept = json.loads((job.workspace.runs / worse["run"] / "run.json").read_text(encoding="utf-8"))
+    assert (kept["promoted"], kept["metrics"]["forced"]["reason"]) == (True, "she says it sounds like me")
+    assert kept["metrics"]["forced"]["refused"] == worse["reason"]
+    assert worse["reason"] in kept["reason"]
+    rows = {row["run"]: row for row in steps.runs(job)["descent"]}
+    assert (rows[worse["run"]]["decision"], rows[worse["run"]]["answers"], rows[worse["run"]]["parent"]) == ("forced", True, first["run"])
+    assert rows[first["run"]]["bpb_after"] == first["metrics"]["bpb_after"]
     assert registry.rollback(job.workspace, job.ledger) == (worse["run"], first["run"])
-    assert time.perf_counter() - begun < 1.0
     assert registry.rollback(job.workspace, job.ledger) == (first["run"], "")
     with pytest.raises(UsageError, match="nothing to roll back"):
         registry.rollback(job.workspace, job.ledger)
     registry.promote(job.workspace, job.ledger, first["run"])
     assert registry.check(job.workspace, job.ledger) == ""
+    assert first["metrics"]["reload"] == "equal"
+    _rollback_is_instant(job)
+    _only_what_was_trained_may_answer(job, first["run"])
     (job.workspace.runs / first["run"] / "adapter" / "adapter_model.safetensors").unlink()
     assert "vaultllm rollback" in registry.check(job.workspace, job.ledger)
+
+
+def _rollback_is_instant(job: steps.Job) -> None:
+    """In a process of its own, as a user runs it: under a second, and torch is not even imported."""
+    code = (
+        "import sys, time\nfrom vaultllm import cli\nbegun = time.process_time()\n"
+        "try:\n    cli.main(sys.argv[1:])\nexcept SystemExit as ended:\n    assert not ended.code, ended.code\n"
+        "assert time.process_time() - begun < 1.0\n"
+        "assert not {'torch', 'transformers', 'chromadb'} & set(sys.modules), sorted(sys.modules)\n"
+    )
+    run = registry.current(job.workspace)
+    arguments = ["--vault", str(job.workspace.vault), "--state", str(job.workspace.state), "--json", "rollback"]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"current": None, "before": run}
+    assert registry.promote(job.workspace, job.ledger, run) == ""
+
+
+def _only_what_was_trained_may_answer(job: steps.Job, run: str) -> None:
+    folder = job.workspace.runs / run
+    base = Path(job.workspace.settings.train.base)
+
+    def refused(path: Path, change: Any, match: str) -> None:
+        whole = path.read_bytes() if path.exists() else None
+        path.write_bytes(change(whole or b""))
+        with pytest.raises(ModelError, match=match):
+            registry.promote(job.workspace, job.ledger, run)
+        path.unlink() if whole is None else path.write_bytes(whole)
+
+    def first_logit_moved(data: bytes) -> bytes:
+        about = json.loads(data)
+        about["logits"][0] += 2e-5 * max(1.0, abs(about["logits"][0]))
+        return json.dumps(about).encode()
+
+    refused(folder / "reload.json", first_logit_moved, "does not say what it said")
+    refused(folder / "reload.json", lambda data: data[:-40], "cannot be read")
+    refused(folder / "reload.json", lambda data: data.replace(b'"ids": [', b'"ids": [7, '), "cuts text in another way")
+    refused(folder / "adapter" / "adapter_model.safetensors", lambda data: data[:-1] + bytes([data[-1] ^ 1]), "not what was written")
+    for name in ("tokenizer.json", "config.json", "chat_template.jinja", "model.safetensors"):
+        assert (base / name).is_file()
+        refused(base / name, lambda data: data + b" ", "another base|cannot be loaded")
+    assert registry.verify(job.workspace, registry._find(job.ledger, run)) == ""
+    (folder / "reload.json").rename(folder / "aside")  # an adapter from before this was recorded
+    assert "not recorded" in registry.verify(job.workspace, registry._find(job.ledger, run))
+    (folder / "aside").rename(folder / "reload.json")
 
 
 def test_a_run_that_is_not_done_cannot_answer(job: steps.Job) -> None:
@@ -164,7 +223,9 @@ def test_the_four_arms_never_recall_the_note_that_is_measured(job: steps.Job, mo
         assert owners[question] not in paths
 
 
-def test_a_ledger_that_was_made_anew_does_not_stop_the_gate_nor_leave_a_way_back_to_nothing(tmp_path: Path) -> None:
+def test_a_ledger_that_was_made_anew_does_not_stop_the_gate_nor_leave_a_way_back_to_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     workspace = config.init_workspace(_empty(tmp_path), str(tmp_path / "state"))
     workspace.current.write_text("20200101-lost\n", encoding="utf-8")
     with Ledger(workspace.ledger) as ledger:
@@ -175,6 +236,7 @@ def test_a_ledger_that_was_made_anew_does_not_stop_the_gate_nor_leave_a_way_back
         adapter = workspace.runs / run.id / "adapter"
         adapter.mkdir(parents=True)
         (adapter / "adapter_model.safetensors").write_bytes(b"")
+        monkeypatch.setattr(registry, "verify", lambda workspace, run: "")
         registry.promote(workspace, ledger, run.id)
         assert registry.rollback(workspace, ledger) == (run.id, "")
 
@@ -191,6 +253,65 @@ def test_an_edit_of_a_scene_that_stands_in_two_notes_is_new(tmp_path: Path) -> N
         scene = Scene("s", "new", "prose", "t", (), (turn,), Source("a.md", (1, 1)), "ru", "own")
         ledger.put_note(NoteRow("a.md", "A", 1, 2, 3, 4, "00", "1", "", ""), [rows.row(scene, ())])
         assert registry.new_scenes(workspace, ledger) == 1
+
+
+def finished(run_id: str, parent: str = "", **changed: Any) -> Run:
+    run = Run(run_id, "lora", "/bases/a", "", "d", {}, 0, parent, "done", {}, {}, f"2025-01-{run_id[-2:]}T00:00:00+00:00", True, "better")
+    return dataclasses.replace(run, **changed)
+
+
+def test_adapters_of_old_trainings_go_but_not_what_serves_nor_where_rollback_leads(tmp_path: Path) -> None:
+    workspace = config.init_workspace(_empty(tmp_path), str(tmp_path / "state"))
+    with Ledger(workspace.ledger) as ledger:
+        for number in range(1, 10):
+            run = finished(f"r{number:02}", promoted=number in (1, 2, 3, 4))
+            ledger.put_run(run)
+            adapter = workspace.runs / run.id / "adapter"
+            adapter.mkdir(parents=True)
+            (adapter / "adapter_model.safetensors").write_bytes(b"x")
+            registry._record(workspace, ledger, run)
+        workspace.current.write_text("r04\n", encoding="utf-8")
+        ledger.set("promotions", json.dumps(["", "r01", "r02", "r03"]))
+        ledger.put_run(finished("r10", status="interrupted"))
+        assert registry.prune(workspace, ledger, keep=2) == ["r01", "r05", "r06", "r07"]
+        left = [number for number in range(1, 10) if registry.has_adapter(workspace, f"r{number:02}")]
+        assert left == [2, 3, 4, 8, 9]
+        assert (workspace.runs / "r05" / "run.json").is_file()
+        assert not (workspace.runs / "r05" / "adapter").exists()
+        assert registry.prune(workspace, ledger, keep=2) == []
+        with pytest.raises(ModelError, match="is gone"):
+            registry.promote(workspace, ledger, "r01")
+        # somebody deleted one by hand: it is passed over, and the way ends at the base alone
+        (workspace.runs / "r03" / "adapter" / "adapter_model.safetensors").unlink()
+        assert registry.rollback(workspace, ledger) == ("r04", "r02")
+        assert registry.rollback(workspace, ledger) == ("r02", "")
+        with pytest.raises(UsageError, match="nothing to roll back"):
+            registry.rollback(workspace, ledger)
+
+
+def test_the_line_of_descent_is_flat_along_what_answered_and_branches_where_something_was_refused() -> None:
+    runs = [
+        finished("a01"),
+        finished("a02", "a01", promoted=False, reason="it got worse"),
+        finished("a03", "a01"),
+        finished("a04", "a03", promoted=False, reason=""),
+        finished("b05", "a03", base="/bases/b"),
+        finished("a06", "lost", status="failed", promoted=False),
+        finished("a07", "a02", metrics={"forced": {"reason": "x"}}),
+    ]
+    rows = lineage.descent(runs, "a03")
+    assert [(row["run"], row["depth"], row["last"]) for row in rows] == [
+        ("a06", 0, False), ("a01", 0, False), ("a02", 1, False), ("a07", 1, False), ("a03", 0, False), ("a04", 1, True), ("b05", 0, False)
+    ]  # fmt: skip
+    decided = {row["run"]: row["decision"] for row in rows}
+    assert decided == {
+        "a01": "promoted", "a02": "refused", "a03": "promoted", "a04": "not judged", "b05": "promoted", "a06": "failed", "a07": "forced"
+    }  # fmt: skip
+    assert [row["run"] for row in rows if row["answers"]] == ["a03"]
+    nights = [finished(f"n{number:04}", f"n{number - 1:04}" if number else "") for number in range(3000)]
+    chain = lineage.descent(nights, "")
+    assert [row["run"] for row in chain] == [run.id for run in nights]
+    assert {row["depth"] for row in chain} == {0}
 
 
 def _empty(root: Path) -> Path:

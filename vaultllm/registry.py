@@ -9,12 +9,14 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import json
+import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vaultllm import dataset as datasets
+from vaultllm import lineage
 from vaultllm.config import TrainSettings, Workspace
 from vaultllm.dataset import Dataset
 from vaultllm.errors import ModelError, UsageError, nearest
@@ -49,31 +51,97 @@ def _find(ledger: Ledger, run_id: str) -> Run:
     return runs[run_id]
 
 
-def promote(workspace: Workspace, ledger: Ledger, run_id: str, reason: str = "by hand") -> str:
-    """Let a finished run answer; returns the id of the one before it. Raises UsageError, ModelError."""
+def promote(workspace: Workspace, ledger: Ledger, run_id: str, reason: str = "", *, force: bool = False) -> str:
+    """Let a finished run answer, once its adapter is what was trained; returns the id of the one before it.
+
+    A run that the gate refused needs `force` and a `reason`, which is recorded beside the gate's. Raises UsageError,
+    ModelError (the adapter is gone, changed, not finite, of another base, or does not say what it said after training).
+    """
     run = _find(ledger, run_id)
+    reason = " ".join(reason.split())
     if run.status != "done":
         raise UsageError(f"run {run_id} is {run.status}, not done; only a finished run can answer")
-    if not (workspace.runs / run_id / "adapter" / "adapter_model.safetensors").is_file():
-        raise ModelError("the adapter of this run is gone; train again", path=str(workspace.runs / run_id))
+    if force and not reason:
+        raise UsageError('--force wants a reason, which is kept with the run: --reason "…"')
+    refused = lineage.refused(run)
+    if refused and not force:
+        raise UsageError(
+            f'run {run_id} was refused: {run.reason}; to let it answer all the same: vaultllm promote {run_id} --force --reason "…"'
+        )
+    verify(workspace, run)
+    if refused:
+        forced = {"reason": reason, "refused": run.reason, "at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds")}
+        run = dataclasses.replace(run, metrics=run.metrics | {"forced": forced}, reason=f"by force: {reason}; refused before: {run.reason}")
+    elif reason or not run.reason:
+        run = dataclasses.replace(run, reason=f"by hand: {reason}" if reason else "by hand")
+    return _let_answer(workspace, ledger, run)
+
+
+def _let_answer(workspace: Workspace, ledger: Ledger, run: Run) -> str:
     with ledger.transaction():  # a promotion by hand and one by a training that ends must not lose each other's history
         before = current(workspace)
-        if before != run_id:
+        if before != run.id:
             known = any(one.id == before for one in ledger.runs())  # else rollback would lead to nothing
             ledger.set("promotions", json.dumps([*_history(ledger), before if known else ""]))
-            _point(workspace, run_id)
-        _record(workspace, ledger, dataclasses.replace(run, promoted=True, reason=reason))
+            _point(workspace, run.id)
+        _record(workspace, ledger, dataclasses.replace(run, promoted=True))
     return before
 
 
+def verify(workspace: Workspace, run: Run) -> str:
+    """Load a run's adapter as answering would and compare it with what was trained; returns what could not be compared, or "".
+
+    Raises ModelError when it may not answer: gone, not the file that was written, not finite, its base, tokenizer or chat
+    template changed, other logits than at the end of its training.
+    """
+    folder = workspace.runs / run.id
+    if not has_adapter(workspace, run.id):
+        raise ModelError(f"the adapter of run {run.id} is gone (train.keep says how many are kept); train again", path=str(folder))
+    from vaultllm.models import hf, reload
+
+    return reload.check(hf.load(run.base, folder / "adapter"), folder)
+
+
+def has_adapter(workspace: Workspace, run_id: str) -> bool:
+    """Whether the weights of a run are still there."""
+    return (workspace.runs / run_id / "adapter" / "adapter_model.safetensors").is_file()
+
+
+def prune(workspace: Workspace, ledger: Ledger, keep: int) -> list[str]:
+    """Delete adapters that nobody needs; returns the ids of their runs, whose records stay.
+
+    Kept are those of the newest `keep` finished runs, of the one that answers, and of the last `keep` that `rollback` leads to;
+    beyond these it leads to the base alone.
+    """
+    with ledger.transaction():
+        history = _history(ledger)
+        way_back = history[-keep:]
+        if len(way_back) < len(history):
+            way_back = ["", *way_back] if way_back[0] else way_back
+            ledger.set("promotions", json.dumps(way_back))
+    gone = []
+    for run_id in lineage.spare(ledger.runs(), keep, {current(workspace), *way_back}):
+        adapter = workspace.runs / run_id / "adapter"
+        if adapter.is_dir():
+            (adapter / "adapter_model.safetensors").unlink(missing_ok=True)  # first: what is left is known to be no adapter
+            shutil.rmtree(adapter, ignore_errors=True)
+            gone.append(run_id)
+    return gone
+
+
 def rollback(workspace: Workspace, ledger: Ledger) -> tuple[str, str]:
-    """Let the run before the current one answer again; returns (the one that answered, the one that answers now)."""
+    """Let the run before the current one answer again; returns (the one that answered, the one that answers now).
+
+    A run whose adapter is gone is passed over. Loads no model: it is a matter of milliseconds.
+    """
     with ledger.transaction():
         history = _history(ledger)
         before = current(workspace)
         if not before or not history:
             raise UsageError("there is nothing to roll back: no run answers; see: vaultllm runs")
         now = history.pop()
+        while now and not has_adapter(workspace, now):
+            now = history.pop() if history else ""
         ledger.set("promotions", json.dumps(history))
         _point(workspace, now)
     return before, now
@@ -116,7 +184,7 @@ def check(workspace: Workspace, ledger: Ledger) -> str:
     known = {run.id: run for run in ledger.runs()}
     if run_id not in known:
         return f"`current` names run {run_id}, which the ledger does not know; mend: vaultllm train, or promote one of: vaultllm runs"
-    if not (workspace.runs / run_id / "adapter" / "adapter_model.safetensors").is_file():
+    if not has_adapter(workspace, run_id):
         return f"the adapter of run {run_id} is gone; mend: vaultllm rollback"
     base = Path(known[run_id].base)
     if base.is_absolute() and not (base / "config.json").is_file():
@@ -259,6 +327,7 @@ def train(
         _record(workspace, ledger, run)  # trained, but not yet compared: a kill from here on costs only the comparison
         try:
             promoted, reason = _gate(workspace, ledger, run, built, metrics, progress)
+            promoted, reason = _reloaded(workspace, run, metrics, promoted, reason)
             metrics["arms"] = arms(workspace, ledger, run, built, progress)
         except KeyboardInterrupt:
             _record(workspace, ledger, dataclasses.replace(run, status="interrupted", reason=stopped))
@@ -269,7 +338,8 @@ def train(
     run = dataclasses.replace(run, status="done", metrics=metrics, reason=reason if gate else "")
     _record(workspace, ledger, run)
     if promoted:
-        promote(workspace, ledger, run.id, reason)
+        _let_answer(workspace, ledger, run)
+    prune(workspace, ledger, settings.keep)
     metrics["seconds_all"] = round(time.monotonic() - began, 1)
     return {
         "run": run.id,
@@ -320,7 +390,7 @@ def _gate(workspace: Workspace, ledger: Ledger, run: Run, built: Dataset, metric
     before, after = metrics["bpb_before"], metrics["bpb_after"]
     if before is None or after is None:
         metrics["bpb_current"] = None
-        return False, "not enough to decide: no held-out note; it was kept but does not answer (vaultllm promote ID)"
+        return False, "not enough to decide: no held-out note; it was kept but does not answer (vaultllm promote ID --force --reason …)"
     serving_id = current(workspace)
     if not any(one.id == serving_id for one in ledger.runs()):  # none, or one that the ledger lost: nothing to compare with
         metrics["bpb_current"] = None
@@ -345,6 +415,19 @@ def _gate(workspace: Workspace, ledger: Ledger, run: Run, built: Dataset, metric
     metrics["bpb_current"] = costs[0]
     words = f"held-out notes cost {costs[1]:.3f} bits per byte, {costs[0]:.3f} with the run that answered"
     return costs[1] <= costs[0], words if costs[1] <= costs[0] else words + ": it got worse"
+
+
+def _reloaded(workspace: Workspace, run: Run, metrics: dict[str, Any], promoted: bool, reason: str) -> tuple[bool, str]:
+    """The gate's verdict, but that no adapter answers which is not what was trained. Writes `reload` into the metrics."""
+    if not promoted:
+        return promoted, reason
+    try:
+        skipped = verify(workspace, run)
+    except ModelError as error:
+        metrics["reload"] = error.message
+        return False, f"the new adapter cannot be used: {error.message}"
+    metrics["reload"] = f"not compared: {skipped}" if skipped else "equal"
+    return promoted, reason
 
 
 def _sample(examples: Sequence[Example], most: int) -> list[Example]:

@@ -27,6 +27,7 @@ from vaultllm.text import nfc
 
 if TYPE_CHECKING:
     from vaultllm.dataset import Dataset
+    from vaultllm.memory.rephrase import Rephraser
     from vaultllm.memory.rerank import Judge
 
 
@@ -62,6 +63,13 @@ class Job:
         from vaultllm import registry
 
         return registry.judge(self.workspace, self.ledger)
+
+    @functools.cached_property
+    def rephraser(self) -> Rephraser | None:
+        """Who writes what else to look for, as `memory.rewrite` says; kept, for it remembers what it wrote."""
+        from vaultllm import answer
+
+        return answer.rephraser(self.workspace, self.ledger)
 
     def close(self) -> None:
         """Close the ledger."""
@@ -246,12 +254,15 @@ def search(
     from vaultllm import recall
 
     started = time.perf_counter()
-    found = recall.find(job.ledger, job.workspace.memory, job.workspace.settings.memory, query, k, judge=job.judge)
+    memory = job.workspace.settings.memory
+    found = recall.find(job.ledger, job.workspace.memory, memory, query, k, judge=job.judge, rephraser=job.rephraser)
     return {
         "query": query,
         "hits": [_hit(hit) for hit in found.hits],
         "confidence": round(found.confidence, 4),
         "answerable": found.answerable,
+        "rewritten": [one.text for one in found.rephrased.queries],
+        "notice": found.rephrased.notice,
         "seconds": round(time.perf_counter() - started, 3),
     }
 
@@ -403,17 +414,24 @@ def retrain(
 
 def runs(job: Job) -> dict[str, Any]:
     """The trainings, oldest first, and which one answers."""
-    from vaultllm import registry
+    from vaultllm import lineage, registry
 
-    return {"runs": [to_dict(run) for run in job.ledger.runs()], "current": registry.current(job.workspace) or None}
+    found, current = job.ledger.runs(), registry.current(job.workspace)
+    records = [{**to_dict(run), "decision": lineage.decision(run), "adapter": registry.has_adapter(job.workspace, run.id)} for run in found]
+    return {"runs": records, "current": current or None, "descent": lineage.descent(found, current)}
 
 
-def promote(job: Job, run: Annotated[str, typer.Argument(help="Id of the run that shall answer.")]) -> dict[str, Any]:
-    """Let this run answer from now on."""
+def promote(
+    job: Job,
+    run: Annotated[str, typer.Argument(help="Id of the run that shall answer.")],
+    force: Annotated[bool, typer.Option("--force", help="Also if the gate refused it; wants --reason.")] = False,
+    reason: Annotated[str, typer.Option("--reason", help="Why; kept with the run.")] = "",
+) -> dict[str, Any]:
+    """Let this run answer from now on, if its adapter is what was trained. One that was refused wants --force and --reason."""
     from vaultllm import registry
 
     with job.lock():
-        before = registry.promote(job.workspace, job.ledger, run)
+        before = registry.promote(job.workspace, job.ledger, run, reason, force=force)
     return {"current": run, "before": before or None}
 
 

@@ -28,7 +28,7 @@ from vaultllm.dataset import Dataset
 from vaultllm.errors import DataError
 from vaultllm.evaluate import Score, Window
 from vaultllm.loop import Data, Job, Log, Pace, newest, run
-from vaultllm.models import hf
+from vaultllm.models import hf, reload
 from vaultllm.schema import Example, Progress, Report
 
 BATCH = 8
@@ -87,6 +87,7 @@ def train_lora(
     step = run(model, job, checkpoint)
 
     adapter = _save_adapter(model, run_folder, {"base": base, "base_sha": base_sha, "dataset": dataset.id})
+    reload.record(model, loaded.tokenizer, run_folder)
     after = evaluate.score(
         model,
         loaded.tokenizer,

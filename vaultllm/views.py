@@ -260,7 +260,11 @@ def train(result: Result) -> RenderableType:
         Text(
             f"{tokens['learnt']:,} tokens learnt, {tokens['context']:,} read as context, {metrics['tokens_per_s']:,.0f} tokens/s, "
             f"{metrics['seconds']:.0f} s, {metrics['peak_rss_mb']:,} MB\nloss curve  {result['plot']}\nadapter     {result['adapter']}\n"
-            + ("undo        vaultllm rollback" if result["promoted"] else f"use it all the same: vaultllm promote {result['run']}")
+            + (
+                "undo        vaultllm rollback"
+                if result["promoted"]
+                else f'use it all the same: vaultllm promote {result["run"]} --force --reason "…"'
+            )
         )
     )
     return Group(*parts)
@@ -284,16 +288,24 @@ def arm_rows(arms: Result) -> list[tuple[str, str]]:
 
 
 def runs(result: Result) -> RenderableType:
-    """The registry."""
+    """The line of descent: what answered one after the other is one line, what was refused hangs on the run it wanted to follow."""
     if not result["runs"]:
         return Text("no run yet; start one with: vaultllm train")
-    rows = []
-    for run in result["runs"]:
-        metrics = run["metrics"]
-        before, after = metrics.get("bpb_before"), metrics.get("bpb_after")
+    rows: list[tuple[Any, ...]] = []
+    base = None
+    kept = {run["id"] for run in result["runs"] if run["adapter"]}
+    for row in result["descent"]:
+        if row["base"] != base:
+            base = row["base"]
+            rows.append((row["base_name"], "", "", "", ""))
+        branch = "│  " * (row["depth"] - 1) + ("└─" if row["last"] else "├─") if row["depth"] else ""
+        mark = "●" if row["decision"] in ("promoted", "forced") else "○"
+        before, after = row["bpb_before"], row["bpb_after"]
         bits = f"{before:.3f} → {after:.3f}" if before is not None and after is not None else ""
-        rows.append(("*" if run["id"] == result["current"] else "", run["id"], run["status"], bits, run["reason"]))
-    return table("", "run", "status", "bits per byte", "why", rows=rows)
+        decided = "answers" if row["answers"] else row["decision"]
+        gone = "" if row["run"] in kept or row["decision"] in ("running", "failed", "interrupted") else " (adapter removed)"
+        rows.append((f"{branch}{mark} {row['run']}", decided + gone, bits, row["dataset"][:8], row["reason"]))
+    return table("base and runs", "decision", "bits per byte", "dataset", "why", rows=rows)
 
 
 def promoted(result: Result) -> RenderableType:
