@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vaultllm import text
-from vaultllm.memory import expand, spelling
+from vaultllm.memory import embed, expand, spelling
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "vault_example"
 
@@ -255,8 +255,8 @@ def test_a_question_of_unknown_words_is_expanded_in_milliseconds(example: Words)
 
 def test_neighbours_are_the_words_above_the_threshold_best_first() -> None:
     words = ["вода", "река", "хлеб", "ноль", "ручей"]
-    vectors = np.array([[2, 0], [1, 1], [0, 3], [0, 0], [5, 1]], np.float32)
-    found = expand.neighbours(words, vectors, np.array([1, 0], np.float32))
+    vectors = embed.unit(np.array([[2, 0], [1, 1], [0, 3], [0, 0], [5, 1]], np.float32))
+    found = expand.neighbours(words, vectors, np.array([7, 0], np.float32))
     assert [word for word, _ in found] == ["вода", "ручей", "река"]
     assert found[0][1] == pytest.approx(1.0)
     assert [word for word, _ in expand.neighbours(words, vectors, np.array([1, 0], np.float32), most=1)] == ["вода"]

@@ -20,12 +20,13 @@ from typing import TYPE_CHECKING
 
 from vaultllm import prompts, quotes, render
 from vaultllm.config import Workspace
-from vaultllm.errors import DataError, VaultllmError
+from vaultllm.errors import DataError, ModelError, VaultllmError
 from vaultllm.ledger import Ledger
 from vaultllm.schema import Answer, Citation, Conversation, Hit, Message, Note, Progress, Report, Scene, to_dict
 from vaultllm.text import is_json, language, sentences, sha, stems
 
 if TYPE_CHECKING:
+    from vaultllm.memory.rephrase import Rephraser
     from vaultllm.models.hf import Loaded
 
 Stream = Callable[[str], None]
@@ -178,7 +179,7 @@ def _answer(
     began = perf_counter()
     created = dt.datetime.now().astimezone().isoformat(timespec="seconds")
     progress(Progress("remembering", 0.0))
-    hits, speaks = _recall(workspace, ledger, question, note, without)
+    hits, speaks = _recall(workspace, ledger, question, history, note, without, progress)
     source = quotes.Sources(workspace)
     found = quotes.choose(question, hits, source) if speaks else []
     hits = hits if speaks else []  # the model is told what the reader is: there is nothing
@@ -191,7 +192,37 @@ def _answer(
     return Answer(question, said.text, said.capable, tuple(sources), said.model, said.run, said.prompt_sha, created, perf_counter() - began)
 
 
-def _recall(workspace: Workspace, ledger: Ledger, question: str, note: str | None, without: str | None) -> tuple[list[Hit], bool]:
+def rephraser(workspace: Workspace, ledger: Ledger) -> Rephraser | None:
+    """Who writes what else to look for, as `memory.rewrite` says; None: nobody. The model is loaded with the first question.
+
+    That there is no model, or only the micro one, which cannot do it, is said with each search and is no error: words go on answering.
+    """
+    kind = workspace.settings.memory.rewrite
+    if not kind:
+        return None
+    from vaultllm import registry
+    from vaultllm.memory import rephrase
+
+    def load() -> Loaded:
+        served = registry.serving(workspace, ledger)
+        if served is None:
+            raise ModelError("there is no model yet that could write; train one, or set train.base")
+        if (Path(served[0]) / "micro.json").is_file():
+            raise ModelError("the micro model cannot write questions; set train.base to a larger one, or empty memory.rewrite")
+        return _load(*served[:2])
+
+    return rephrase.Rephraser(kind, rephrase.Model(load))
+
+
+def _recall(
+    workspace: Workspace,
+    ledger: Ledger,
+    question: str,
+    history: Sequence[Message],
+    note: str | None,
+    without: str | None,
+    progress: Report,
+) -> tuple[list[Hit], bool]:
     """The best scenes, those of `note` first, best first within each, never text that we wrote; and whether they speak of the question.
 
     Of a note that is named it need not be asked whether it does: the user says so.
@@ -207,7 +238,12 @@ def _recall(workspace: Workspace, ledger: Ledger, question: str, note: str | Non
         return scene.source.path == note
 
     judge = registry.judge(workspace, ledger)
-    found = recall.find(ledger, workspace.memory, settings, question, k, allow=elsewhere, plain=True, judge=judge)
+    writer = rephraser(workspace, ledger)
+    if writer is not None:
+        writer = writer.after(history)
+    found = recall.find(ledger, workspace.memory, settings, question, k, allow=elsewhere, plain=True, judge=judge, rephraser=writer)
+    if found.rephrased.notice:
+        progress(Progress(found.rephrased.notice, 0.1))
     if note is None:
         return found.hits, found.answerable or not found.measured or found.confidence >= DOUBTED
     first = recall.recall(ledger, workspace.memory, settings, question, k, allow=here, plain=True)

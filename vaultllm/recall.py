@@ -21,7 +21,7 @@ from vaultllm import remember
 from vaultllm.config import MemorySettings
 from vaultllm.errors import LockedError, VaultllmError
 from vaultllm.ledger import Ledger
-from vaultllm.memory import answerable, expand, live, query, rerank, resonance
+from vaultllm.memory import answerable, expand, live, query, rephrase, rerank, resonance
 from vaultllm.memory.vectors import MemoryBroken, Store
 from vaultllm.memory.words import Leg
 from vaultllm.schema import Hit, Scene
@@ -60,6 +60,8 @@ class Found:
     """Whether that is enough; else nothing in the vault speaks of it."""
     measured: bool
     """Whether that was learnt from this vault; else weights that fit any serve."""
+    rephrased: rephrase.Rephrased = rephrase.NOTHING
+    """What was looked for beside the question, or why nothing was."""
 
 
 def recall(
@@ -97,17 +99,22 @@ def find(
     today: date | None = None,
     plain: bool = False,
     judge: rerank.Judge | None = None,
+    rephraser: rephrase.Rephraser | None = None,
 ) -> Found:
-    """As `recall`, and whether the vault speaks of the question at all. `judge` puts the best in its own order."""
+    """As `recall`, and whether the vault speaks of the question at all: of the question as it was asked, whatever else is looked for.
+
+    `judge` puts the best in its own order, `rephraser` says what else to look for.
+    """
     if k < 1:
         return Found([], 0.0, False, False)
     asked = _asked(question, today, plain)
-    found = _ranked(ledger, folder, settings, asked, max(CANDIDATES, 10 * k), "auto", judge)
+    rephrased = rephraser.rephrase(asked.text) if rephraser is not None else rephrase.NOTHING
+    found = _ranked(ledger, folder, settings, asked, max(CANDIDATES, 10 * k), "auto", judge, rephrased.queries)
     hits = _hits(ledger, found, k, allow, settings.diversity)
     shown = {hit.scene.id for hit in hits}
     calibration = _calibration(ledger)
     sure = _confidence(ledger, calibration, asked, [one for one in found if one.stored.passage.scene in shown])
-    return Found(hits, sure, answerable.speaks(calibration, sure), calibration.is_measured)
+    return Found(hits, sure, answerable.speaks(calibration, sure), calibration.is_measured, rephrased)
 
 
 def confidence(
@@ -154,17 +161,28 @@ def ranked(
     today: date | None = None,
     plain: bool = False,
     judge: rerank.Judge | None = None,
+    rephraser: rephrase.Rephraser | None = None,
 ) -> list[Ranked]:
-    """The best passages for a question, best first, at most `most`; the arguments are those of `recall`."""
-    return _ranked(ledger, folder, settings, _asked(question, today, plain), most, dense, judge)
+    """The best passages for a question, best first, at most `most`; the arguments are those of `recall` and `find`."""
+    asked = _asked(question, today, plain)
+    queries = rephraser.rephrase(asked.text).queries if rephraser is not None else ()
+    return _ranked(ledger, folder, settings, asked, most, dense, judge, queries)
 
 
 def _ranked(
-    ledger: Ledger, folder: Path, settings: MemorySettings, asked: query.Query, most: int, dense: Dense, judge: rerank.Judge | None
+    ledger: Ledger,
+    folder: Path,
+    settings: MemorySettings,
+    asked: query.Query,
+    most: int,
+    dense: Dense,
+    judge: rerank.Judge | None,
+    queries: Sequence[rephrase.Query] = (),
 ) -> list[Ranked]:
     pool = max(POOL, most)
     cosines: dict[int, float] = {}
     parts = _legs(ledger, folder, settings, asked.text, pool, dense, cosines)
+    _join(parts, [(one.weight, _legs(ledger, folder, one.leaning(settings), one.text, pool, dense, {})) for one in queries])
     if asked.when is not None and settings.time:
         for slot in ledger.dated(asked.when.first.isoformat(), asked.when.last.isoformat() + "~", pool):
             parts[slot]["time"] = settings.time
@@ -199,9 +217,10 @@ def _legs(
     legs: dict[str, tuple[float, dict[int, float]]] = {}
     if settings.words or settings.grams:
         also = {variant.word: variant.weight for _, variants in expand.expand(said, ledger.index) for variant in variants}
+        alike = _synonyms(ledger, folder, settings, said) | also
         for name, weight, search in (("words", settings.words, ledger.index.stems), ("grams", settings.grams, ledger.index.grams)):
             if weight:
-                legs[name] = (weight, _relative(search(said, settings.k1, settings.b, also), most))
+                legs[name] = (weight, _relative(search(said, settings.k1, settings.b, alike if name == "words" else also), most))
     seen = {slot for _, found in legs.values() for slot in found}
     if settings.dense and (near := _cosines(ledger, folder, settings, said, most, seen, dense)) is not None:
         legs["dense"] = (settings.dense, _relative(near, len(near.slots)))
@@ -212,6 +231,31 @@ def _legs(
         for slot, score in found.items():
             parts[slot][name] = weight / whole * score
     return parts
+
+
+def _join(parts: defaultdict[int, dict[str, float]], others: Sequence[tuple[float, Mapping[int, dict[str, float]]]]) -> None:
+    """Add what other queries found: a passage counts what its best query says of it, times that query's weight (CombMAX, Fox & Shaw 1994).
+
+    Not their sum: each part of a question asks for a passage of its own, and the one that a little of each fits is not it.
+    """
+    own = {slot: sum(why.values()) for slot, why in parts.items()}
+    for weight, found in others:
+        for slot, why in found.items():
+            more = weight * sum(why.values()) - own.get(slot, 0.0)
+            if more > 0:
+                parts[slot]["rewrite"] = max(more, parts[slot].get("rewrite", 0.0))
+
+
+def _synonyms(ledger: Ledger, folder: Path, settings: MemorySettings, said: str) -> dict[str, float]:
+    """Words that the vault uses where it uses the question's, and what they count; {} where its own embedder does not answer."""
+    about = remember.fitted(ledger) if settings.synonyms else None
+    if about is None or about["spec"] != "vault":
+        return {}
+    try:
+        found = expand.synonyms(said, ledger.index, live.embedder(about, folder))
+    except (ValueError, VaultllmError):  # as in `_cosines`
+        return {}
+    return {word: settings.synonyms * cosine for word, cosine in found.items()}
 
 
 def _relative(leg: Leg, most: int) -> dict[int, float]:

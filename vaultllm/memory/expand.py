@@ -12,9 +12,9 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from vaultllm import edits
+from vaultllm import edits, keywords
 from vaultllm.memory import spelling
-from vaultllm.text import WORD, fold, stem
+from vaultllm.text import WORD, fold, stem, word_grams
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,6 +26,10 @@ _MOST_TYPED = 100  # words of a question: what is longer was pasted
 _SIMILAR = 16  # words that share most 4-grams, which are then compared letter by letter
 _LONGEST = 40  # letters: longer words are addresses and keys
 _SHORT = 5  # letters: in words up to here one slip may leave no 4-gram whole, so all words a slip away are tried
+MOST_ASKED, MOST_SYNONYMS = 12, 3  # words of a question, and synonyms of each
+MOST_LEXICON = 20_000  # words of the vault that may be synonyms: 20 MB of vectors
+LEAST_COSINE = 0.6
+_NEAREST = 40  # neighbours that are looked at: the nearest are other forms of the word itself
 _MORE = 8  # a slip of a word that the vault has (rarely) must stand in so many times as many passages
 
 
@@ -150,18 +154,75 @@ def parts(word: str, vocabulary: Vocabulary) -> list[Variant]:
     return [Variant(piece, _PART, "part") for piece in pieces if len(piece) > 1 and _seen(piece, vocabulary)]
 
 
+class Lexicon(Protocol):
+    """The words of the vault, by how often they stand in it."""
+
+    def frequent(self, most: int, /) -> list[str]:
+        """At most so many folded words that stand in two passages or more, the most frequent first."""
+
+
+class Embedder(Protocol):
+    """What makes vectors of words (`embed.VaultEmbedder`)."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes whenever the vectors would."""
+
+    def embed(self, texts: Sequence[str], query: bool = False) -> np.ndarray:
+        """(n, d) float32, unit rows, or zero rows."""
+
+
+def synonyms(text: str, lexicon: Lexicon, embedder: Embedder, least: float = LEAST_COSINE) -> dict[str, float]:
+    """Words that the vault uses where it uses a word of the question -> their cosine with it, at least `least`.
+
+    At most `MOST_SYNONYMS` for each word; {} for a question of more than `MOST_ASKED` words that say something: they say enough. A
+    word that shares a 4-gram with the question's is none: that leg finds it anyway, and its vector, made of letters too, is near
+    whatever it means. They are no dictionary's synonyms: what is used together is near (flour and leaven).
+    """
+    asked = [word for word in dict.fromkeys(map(fold, WORD.findall(text))) if _means(word)]
+    if not asked or len(asked) > MOST_ASKED:
+        return {}
+    words, vectors = _vectors(lexicon, embedder)
+    found: dict[str, float] = {}
+    for word, vector in zip(asked, embedder.embed(asked), strict=True):
+        grams = set(word_grams(word))
+        near = neighbours(words, vectors, vector, _NEAREST, least)
+        others = [(other, cosine) for other, cosine in near if other not in asked and grams.isdisjoint(word_grams(other))]
+        for other, cosine in others[:MOST_SYNONYMS]:
+            found[other] = max(found.get(other, 0.0), cosine)
+    return found
+
+
 def neighbours(words: Sequence[str], vectors: np.ndarray, vector: np.ndarray, most: int = 5, least: float = 0.6) -> list[tuple[str, float]]:
     """The words whose vectors lie nearest to one, with their cosines, best first; those below `least` are no synonyms.
 
-    `words`: n of them; `vectors`: (n, d), a row each; `vector`: (d,). Lengths do not matter; zero vectors have no neighbours.
+    `words`: n of them; `vectors`: (n, d), a unit row each, or a zero row, which has no neighbours; `vector`: (d,), of any length.
     """
     import numpy as np
 
-    lengths = np.linalg.norm(vectors, axis=1) * np.linalg.norm(vector)
-    cosines = np.divide(vectors @ vector, lengths, out=np.zeros(len(words), dtype=np.float64), where=lengths > 0)
-    near = np.flatnonzero((cosines >= least) & (lengths > 0))
+    length = float(np.linalg.norm(vector))
+    cosines = vectors @ (vector / length) if length > 0 else np.zeros(len(words))
+    near = np.flatnonzero(cosines >= max(least, 1e-6))
     order = near[np.argsort(-cosines[near], kind="stable")][:most]
     return [(words[place], float(cosines[place])) for place in order]
+
+
+def _means(word: str) -> bool:
+    """Whether a folded word may have synonyms: no figure, tag, part of code, or word that says little."""
+    return 3 <= len(word) <= _LONGEST and not any(char.isdecimal() or char in "_#" for char in word) and not keywords.is_common(word)
+
+
+_known: tuple[str, list[str], np.ndarray] | None = None  # of the embedder that was asked last: one vault is asked at a time
+
+
+def _vectors(lexicon: Lexicon, embedder: Embedder) -> tuple[list[str], np.ndarray]:
+    """The vault's words that mean something, and their vectors; kept until another embedder, which is fitted when the vault has grown."""
+    global _known
+    kept = _known
+    if kept is None or kept[0] != embedder.fingerprint:
+        words = [word for word in lexicon.frequent(MOST_LEXICON) if _means(word)]
+        _known = kept = (embedder.fingerprint, words, embedder.embed(words))
+    return kept[1], kept[2]
 
 
 def _seen(word: str, vocabulary: Vocabulary) -> int:

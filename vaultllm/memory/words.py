@@ -234,11 +234,58 @@ class Index:
         np.maximum.at(weights, at, most)
         return self._bm25(distinct, weights, "grams", MOST_GRAMS, k1, b)
 
+    def slots(self) -> np.ndarray:
+        """The slots of all passages, (n,) int64, rising."""
+        import numpy as np
+
+        self._read()
+        return np.sort(self._documents.slots)
+
+    def holding(self, words: Iterable[str]) -> np.ndarray:
+        """Slots of the passages that hold all of these folded words, (n,) int64, rising; without words all passages."""
+        import numpy as np
+
+        said, _ = self._read()
+        kept = np.ones(len(self._documents.slots), bool)
+        for key in word_keys(list(dict.fromkeys(words))):
+            kept &= self._holding(said, np.array([key]))
+        return np.sort(self._documents.slots[kept])
+
+    def tagged(self, tag: str) -> np.ndarray:
+        """Slots of the passages whose context names a folded tag (without `#`) or one below it, (n,) int64, rising.
+
+        Not those where the tag is too long to be a word of the index, or is none as Obsidian knows them (`two words`, `a#b`).
+        """
+        import numpy as np
+
+        said, _ = self._read()
+        if "\n" in tag:  # what parts the words of the vocabulary is in none
+            return np.zeros(0, np.int64)
+        sought = f"\n#{tag}".encode("utf-8", "surrogatepass")
+        found: set[str] = set()
+        for (spelled,) in self.db.execute("SELECT words FROM vocabulary"):
+            every = b"\n" + spelled + b"\n"
+            at = every.find(sought)
+            while at >= 0:
+                end = at + len(sought)
+                if every[end : end + 1] in (b"\n", b"/"):
+                    found.update(_spelled(every[at + 1 : every.index(b"\n", end)]))
+                at = every.find(sought, end)
+        return np.sort(self._documents.slots[self._holding(said, word_keys(list(found)))])
+
+    def _holding(self, said: postings.Reader, keys: np.ndarray) -> np.ndarray:
+        """Of each document whether it holds one of these words: (n,) bool."""
+        import numpy as np
+
+        rows = self._documents.rows(said.lists(keys)[1])
+        held = np.zeros(len(self._documents.slots), bool)
+        held[rows[rows >= 0]] = True
+        return held
+
     def holders(self, word: str) -> list[int]:
         """Slots of the passages that hold this folded word."""
-        said, _ = self._read()
-        rows = self._documents.rows(said.lists(word_keys([word]))[1])
-        return sorted(set(self._documents.slots[rows[rows >= 0]].tolist()))
+        found: list[int] = self.holding([word]).tolist()
+        return found
 
     def rare(self, words: Iterable[str], most: int) -> dict[str, list[int]]:
         """Of these folded words those that at most so many passages hold, and their slots."""
@@ -272,9 +319,21 @@ class Index:
                 alike.append((words[key], 2 * common / (len(keys) + grams), int(held)))
         return sorted(alike, key=lambda one: (-one[1], -one[2], one[0]))[:most]
 
+    def frequent(self, most: int) -> list[str]:
+        """At most so many words that stand in two passages or more, the most frequent first; what is gone may count until it is merged."""
+        import numpy as np
+
+        said, _ = self._read()
+        keys = self._vocabulary()
+        held = said.counts(keys)
+        order = np.lexsort((keys, -held))
+        chosen = keys[order[held[order] > 1][:most]]
+        words = self._words(chosen)
+        return [words[key] for key in chosen.tolist() if key in words]
+
     def df(self, word: str) -> int:
         """How many passages hold this folded word."""
-        return len(self.holders(word))
+        return len(self.holding([word]))
 
     def stem_df(self, stem: str) -> int:
         """How many passages hold a word with this stem."""
