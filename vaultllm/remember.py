@@ -20,8 +20,8 @@ from filelock import FileLock, Timeout
 from vaultllm.config import MemorySettings
 from vaultllm.errors import LockedError, VaultError, VaultllmError
 from vaultllm.ledger import Ledger
-from vaultllm.memory import answerable, live, server
-from vaultllm.memory.live import LIVE, NEXT, described, embedder_folder, fitted, opened
+from vaultllm.memory import answerable, fusion, live, server
+from vaultllm.memory.live import LIVE, NEXT, embedder_folder, fitted, opened
 from vaultllm.memory.scan import INT8
 from vaultllm.memory.vectors import Memory, MemoryBroken, Records, Store
 from vaultllm.schema import Progress, Report, silent
@@ -102,8 +102,14 @@ def refresh(
             ledger.set(NEXT, "null")
         _sweep(ledger, folder)
         if done["refitted"] and not background and (learn or counts["passages"] <= live.LEARN_AT_ONCE):
-            _calibrate(ledger, folder, progress)
+            _calibrate(ledger, folder, settings, progress)
     return {**done, "embedder": described(ledger)}
+
+
+def described(ledger: Ledger) -> dict[str, Any] | None:
+    """`live.described`, and `fusion` (`fusion.described`): what each leg was found to count beside these vectors."""
+    about = live.described(ledger)
+    return about and {**about, "fusion": fusion.described(ledger, about["fingerprint"])}
 
 
 def owed(ledger: Ledger, settings: MemorySettings, *, base: str = "", learn: bool = False) -> bool:
@@ -164,17 +170,19 @@ def _follow(ledger: Ledger, folder: Path, settings: MemorySettings, progress: Re
         except server.MemoryAway as error:
             switch()
             done["away"] = str(error)
-    _calibrate(ledger, folder, progress)
+    _calibrate(ledger, folder, settings, progress)
     return {**done, "refitted": True, "embedded": embedded}
 
 
-def _calibrate(ledger: Ledger, folder: Path, progress: Report) -> None:
-    """Learn anew, for the vectors that answer now, when the memory may say that nothing speaks of a question."""
+def _calibrate(ledger: Ledger, folder: Path, settings: MemorySettings, progress: Report) -> None:
+    """Learn anew, for the vectors that answer now, what each leg counts and when nothing speaks of a question."""
     about = fitted(ledger)
     with suppress(VaultllmError, ValueError):  # without the embedder the weights that fit any vault serve
         if about is not None:
-            found = answerable.fit(ledger, opened(ledger, folder), about["fingerprint"], progress=progress)
-            answerable.save(ledger, found)
+            chosen, name = opened(ledger, folder), about["fingerprint"]
+            answerable.save(ledger, answerable.fit(ledger, chosen, name, progress=progress))
+            made = (about["verdict"] or {}).get("kept", "lsa") if about["spec"] == "vault" else ""
+            fusion.save(ledger, fusion.fit(ledger, chosen, name, settings, made=made, progress=progress))
 
 
 def _sweep(ledger: Ledger, folder: Path, *, held: bool = False) -> None:

@@ -17,6 +17,7 @@ from vaultllm import recall
 from vaultllm.config import MemorySettings
 from vaultllm.ledger import Ledger
 from vaultllm.memory import measures, resonance
+from vaultllm.memory.rephrase import Rephraser
 
 By = Literal["uid", "path"]
 Scores = dict[str, float]
@@ -41,16 +42,25 @@ class Asked:
     """How sure the memory is that the vault speaks of it, 0..1 (`memory/answerable.py`)."""
 
 
-def ask(ledger: Ledger, folder: Path, settings: MemorySettings, question: str, by: By, depth: int, without: Collection[str] = ()) -> Asked:
+def ask(
+    ledger: Ledger,
+    folder: Path,
+    settings: MemorySettings,
+    question: str,
+    by: By,
+    depth: int,
+    without: Collection[str] = (),
+    rephraser: Rephraser | None = None,
+) -> Asked:
     """The first `depth` units for a question; passages of the notes `without` (paths) are passed over."""
     wanted = max(recall.CANDIDATES, 10 * depth)
     began = time.perf_counter()
-    found = recall.ranked(ledger, folder, settings, question, wanted, plain=True)
+    found = recall.ranked(ledger, folder, settings, question, wanted, plain=True, rephraser=rephraser)
     seconds = time.perf_counter() - began
     sure, _ = recall.confidence(ledger, question, [one for one in found if one.stored.path not in without], plain=True)
     while len(ranking := measures.first(units(found, by, without), depth)) < depth and len(found) >= wanted and wanted < MOST:
         wanted = min(2 * wanted, MOST)
-        found = recall.ranked(ledger, folder, settings, question, wanted, plain=True)
+        found = recall.ranked(ledger, folder, settings, question, wanted, plain=True, rephraser=rephraser)
     return Asked(tuple(map(str, ranking)), seconds, sure)
 
 
@@ -92,7 +102,8 @@ def only(settings: MemorySettings, legs: Collection[str], edges: Collection[str]
             update[name] = usual if name in legs or name in edges else 0.0
     if "rerank" in fields:
         update["rerank"] = fields["rerank"].default
-    return settings.model_copy(update=update)
+    # A weight that stays is not one that was set: all legs together have what was chosen for them (memory/fusion.py).
+    return settings.model_copy(update={name: value for name, value in update.items() if value != getattr(settings, name)})
 
 
 def halves(settings: MemorySettings) -> dict[str, MemorySettings]:
