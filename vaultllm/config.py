@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import platformdirs
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from vaultllm.errors import ConfigError, VaultError, nearest
 from vaultllm.memory import choice
@@ -213,14 +213,31 @@ class TrainSettings(_Section):
     """At most this many passes; the minutes end it earlier."""
     max_tokens: int = Field(512, ge=32)
     """Longest training sequence; the model's own limit if that is smaller."""
+    learn: Literal["assistant", "user"] = "assistant"
+    """Whose turns of a talk are learnt: the assistant's, or the owner's own (`user`), to learn the owner's voice."""
+    tasks: float = Field(0.0, ge=0.0, le=0.5)
+    """Share of what is learnt that may be tasks: questions that a note answers in its own words, made without a model."""
+    quota: float = Field(0.1, gt=0.0, le=1.0)
+    """No note or talk is more than this share of what is learnt; of a larger one a sample is learnt."""
     val: float = Field(0.1, gt=0.0, lt=0.5)
-    """Share of the notes that is held out."""
+    """Share of the notes that is held out, by a hash of the path."""
+    newest: float = Field(0.1, ge=0.0, lt=0.4)
+    """The newest notes that are held out with them: this share of those whose time is known."""
+    test: float = Field(0.05, ge=0.0, lt=0.4)
+    """Share of the notes, by a hash of the path, that is neither learnt nor decided by: only a run's report looks at them."""
     min_new: int = Field(20, ge=1)
     """`retrain` starts when so many scenes are new."""
     seed: int = 0
     """Of data order and initialisation."""
     keep: int = Field(5, ge=1)
     """So many trainings keep their adapter: the newest, besides the one that answers and the last ones that `rollback` leads to."""
+
+    @model_validator(mode="after")
+    def _leaves_something(self) -> TrainSettings:
+        held_out = self.val + self.newest + self.test
+        if held_out > 0.8:
+            raise ValueError(f"val, newest and test hold out {held_out:.0%} of the notes; leave a fifth to train on")
+        return self
 
 
 class WatchSettings(_Section):

@@ -73,7 +73,7 @@ def _run(job: steps.Job, folder: Path, minutes: float, say: Callable[[str], None
     say(f"     {found['notes']['seen']} notes, {found['scenes']['total']} scenes, {found['memory']['embedded']} passages in the memory")
 
     settings = workspace.settings.train
-    built = datasets.build(list(ledger.scenes()), val=settings.val)
+    built = datasets.prepare(ledger.scenes(), settings)
     counts = datasets.counts(built)
     held_out = f"{counts['val_notes']} held out"
     say(f"2/4  training a small model from nothing on {counts['train_notes']} notes ({minutes / 2:.1f} minutes; {held_out})")

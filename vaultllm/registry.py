@@ -23,6 +23,7 @@ from vaultllm.errors import ModelError, UsageError, nearest
 from vaultllm.files import write_whole
 from vaultllm.ledger import Ledger
 from vaultllm.schema import Example, Progress, Report, Run, to_dict
+from vaultllm.splits import SPLITS
 
 if TYPE_CHECKING:
     from vaultllm.memory.rerank import Judge
@@ -219,7 +220,7 @@ def micro_base(workspace: Workspace, built: Dataset, *, minutes: float, seed: in
     from vaultllm.models import micro
 
     found = _newest_micro(workspace)
-    train = built.split("train")
+    train = [example for example in built.split("train") if example.form != "task"]  # their text is in the notes already
     size = sum(len(message.text.encode()) for example in train for message in example.messages)
     if found is not None and not fresh:
         about = json.loads((found / "micro.json").read_text(encoding="utf-8"))
@@ -257,7 +258,7 @@ def tokens(workspace: Workspace, ledger: Ledger, built: Dataset) -> dict[str, in
     if serves is None or not Path(serves[0]).is_dir():  # a hub id is not fetched for counting
         return None
     tokenizer = hf.load_tokenizer(serves[0])
-    counts = {"train_learnt": 0, "train_context": 0, "val_learnt": 0, "val_context": 0}
+    counts = {f"{split}_{what}": 0 for split in SPLITS for what in ("learnt", "context")}
     for example in built.examples:
         _, learnt = evaluate.encode(tokenizer, example)
         counts[f"{example.split}_learnt"] += sum(learnt)
@@ -306,6 +307,8 @@ def train(
     folder = workspace.runs / run.id
     folder.mkdir(parents=True, exist_ok=True)
     _record(workspace, ledger, run)
+    learnt = json.dumps(built.learnt(), indent=1, sort_keys=True) + "\n"
+    write_whole(folder / "scenes.json", learnt, lasting=True)  # before it learns them: what was learnt can be told even if it is killed
     stopped = "stopped; the same command goes on"
     try:
         if run.metrics and (folder / "adapter" / "adapter_model.safetensors").is_file():  # stopped while it was compared

@@ -278,16 +278,19 @@ class Example:
     """The scenes it was made of."""
     path: str
     """Their note: the unit of the split and of the bootstrap."""
-    form: Literal["dialogue", "prose"]
-    """Dialogues go through the chat template; prose is continued text."""
+    form: Literal["dialogue", "prose", "task"]
+    """Dialogues and tasks go through the chat template; prose is continued text. A task is a question about a note that was
+    made of the note itself (`tasks.py`)."""
     messages: tuple[Message, ...]
     """At least one of them is learnt."""
-    split: Literal["train", "val"]
-    """By note, never by example."""
+    split: Literal["train", "val", "test"]
+    """By note, never by example. `val` is measured and decided by, `test` is only reported."""
     weight: float = 1.0
     """Its share in the loss."""
     rejected: str = ""
     """The worse answer, for preference pairs; empty otherwise."""
+    task: str = ""
+    """The sort of a task (`definition`, `cloze`, …); empty for the other forms."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -337,7 +337,7 @@ def dataset(
 ) -> dict[str, Any]:
     """Freeze a dataset; show its counts, what was dropped, and why."""
     from vaultllm import dataset as datasets
-    from vaultllm import registry
+    from vaultllm import exporting, registry
 
     out = None if out is None else config.path_of(out)
     if out is not None and out.resolve().is_relative_to(job.workspace.vault):
@@ -345,7 +345,7 @@ def dataset(
     built = _dataset(job)
     folder = datasets.write(built, job.workspace.datasets)
     try:
-        exported = [str(path) for path in datasets.export(built, to, out)] if out is not None else []
+        exported = [str(path) for path in exporting.export(built, to, out)] if out is not None else []
     except OSError as error:
         raise UsageError(f"--out cannot be written ({error.strerror}); name another folder", path=str(out)) from error
     why = Counter(one.reason.partition(" scene ")[0] for one in built.dropped)
@@ -363,7 +363,7 @@ def _dataset(job: Job) -> Dataset:
     from vaultllm import dataset as datasets
 
     job.ledger.link_duplicates()
-    built = datasets.build(job.ledger.scenes(), val=job.workspace.settings.train.val, ours=job.ledger.ours())
+    built = datasets.prepare(job.ledger.scenes(), job.workspace.settings.train, ours=job.ledger.ours())
     if not built.examples:
         counts = job.ledger.counts()
         raise DataError(
