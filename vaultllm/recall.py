@@ -8,6 +8,8 @@ nothing about prompts or models that speak.
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,17 +23,21 @@ from vaultllm import remember
 from vaultllm.config import MemorySettings
 from vaultllm.errors import LockedError, VaultllmError
 from vaultllm.ledger import Ledger
-from vaultllm.memory import answerable, expand, live, query, rephrase, rerank, resonance
+from vaultllm.memory import answerable, expand, filtered, fusion, live, query, rephrase, rerank, resonance
 from vaultllm.memory.vectors import MemoryBroken, Store
 from vaultllm.memory.words import Leg
 from vaultllm.schema import Hit, Scene
-from vaultllm.shelf import StoredPassage
+from vaultllm.shelf import Looked, StoredPassage
+from vaultllm.text import words
 
 Dense = Literal["auto", "chroma", "exact"]
 
 EXACT_BELOW = 200_000  # passages: up to here a scan of all vectors is as fast as Chroma, and exact; beyond, it takes a gigabyte
 CANDIDATES = 100  # passages whose scenes may be hits, at least
 POOL = 300  # passages that each leg names, at least
+_LARGER = (1, 8, 64)  # times so many, while too few of those that were named hold a phrase, or lack an unwanted one
+_FEW = 10_000  # passages that may pass a filter: up to here their vectors are compared one by one where else Chroma is asked
+_MOST_ASKED = 5_000  # neighbours that Chroma is asked for, of which a filter leaves some
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,18 +185,25 @@ def _ranked(
     judge: rerank.Judge | None,
     queries: Sequence[rephrase.Query] = (),
 ) -> list[Ranked]:
-    pool = max(POOL, most)
-    cosines: dict[int, float] = {}
-    parts = _legs(ledger, folder, settings, asked.text, pool, dense, cosines)
-    _join(parts, [(one.weight, _legs(ledger, folder, one.leaning(settings), one.text, pool, dense, {})) for one in queries])
-    if asked.when is not None and settings.time:
-        for slot in ledger.dated(asked.when.first.isoformat(), asked.when.last.isoformat() + "~", pool):
+    among = filtered.slots(ledger, asked)
+    if among is not None and not len(among):
+        return []
+    enough = max(POOL, most)
+    about = remember.fitted(ledger)
+    settings = settings.model_copy(update=fusion.weights(ledger, settings, about["fingerprint"] if about else "")._asdict())
+    for pool in (enough * times for times in _LARGER):
+        cosines: dict[int, float] = {}
+        parts = _legs(ledger, folder, settings, asked.text, pool, dense, among, cosines)
+        _join(parts, [(one.weight, _legs(ledger, folder, one.leaning(settings), one.text, pool, dense, among, {})) for one in queries])
+        for slot in _dated(ledger, settings, asked, among, pool):
             parts[slot]["time"] = settings.time
-    if asked.filters and not parts:  # nothing but filters: what they leave, the newest first
-        parts.update((slot, {"time": 1.0 / rank}) for rank, slot in enumerate(ledger.latest(20 * pool), 1))
-    base = {slot: sum(why.values()) for slot, why in parts.items()}
-    order = sorted(base, key=lambda slot: (-base[slot], slot))
-    allowed = _allowed(ledger, asked, order, pool)
+        base = {slot: sum(why.values()) for slot, why in parts.items()}
+        order = sorted(base, key=lambda slot: (-base[slot], slot))
+        allowed = _allowed(ledger, asked, order, enough)
+        if len(allowed) >= enough or len(base) < pool or (among is not None and len(base) == len(among)):  # or all were named
+            break
+    if asked.filters and not allowed and not words(asked.about):
+        return _newest(ledger, asked, among, most)
     for name, lent in resonance.lend(ledger, {slot: base[slot] for slot in allowed}, asked.about, settings).items():
         for slot, amount in lent.items():
             parts[slot][name] = amount
@@ -210,25 +223,56 @@ def _ranked(
     return rerank.reorder(ordered, asked.text, judge) if judge is not None else ordered
 
 
+def _newest(ledger: Ledger, asked: query.Query, among: np.ndarray | None, most: int) -> list[Ranked]:
+    """What a question of nothing but filters asks for: of each scene that passes the first passage, the latest first."""
+    first: dict[int, int] = {}
+    for one in _passing(ledger, asked, ledger.latest(None if among is None else among.tolist())):
+        first.setdefault(one.scene, one.slot)
+        if len(first) >= most:
+            break
+    stored = ledger.passages(list(first.values()))
+    scores = [(slot, 1.0 - place / len(first)) for place, slot in enumerate(first.values())]
+    return [Ranked(stored[slot], score, {"filter": score}) for slot, score in scores if slot in stored]
+
+
+def _dated(ledger: Ledger, settings: MemorySettings, asked: query.Query, among: np.ndarray | None, most: int) -> list[int]:
+    """Passages of the time that a question names, the latest first."""
+    if asked.when is None or not settings.time:
+        return []
+    found = ledger.dated(asked.when.first.isoformat(), asked.when.last.isoformat() + "~", most if among is None else -1)
+    return found if among is None else np.array(found, np.int64)[np.isin(found, among)][:most].tolist()
+
+
 def _legs(
-    ledger: Ledger, folder: Path, settings: MemorySettings, said: str, most: int, dense: Dense, cosines: dict[int, float]
+    ledger: Ledger,
+    folder: Path,
+    settings: MemorySettings,
+    said: str,
+    most: int,
+    dense: Dense,
+    among: np.ndarray | None,
+    cosines: dict[int, float],
 ) -> defaultdict[int, dict[str, float]]:
-    """Passage -> leg -> its share of the score: each leg's scores are divided by its best one and weighed. Fills `cosines`."""
+    """Passage -> leg -> its share of the score: each leg's scores are divided by its best one and weighed. Fills `cosines`.
+
+    Of each leg the best `most` of those `among` which it may look.
+    """
     legs: dict[str, tuple[float, dict[int, float]]] = {}
     if settings.words or settings.grams:
         also = {variant.word: variant.weight for _, variants in expand.expand(said, ledger.index) for variant in variants}
         alike = _synonyms(ledger, folder, settings, said) | also
         for name, weight, search in (("words", settings.words, ledger.index.stems), ("grams", settings.grams, ledger.index.grams)):
             if weight:
-                legs[name] = (weight, _relative(search(said, settings.k1, settings.b, alike if name == "words" else also), most))
-    seen = {slot for _, found in legs.values() for slot in found}
-    if settings.dense and (near := _cosines(ledger, folder, settings, said, most, seen, dense)) is not None:
+                found = search(said, settings.k1, settings.b, alike if name == "words" else also)
+                legs[name] = (weight, _relative(_within(found, among), most))
+    seen = {slot for _, scores in legs.values() for slot in scores}
+    if settings.dense and (near := _cosines(ledger, folder, settings, said, most, seen, dense, among)) is not None:
         legs["dense"] = (settings.dense, _relative(near, len(near.slots)))
         cosines.update(zip(near.slots.tolist(), near.scores.tolist(), strict=True))
     whole = sum(weight for weight, _ in legs.values())
     parts: defaultdict[int, dict[str, float]] = defaultdict(dict)
-    for name, (weight, found) in legs.items():
-        for slot, score in found.items():
+    for name, (weight, scores) in legs.items():
+        for slot, score in scores.items():
             parts[slot][name] = weight / whole * score
     return parts
 
@@ -264,41 +308,67 @@ def _relative(leg: Leg, most: int) -> dict[int, float]:
     return {slot: score / best[0][1] for slot, score in best if score > 0} if best and best[0][1] > 0 else {}
 
 
-def _cosines(ledger: Ledger, folder: Path, settings: MemorySettings, said: str, k: int, also: Iterable[int], dense: Dense) -> Leg | None:
-    """Cosines of the nearest k passages and of `also`; None when the vectors cannot say anything of this question."""
+def _within(leg: Leg, among: np.ndarray | None) -> Leg:
+    """What a leg says of those that may pass."""
+    if among is None:
+        return leg
+    kept = np.isin(leg.slots, among)
+    return Leg(leg.slots[kept], leg.scores[kept])
+
+
+def _cosines(
+    ledger: Ledger,
+    folder: Path,
+    settings: MemorySettings,
+    said: str,
+    k: int,
+    also: Iterable[int],
+    dense: Dense,
+    among: np.ndarray | None,
+) -> Leg | None:
+    """Cosines of the nearest k passages (`among` those) and of `also`; None when the vectors cannot say anything of this question."""
     about = remember.fitted(ledger)
-    if about is None:
+    if about is None or not said.strip():
         return None
     fingerprint = about["fingerprint"]
     try:
         (vector,) = live.embedder(about, folder).embed([said], query=True)
     except (ValueError, VaultllmError):  # missing, damaged, its server away: by words alone, until the next refresh
         again = remember.fitted(ledger) != about  # another has taken its place this very moment
-        return _cosines(ledger, folder, settings, said, k, also, dense) if again else None
+        return _cosines(ledger, folder, settings, said, k, also, dense, among) if again else None
     if not vector.any():
         return None
-    near = None
+    every = None
     if dense == "chroma" or (dense == "auto" and ledger.counts()["vectors"] >= EXACT_BELOW):
-        near = _ask_chroma(remember.store(ledger, folder, settings), fingerprint, vector, k)
-    if near is None:
+        if among is not None and len(among) <= _FEW:
+            every = _compared(ledger, fingerprint, vector, among.tolist())
+        elif (near := _ask_chroma(ledger, remember.store(ledger, folder, settings), fingerprint, vector, k, among)) is not None:
+            # Once more from the ledger, exactly, for what the words found too; and Chroma may be a step behind the ledger.
+            found = _within(_compared(ledger, fingerprint, vector, sorted({*near, *also})), among)
+            return found if len(found.slots) else None
+    if every is None:
         every = ledger.scan.cosines(fingerprint, vector)
         if not len(every.slots) and remember.fitted(ledger) != about:
-            return _cosines(ledger, folder, settings, said, k, also, dense)
-        wanted = np.isin(every.slots, list(also))
-        if len(every.slots) > k:
-            wanted[np.argpartition(-every.scores, k)[:k]] = True
-        else:
-            wanted[:] = True
-        return Leg(every.slots[wanted], every.scores[wanted])
-    # Once more from the ledger, exactly, for what the words found too; and Chroma may be a step behind the ledger.
-    slots, vectors = ledger.vectors(fingerprint, sorted({*near, *also}))
-    return Leg(np.array(slots, np.int64), (vectors @ vector).astype(np.float64)) if slots else None
+            return _cosines(ledger, folder, settings, said, k, also, dense, among)
+        every = _within(every, among)
+    wanted = np.isin(every.slots, list(also))
+    wanted[np.argpartition(-every.scores, k)[:k] if len(every.slots) > k else slice(None)] = True
+    return Leg(every.slots[wanted], every.scores[wanted])
 
 
-def _ask_chroma(where: Store, fingerprint: str, vector: np.ndarray, k: int) -> list[int] | None:
-    """Slots near a vector; None when Chroma is absent, away, broken, or being written to."""
+def _compared(ledger: Ledger, fingerprint: str, vector: np.ndarray, slots: Sequence[int]) -> Leg:
+    """The cosines of these passages, by their vectors in the ledger."""
+    there, vectors = ledger.vectors(fingerprint, slots)
+    return Leg(np.array(there, np.int64), (vectors @ vector).astype(np.float64) if there else np.zeros(0))
+
+
+def _ask_chroma(
+    ledger: Ledger, where: Store, fingerprint: str, vector: np.ndarray, k: int, among: np.ndarray | None
+) -> Sequence[int] | None:
+    """Slots near a vector, about k of them `among` those; None when Chroma is absent, away, broken, or being written to."""
+    wanted = k if among is None else min(max(k, _MOST_ASKED), 2 * k * math.ceil(ledger.counts()["vectors"] / len(among)))
     try:
-        return [slot for slot, _ in where.nearest(fingerprint, vector, k)]
+        return [slot for slot, _ in where.nearest(fingerprint, vector, wanted)]
     except (LockedError, MemoryBroken):
         return None
 
@@ -307,25 +377,30 @@ def _allowed(ledger: Ledger, asked: query.Query, order: Sequence[int], most: int
     """The first of these passages that the question's filters and phrases let through, at most so many."""
     if not asked.filters and not asked.phrases and not asked.without:
         return list(order[:most])
-    kept: list[int] = []
-    for start in range(0, len(order), 500):
-        for slot, scene, text in ledger.looked_at(order[start : start + 500]):
-            path, at = scene.source.path, scene.at
+    return [one.slot for one in itertools.islice(_passing(ledger, asked, order), most)]
+
+
+def _passing(ledger: Ledger, asked: query.Query, order: Iterable[int]) -> Iterator[Looked]:
+    """Those of these passages that the question's filters and phrases let through, in their order."""
+    tags = any(one.name == "tag" for one in asked.filters.conditions)
+    text = bool(asked.phrases or asked.without)
+    waiting = iter(order)
+    while slots := list(itertools.islice(waiting, 500)):
+        for one in ledger.looked_at(slots, tags=tags, text=text):
             if asked.filters.allows(
-                path=path, tags=scene.tags, at=at, kind=scene.kind, trust=scene.trust, language=scene.language
-            ) and asked.matches_text(text):
-                kept.append(slot)
-        if len(kept) >= most:
-            break
-    return kept[:most]
+                path=one.path, tags=one.tags, at=one.at, kind=one.kind, trust=one.trust, language=one.language
+            ) and asked.matches_text(one.text):
+                yield one
 
 
 def _hits(ledger: Ledger, found: Sequence[Ranked], k: int, allow: Callable[[Scene], bool] | None, diversity: float) -> list[Hit]:
     """The best k scenes as hits; a scene that stands in two notes once, in the note with the smallest path.
 
     Of two notes with one UID that say different things (a copy that went on, a UID that is none) both are hits. `diversity`:
-    each further scene of one note counts so much less (lateral inhibition), so that one note does not fill the list.
+    each further scene of one note counts so much less (lateral inhibition), so that one note does not fill the list; but the newest
+    are asked for as they come.
     """
+    diversity = 0.0 if found and "filter" in found[0].why else diversity
     order = {one.stored.slot: one.score for one in found}
     best: dict[int, Ranked] = {}
     for one in found:

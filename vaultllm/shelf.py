@@ -6,7 +6,7 @@ Reads only; `ledger.py` writes. Knows nothing about Markdown, Chroma or models.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -17,6 +17,9 @@ from vaultllm.schema import Passage, Scene, from_dict
 
 if TYPE_CHECKING:
     import numpy as np
+
+
+_FEW = 5_000  # passages whose times are looked up one by one; more of them are soon found among the latest of all
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,29 @@ class Place(NamedTuple):
     """The passage's place in the scene."""
     is_talk: bool
     """Whether it is of a talk."""
+
+
+class Looked(NamedTuple):
+    """A passage as filters and phrases look at it."""
+
+    slot: int
+    """Its number."""
+    scene: int
+    """Row of its scene."""
+    path: str
+    """Its note."""
+    tags: tuple[str, ...]
+    """Of its scene."""
+    at: str
+    """Of its scene: ISO 8601, or ""."""
+    kind: str
+    """Of its scene."""
+    trust: str
+    """Of its scene."""
+    language: str
+    """Of its scene."""
+    text: str
+    """Its text, with its context before it."""
 
 
 class Shelf(Database):
@@ -97,18 +123,37 @@ class Shelf(Database):
         )
         return [slot for (slot,) in self.db.execute(query, (first, end, most))]
 
-    def latest(self, most: int) -> list[int]:
-        """Slots of passages, those of the latest scenes first, those without a time last."""
-        query = "SELECT p.slot FROM scenes s JOIN passages p ON p.scene = s.slot ORDER BY s.at DESC, s.slot, p.ordinal LIMIT ?"
-        return [slot for (slot,) in self.db.execute(query, (most,))]
+    def latest(self, among: Sequence[int] | None = None) -> Iterator[int]:
+        """Slots of passages (of all, or of these), those of the latest scenes first, those without a time last."""
+        if among is not None and len(among) <= _FEW:
+            rows = self.among(
+                "SELECT p.slot, p.scene, p.ordinal, s.at FROM passages p JOIN scenes s ON s.slot = p.scene WHERE p.slot IN ({})", among
+            )
+            in_place = sorted(rows, key=lambda row: (row[1], row[2]))
+            yield from (slot for slot, _, _, _ in sorted(in_place, key=lambda row: row[3], reverse=True))
+            return
+        wanted = None if among is None else set(among)
+        for query in (
+            "SELECT p.slot FROM scenes s JOIN passages p ON p.scene = s.slot WHERE s.at != '' ORDER BY s.at DESC, s.slot, p.ordinal",
+            # Not by the scenes themselves, whose records would be read: both of these are answered by an index.
+            "SELECT slot FROM passages WHERE scene NOT IN (SELECT slot FROM scenes WHERE at != '') ORDER BY scene, ordinal",
+        ):
+            yield from (slot for (slot,) in self.db.execute(query) if wanted is None or slot in wanted)
 
-    def looked_at(self, slots: Sequence[int]) -> list[tuple[int, Scene, str]]:
-        """(slot, its scene, its text with its context) of passages, in the order of `slots`."""
-        query = "SELECT p.slot, s.record, p.text, p.context FROM passages p JOIN scenes s ON s.slot = p.scene WHERE p.slot IN ({})"
-        found = {
-            slot: (slot, from_dict(Scene, json.loads(record)), f"{context}\n{text}")
-            for slot, record, text, context in self.among(query, slots)
-        }
+    def looked_at(self, slots: Sequence[int], *, tags: bool = True, text: bool = True) -> list[Looked]:
+        """What filters and phrases look at, of these passages, in their order; unknown slots are left out.
+
+        Without `tags` none are read, without `text` no text: both lie deep in the rows.
+        """
+        columns = f"{'s.record' if tags else 'NULL'}, {'p.context, p.text' if text else 'NULL, NULL'}"
+        query = (
+            f"SELECT p.slot, p.scene, n.path, s.at, s.kind, s.trust, s.language, {columns} FROM passages p"
+            " JOIN scenes s ON s.slot = p.scene JOIN notes n ON n.id = s.note WHERE p.slot IN ({})"
+        )
+        found: dict[int, Looked] = {}
+        for slot, scene, path, at, kind, trust, language, record, context, said in self.among(query, slots):
+            its = tuple(json.loads(record)["tags"]) if tags else ()
+            found[slot] = Looked(slot, scene, path, its, at, kind, trust, language, f"{context}\n{said}" if text else "")
         return [found[slot] for slot in slots if slot in found]
 
     def passages_in(self, scene_slots: Sequence[int]) -> list[tuple[int, int]]:

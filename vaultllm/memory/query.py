@@ -18,7 +18,7 @@ from typing import NamedTuple, get_args
 from vaultllm import dates, edits, spans
 from vaultllm.errors import UsageError, nearest
 from vaultllm.schema import Kind, Trust
-from vaultllm.text import fold, words
+from vaultllm.text import MARKS, fold, words
 
 NAMES = ("tag", "folder", "path", "before", "after", "kind", "trust", "lang")
 LANGUAGES = ("ru", "bn", "en", "hi", "el", "ar", "he", "ja", "ko", "zh", "und")  # what `text.language` can say
@@ -51,6 +51,19 @@ class Condition(NamedTuple):
     """Of `before` and `after`: the first day of the time that was named."""
 
 
+class Group(NamedTuple):
+    """The conditions of one name, of which one is enough; or, negated, of which none may hold."""
+
+    name: str
+    """One of `NAMES`."""
+    negated: bool
+    """Whether they are all negated."""
+    values: tuple[str, ...]
+    """As they are compared."""
+    days: tuple[date, ...]
+    """Of `before` and `after`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Filters:
     """What must hold of a scene. Of one name, one is enough; each name that stands must hold; none that is negated may."""
@@ -60,6 +73,10 @@ class Filters:
 
     def __bool__(self) -> bool:
         return bool(self.conditions)
+
+    def groups(self) -> list[Group]:
+        """The conditions of one name together, what costs least to look at first."""
+        return _groups(self.conditions)
 
     def allows(self, *, path: str, tags: Sequence[str], at: str, kind: str, trust: str, language: str) -> bool:
         """Whether a scene is among those asked for.
@@ -76,12 +93,8 @@ class Filters:
                 if when is None:
                     return False
                 holds = when < max(days) if name == "before" else when >= min(days)
-            elif name == "path":
-                folded = _folded(path)
-                holds = any(value in folded for value in values)
-            elif name == "folder":
-                folders = _folders(path)
-                holds = any(folders.startswith(f"{value}/") if value[0] == "/" else f"/{value}/" in folders for value in values)
+            elif name in ("path", "folder"):
+                holds = lies(name, _folded(path), values)
             elif name == "tag":
                 holds = any(tag == value or tag.startswith(f"{value}/") for tag in _tags(tuple(tags)) for value in values)
             else:
@@ -91,28 +104,29 @@ class Filters:
         return True
 
 
+def lies(name: str, path: str, values: Sequence[str]) -> bool:
+    """Whether a note of this folded path passes `path:` or `folder:` (`name`) with one of these values."""
+    if name == "path":
+        return any(value in path for value in values)
+    folders = f"/{path[: path.rfind('/') + 1]}"  # `/a/b/` of `a/b/note.md`
+    return any(folders.startswith(f"{value}/") if value[0] == "/" else f"/{value}/" in folders for value in values)
+
+
 @functools.lru_cache(maxsize=64)
-def _groups(conditions: tuple[Condition, ...]) -> list[tuple[str, bool, tuple[str, ...], tuple[date, ...]]]:
-    """Name, negated, values, days: the conditions of one name together, what costs least to look at first."""
-    found: list[tuple[str, bool, tuple[str, ...], tuple[date, ...]]] = []
+def _groups(conditions: tuple[Condition, ...]) -> list[Group]:
+    found: list[Group] = []
     for name in reversed(NAMES):
         for negated in (False, True):
             group = [one for one in conditions if one.name == name and one.negated == negated]
             if group:
                 days = tuple(one.day for one in group if one.day is not None)
-                found.append((name, negated, tuple(one.value for one in group), days))
+                found.append(Group(name, negated, tuple(one.value for one in group), days))
     return found
 
 
 @functools.lru_cache(maxsize=200_000)
 def _folded(path: str) -> str:
     return fold(path)
-
-
-@functools.lru_cache(maxsize=200_000)
-def _folders(path: str) -> str:
-    """`/a/b/` of `a/b/note.md`."""
-    return fold("/" + path[: path.rfind("/") + 1])
 
 
 @functools.lru_cache(maxsize=200_000)
@@ -152,25 +166,32 @@ class _Said:
     """A text in which phrases are looked for."""
 
     def __init__(self, text: str) -> None:
-        self.words = f" {' '.join(words(text))} "
-        self.text = text
+        self.text = fold(text)
         self._signs: str | None = None
 
     def holds(self, phrase: str) -> bool:
         sequence, signs = _phrase(phrase)
-        if sequence and sequence not in self.words:
+        if sequence is not None and sequence.search(self.text) is None:
             return False
         if signs and self._signs is None:
-            self._signs = " ".join(fold(self.text).split())
+            self._signs = " ".join(self.text.split())
         return not signs or signs in (self._signs or "")
 
 
 @functools.lru_cache(maxsize=256)
-def _phrase(phrase: str) -> tuple[str, str]:
-    """A phrase as a sequence of words; and, when it holds signs, as it stands."""
-    sequence = " ".join(words(phrase))
+def _phrase(phrase: str) -> tuple[re.Pattern[str] | None, str]:
+    """A phrase as a sequence of whole words, if it has any; and, when it holds signs, as it stands."""
+    said = words(phrase)
+    letter = rf"\w{MARKS}\u200c\u200d"  # as in `text.WORD`; what is between two words cannot be in one, so nothing is tried twice
+    sequence = re.compile(f"(?<![{letter}])" + f"[^{letter}]+".join(map(re.escape, said)) + f"(?![{letter}])") if said else None
     signs = any(unicodedata.category(char)[0] == "S" or char in "#@/\\*&%" for char in phrase)
-    return sequence and f" {sequence} ", " ".join(fold(phrase).split()) if signs else ""
+    return sequence, " ".join(fold(phrase).split()) if signs else ""
+
+
+def word_of(phrase: str) -> str:
+    """The one folded word that a phrase is; "" when it is more, or holds signs."""
+    said = words(phrase)
+    return said[0] if len(said) == 1 and not _phrase(phrase)[1] else ""
 
 
 def plain(text: str, today: date) -> Query:
@@ -238,7 +259,7 @@ class _Reader:
             return ""
         said = self.text[place + 1 : end]
         phrase = " ".join(said.split())
-        if "\n" in said or _phrase(phrase) == ("", ""):
+        if "\n" in said or _phrase(phrase) == (None, ""):
             return ""
         self.place = end + 1
         return phrase
