@@ -67,12 +67,12 @@ _MARK = re.compile(r"[ \t]*(?:(?:[-*+]|\d{1,9}[.)])[ \t]+(?:\[.\][ \t]+)?)?")
 _ITEM = re.compile(r"(?:[-*+]|\d{1,9}[.)])[ \t]")
 _TASK = re.compile(r"(?:[-*+]|\d{1,9}[.)])[ \t]+\[[^ ]\]")
 # `**Term** (other name) — text`, `**Term:** text`
-_BOLD = re.compile(r"\*\*([^*\n]{2,60}?):?\*\*([^\n—–:.]{0,40}?)[ \t]*(?:[—–:]|-[ \t])[ \t]*(?=\S)")
+_BOLD = re.compile(r"\*\*([^*\n]{2,60}?)(?::\*\*|\*\*[^\n—–:.]{0,40}?[ \t]*(?:[—–:]|-[ \t]))[ \t]*(?=\S)")
 _COLON = re.compile(r"([^\W\d_][^\n:.!?…—–|\[\]`*<>$]{1,40}):[ \t]+(?=\S)")
 # `X — это text`; `X is a text`; `X হল text`, `X মানে text`
 _IS = {
     "ru": re.compile(r"([^\W\d_][^\n:.!?…—–|\[\]`*<>$,]{1,50}?)[ \t]+[—–-][ \t]+(?=это[ \t])"),
-    "en": re.compile(r"(?:The |An? )?([A-Z][\w-]{1,30}(?: [\w-]{1,30}){0,2}) (?=(?:is|are) (?:an?|the) )"),
+    "en": re.compile(r"(?:(?:The|An?) (?=[a-z])|(?=[A-Z]))([\w-]{2,30}(?: [\w-]{1,30}){0,2}) (?=(?:is|are) (?:an?|the) )"),
     "bn": re.compile(r"([^\W\d_][^\n:.!?।—–|\[\]`*<>$,]{1,50}?)[ \t]+(?:হল|হলো|মানে|অর্থ)[ \t]+(?=\S)"),
 }
 _NOBODY = frozenset("it this that these those there here he she they we you i what which who one that's".split())
