@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vaultllm import config, imports, recall, steps
+from vaultllm import answer, config, imports, recall, steps
 from vaultllm.bench import asking, data
 from vaultllm.bench.asking import Asked, By, Scores
 from vaultllm.bench.data import Data, Question
@@ -25,6 +25,7 @@ from vaultllm.errors import DataError, UsageError, VaultError
 from vaultllm.ledger import Ledger
 from vaultllm.links import path_key
 from vaultllm.memory import measures
+from vaultllm.memory.rephrase import Rephraser
 from vaultllm.schema import Progress, Report, silent
 
 KS = (1, 5, 10, 25, 50)
@@ -78,14 +79,19 @@ def recall_bench(
     Returns `questions` (answerable), `unanswerable`, `units` (that could be found), `missing` (pieces of evidence that the
     memory does not hold: they count as not found), `recall@k`, `hit@k`, `ndcg@10`, `mrr` (to the largest k, at least 10),
     `latency_ms_p50`, `latency_ms_p95` (ten hits with their scenes, warm), `auroc` (None without unanswerable questions),
-    `by_category`, `skipped`, `seconds_to_ingest`, and `halves`, `folds` when asked for. Raises UsageError, DataError, VaultError.
+    `by_category`, `skipped`, `seconds_to_ingest`, and `halves`, `folds` when asked for; with `memory.rewrite` also `rewritten`
+    (`questions` for which the model wrote something, `notice` why not; its time is not in the latencies, and `halves` go without it).
+    Raises UsageError, DataError, VaultError.
     """
     ks = _checked(ks, folds)
     read = data.read(path)
     with _memory(path, read, workspace, progress) as (job, posed, found):
         memory = job.workspace.settings.memory
         spent = _latencies(job, posed, progress)
-        asked = _ask(job, memory, posed, ks, "asking", progress)
+        with _rephraser(workspace, job) as writer:
+            asked = _ask(job, memory, posed, ks, "asking", progress, writer)
+            if writer is not None:
+                found["rewritten"] = _written(writer, posed)
         right = [one for one in posed if one.question.answerable]
         rows = _scores(posed, asked, ks)
         found |= asking.means(rows) | asking.latencies(spent)
@@ -287,6 +293,22 @@ def _units(ledger: Ledger, by: By) -> int:
 # -- asking and counting
 
 
+@contextlib.contextmanager
+def _rephraser(workspace: Workspace | None, job: steps.Job) -> Iterator[Rephraser | None]:
+    """Who writes what else to look for, as the settings say: the model that answers in the vault whose settings are measured."""
+    if workspace is None or not workspace.settings.memory.rewrite or not workspace.ledger.exists():
+        yield job.rephraser
+        return
+    with contextlib.closing(Ledger(workspace.ledger)) as ledger:
+        yield answer.rephraser(workspace, ledger)
+
+
+def _written(writer: Rephraser, posed: Sequence[Posed]) -> dict[str, Any]:
+    """{questions: for how many something was written, notice: why not, of the first where it failed}; nothing is written again."""
+    made = [writer.rephrase(one.question.text) for one in posed]
+    return {"questions": sum(bool(one.queries) for one in made), "notice": next((one.notice for one in made if one.notice), "")}
+
+
 def _latencies(job: steps.Job, posed: Sequence[Posed], progress: Report) -> list[float]:
     """Seconds of each question for what `search` and `ask` wait for: ten hits with their scenes; after a few that are not timed."""
     memory = job.workspace.settings.memory
@@ -299,12 +321,20 @@ def _latencies(job: steps.Job, posed: Sequence[Posed], progress: Report) -> list
     return found[-len(posed) :]
 
 
-def _ask(job: steps.Job, memory: MemorySettings, posed: Sequence[Posed], ks: Sequence[int], phase: str, progress: Report) -> list[Asked]:
+def _ask(
+    job: steps.Job,
+    memory: MemorySettings,
+    posed: Sequence[Posed],
+    ks: Sequence[int],
+    phase: str,
+    progress: Report,
+    rephraser: Rephraser | None = None,
+) -> list[Asked]:
     """The memory's answers, in the order of the questions."""
     depth = max(FIRST, *ks)
     found: list[Asked] = []
     for one in posed:
-        found.append(asking.ask(job.ledger, job.workspace.memory, memory, one.question.text, one.by, depth))
+        found.append(asking.ask(job.ledger, job.workspace.memory, memory, one.question.text, one.by, depth, (), rephraser))
         progress(Progress(phase, len(found) / len(posed)))
     return found
 
@@ -312,14 +342,14 @@ def _ask(job: steps.Job, memory: MemorySettings, posed: Sequence[Posed], ks: Seq
 def _scores(posed: Sequence[Posed], asked: Sequence[Asked], ks: Sequence[int]) -> list[Scores]:
     """Scores of the answerable questions, in their order."""
     pairs = zip(posed, asked, strict=True)
-    return [asking.scores(answer.ranking, one.evidence, ks) for one, answer in pairs if one.question.answerable]
+    return [asking.scores(said.ranking, one.evidence, ks) for one, said in pairs if one.question.answerable]
 
 
 def _auroc(posed: Sequence[Posed], asked: Sequence[Asked]) -> float | None:
     """How well the memory's confidence tells answerable questions from others."""
     sure: dict[bool, list[float]] = {True: [], False: []}
-    for one, answer in zip(posed, asked, strict=True):
-        sure[one.question.answerable].append(answer.confidence)
+    for one, said in zip(posed, asked, strict=True):
+        sure[one.question.answerable].append(said.confidence)
     area = measures.auroc(sure[True], sure[False])
     return None if area is None else round(area, 6)
 

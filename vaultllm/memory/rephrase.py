@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, get_args
 
 from vaultllm import prompts
 from vaultllm import text as texts
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from vaultllm.models.hf import Loaded
 
 Kind = Literal["rewrite", "decompose", "hyde"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 MOST_PARTS = 3  # questions that one is taken apart into
 MOST_QUERY, MOST_PASSAGE = 300, 1_000  # characters; a longer query is no query, a longer passage is cut
