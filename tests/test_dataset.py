@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import unicodedata
@@ -310,3 +311,242 @@ def test_exports_hold_every_learnt_answer_once(tmp_path: Path, form: exporting.F
         assert [r["history"] for r in talks if r["output"] == "ответ"] == [[["q1", "r1"]]]
     assert sorted(learnt) == ["r1", "ответ"]
     assert sum(len(records(file)) for file in files if file.name.endswith(".text.jsonl")) == 1
+
+
+# -- the owner's voice
+
+
+def test_the_owners_turns_are_learnt_and_the_assistants_are_context():
+    said = talk("a", ("user", "q"), ("assistant", "r"), ("user", "q2"), ("assistant", "r2"))
+    data = dataset.build([said], val=0.1, learn="user")
+    assert only(data) == [("user", "q", True), ("assistant", "r", False), ("user", "q2", True)]
+    assert [(lost.reason, lost.whole) for lost in data.dropped] == [("the last answer: the owner says nothing after it", False)]
+    assert data.id != dataset.build([said], val=0.1).id
+
+
+def test_a_question_without_an_answer_is_the_owners_voice_too():
+    data = dataset.build([talk("a", ("user", "just this"))], val=0.1, learn="user")
+    assert only(data) == [("user", "just this", True)]
+    assert not data.dropped
+
+
+def test_a_talk_in_which_the_owner_says_nothing_is_dropped_with_its_reason():
+    (lost,) = dataset.build([talk("a", ("assistant", "hello"))], val=0.1, learn="user").dropped
+    assert lost.whole
+    assert "an answer without its question" in lost.reason
+
+
+def test_an_open_question_is_learnt_with_its_own_scene_only():
+    first = talk("a", ("user", "q1"), ("assistant", "r1"), ("user", "open"), next="b")
+    second = talk("b", ("user", "q2"), ("assistant", "r2"), ("user", "q3"), prev="a")
+    learnt = [m.text for example in dataset.build([first, second], val=0.1, learn="user").examples for m in example.messages if m.learn]
+    assert sorted(learnt) == ["open", "q1", "q2", "q3"]
+
+
+def test_prose_is_learnt_whole_whoever_is_learnt():
+    assert only(dataset.build([prose("a", "text")], val=0.1, learn="user")) == [("user", "text", True)]
+
+
+# -- what is held out is repeated nowhere
+
+
+def side(name: str, val: float = 0.2, test: float = 0.2) -> str:
+    """A path that the hash puts on this side."""
+    return next(path for path in (f"{number}.md" for number in range(1000)) if splits.split_of(path, val, test) == name)
+
+
+SIDES = {name: side(name) for name in splits.SPLITS}
+
+
+@pytest.mark.parametrize("held_out", ["val", "test"])
+@pytest.mark.parametrize("near", [False, True])
+@pytest.mark.parametrize("first", [False, True])
+def test_of_two_texts_that_are_alike_the_held_out_one_is_used(held_out: str, near: bool, first: bool):
+    learnt = prose("t", "one two", path=SIDES["train"], duplicate="h" if near and not first else "")
+    held = prose("h", "one two!" if near else "one two", path=SIDES[held_out], duplicate="t" if near and first else "")
+    more = [prose(f"{i}", f"text {i}", path=f"more/{i}.md") for i in range(20)]
+    data = dataset.build([learnt, held, *more], val=0.2, test=0.2)
+    assert {example.path: example.split for example in data.examples}.get(SIDES[held_out]) == held_out
+    (lost,) = data.dropped
+    assert (lost.scene, lost.path) == ("t", SIDES["train"])
+    assert lost.reason == f"{'nearly the same as' if near else 'the same text as'} scene h in {SIDES[held_out]}"
+
+
+def test_a_text_that_was_held_out_stays_so_when_its_copy_comes_to_a_note_that_is_learnt():
+    vault = [prose(f"{i}", f"text {i}", path=f"notes/{i}.md") for i in range(40)]
+    before = dataset.build(vault, val=0.2, test=0.2)
+    copies = [prose(f"c{i}", f"text {i}", path=f"copies/{i}.md") for i in range(40)]
+    after = dataset.build(vault + copies, val=0.2, test=0.2)
+    held_out = {m.text for example in before.examples if example.split != "train" for m in example.messages}
+    assert len(held_out) > 5
+    assert not held_out & {m.text for example in after.split("train") for m in example.messages}
+
+
+def test_a_new_note_that_repeats_an_old_one_takes_nothing_from_training():
+    old = [prose(f"{i}", f"text {i}", path=f"{i}.md", at=f"2024-01-{i + 1:02}") for i in range(27)]
+    new = [prose(f"n{i}", f"text {i if i < 2 else 'new'}", path=f"new/{i}.md", at=f"2025-01-{i + 1:02}") for i in range(3)]
+    data = dataset.build(old + new, val=0.0001, newest=0.1)
+    assert {example.path for example in data.split("train")} >= {"0.md", "1.md"}
+    assert {lost.path for lost in data.dropped} == {"new/0.md", "new/1.md"}
+    assert {example.path for example in data.split("val")} == {"new/2.md"}
+
+
+def test_a_message_that_stands_in_two_notes_is_used_once():
+    short = talk("a", ("user", "the same question"), ("assistant", "r"), path="a.md")
+    longer = talk("a", ("user", "the same question"), ("assistant", "r"), ("user", "and more"), ("assistant", "r2"), path="b.md")
+    data = dataset.build([short, longer], val=0.0001)
+    assert len(data.examples) == 1
+    assert data.dropped[0].reason == "another copy of scene a in a.md"
+    other = talk("a", ("user", "another one's question"), ("assistant", "r3"), path="b.md")  # message ids of some programs repeat
+    assert len(dataset.build([short, other], val=0.0001).examples) == 2
+
+
+def test_the_newest_notes_are_measured_and_not_learnt():
+    vault = [prose(f"{i}", f"text {i}", path=f"{i}.md", at=f"2025-{i // 28 + 1:02}-{i % 28 + 1:02}") for i in range(100)]
+    data = dataset.build(vault, val=0.1, test=0.05, newest=0.1)
+    sides = {example.path: example.split for example in data.examples}
+    assert all(sides[f"{i}.md"] != "train" for i in range(90, 100))
+    assert sum(side == "train" for side in sides.values()) > 60
+
+
+# -- quotas
+
+
+def test_of_a_note_that_would_drown_the_others_a_sample_is_learnt():
+    huge = [replace(prose(f"h{i}", f"{i} " + "слово " * 500), source=Source("huge.md", (i + 1, i + 1))) for i in range(100)]
+    others = [prose(f"o{i}", f"{i} " + "буква " * 500, path=f"{i}.md") for i in range(60)]
+    free = dataset.build(huge + others, val=0.0001, quota=1.0)
+    data = dataset.build(huge + others, val=0.0001, quota=0.1)
+    sizes: dict[str, int] = {}
+    for example in data.split("train"):
+        sizes[example.path] = sizes.get(example.path, 0) + len(example.messages[0].text)
+    assert 0.05 < sizes["huge.md"] / sum(sizes.values()) <= dataset.ROOM / sum(sizes.values()) + 0.1
+    assert len([path for path in sizes if path != "huge.md"]) == 60 - 1  # one is held out
+    gone = [lost for lost in data.dropped if "train.quota" in lost.reason]
+    assert len(gone) == len(free.examples) - len(data.examples) > 0
+    assert all(lost.whole and lost.path == "huge.md" for lost in gone)
+    assert dataset.counts(data)["scenes"] == 160
+    # with more room (a larger vault) nothing that was learnt is lost
+    grown = dataset.build(
+        huge + others + [replace(o, id=o.id + "x", sha=o.sha + "x", source=Source("x" + o.source.path, (1, 1))) for o in others],
+        val=0.0001,
+        quota=0.1,
+    )
+    assert {e.id for e in data.split("train") if e.path == "huge.md"} <= {e.id for e in grown.split("train") if e.path == "huge.md"}
+
+
+def test_small_vaults_are_learnt_whole():
+    vault = [prose(f"{i}", f"{i} " + "слово " * (300 if i else 3000), path=f"{i}.md") for i in range(6)]
+    assert not dataset.build(vault, val=0.2, quota=0.1).dropped
+
+
+# -- tasks
+
+
+def glossary(number: int, path: str = "", **more: Any) -> Scene:
+    text = (
+        f"## Раздел {number}\n\nСлово{number} — это зазор номер {number} между двумя порогами, и больше ничего. "
+        + "Вода идёт сверху вниз. " * 20
+    )
+    return prose(f"g{number}", text, path=path or f"g/{number}.md", title=f"Словарь {number}", **more)
+
+
+def test_tasks_are_of_notes_that_are_trained_on_and_no_more_than_their_share():
+    vault = [glossary(i) for i in range(60)] + [glossary(100, trust="imported"), talk("t", ("user", "q"), ("assistant", "r"))]
+    data = dataset.build(vault, val=0.2, test=0.1, tasks_share=0.1)
+    made = [example for example in data.examples if example.form == "task"]
+    assert made
+    assert {example.split for example in made} == {"train"}
+    learnt = {split: sum(len(m.text) for e in data.split(split) for m in e.messages if m.learn) for split in splits.SPLITS}
+    share = sum(len(e.messages[1].text) for e in made) / learnt["train"]
+    assert 0.05 < share <= 0.1
+    counts = dataset.counts(data)
+    assert counts["task"] == len(made)
+    assert counts["dropped_tasks"] == len([lost for lost in data.dropped if lost.task]) > 0
+    assert counts["scenes"] == counts["used"] + counts["dropped_scenes"] == len(vault)
+    assert dataset.build(vault, val=0.2, test=0.1).split("val") == data.split("val")  # what is measured does not change
+    position = {example.id: place for place, example in enumerate(data.examples)}
+    for example in made:  # behind the note itself, and of nothing else
+        assert data.examples[position[example.id] - 1].path == example.path
+        assert example.scenes[0] in data.scenes
+
+
+def test_no_task_is_made_of_what_is_not_learnt():
+    secret = glossary(1, path=SIDES["train"])
+    refused = [replace(secret, train=False, reason="private"), replace(secret, trust="clipped"), replace(secret, trust="generated")]
+    more = [prose(f"{i}", f"text {i}", path=f"more/{i}.md") for i in range(20)]
+    for scene in refused:
+        assert not any(e.form == "task" for e in dataset.build([scene, *more], val=0.2, test=0.2, tasks_share=0.5).examples)
+    for name in ("val", "test"):
+        held = replace(secret, source=Source(SIDES[name], (1, 2)))
+        assert not any(e.form == "task" for e in dataset.build([held, *more], val=0.2, test=0.2, tasks_share=0.5).examples)
+    assert any(e.form == "task" for e in dataset.build([secret, *more], val=0.2, test=0.2, tasks_share=0.5).examples)
+
+
+# -- files and exports
+
+
+def full() -> dataset.Dataset:
+    vault = [glossary(i) for i in range(30)]
+    talks = [talk(f"t{i}", ("user", f"q{i}"), ("assistant", f"r{i}"), ("user", f"p{i}"), path=f"t/{i}.md") for i in range(30)]
+    return dataset.build([*vault, *talks], val=0.2, test=0.2, tasks_share=0.2, learn="user")
+
+
+def test_a_dataset_with_tasks_and_a_test_part_is_read_back_exactly(tmp_path: Path):
+    data = full()
+    assert all(dataset.counts(data)[name] for name in (*splits.SPLITS, "task", "dialogue", "prose"))
+    folder = dataset.write(data, tmp_path)
+    assert dataset.read(folder) == data
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    assert (manifest["schema"], sorted(manifest["files"])) == (2, ["test.jsonl", "train.jsonl", "val.jsonl"])
+    assert {scene for example in data.examples for scene in example.scenes} == manifest["scenes"].keys()
+
+
+def test_a_dataset_of_the_first_schema_is_still_read_and_one_of_a_later_is_not(tmp_path: Path):
+    folder = dataset.write(sample(), tmp_path)
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8", errors="surrogatepass"))
+    del manifest["files"]["test.jsonl"]
+    for one in manifest["dropped"]:
+        del one["task"]
+    for name in manifest["files"]:
+        old = [{key: value for key, value in record.items() if key != "task"} for record in records(folder / name)]
+        (folder / name).write_bytes(dataset.lines(old))
+        manifest["files"][name] = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+    for schema in (1, 3):
+        said = json.dumps(manifest | {"schema": schema}, ensure_ascii=False)
+        (folder / "manifest.json").write_bytes(said.encode("utf-8", "surrogatepass"))
+        if schema == 1:
+            assert dataset.read(folder) == sample()
+        else:
+            with pytest.raises(DataError, match="newer version"):
+                dataset.read(folder)
+
+
+def test_what_a_training_sees_is_told_apart_from_what_is_held_out():
+    data = full()
+    seen = data.learnt()
+    assert seen.keys() == {scene for example in data.split("train") for scene in example.scenes}
+    assert seen.keys() < data.scenes.keys()
+    assert all(data.scenes[scene] == digest for scene, digest in seen.items())
+
+
+@pytest.mark.parametrize("form", ["jsonl", "sharegpt", "alpaca"])
+def test_exports_carry_tasks_the_owners_turns_and_the_test_part(tmp_path: Path, form: exporting.Form):
+    data = full()
+    files = {file.name: records(file) for file in exporting.export(data, form, tmp_path)}
+    assert sorted(files) == sorted(f"{name}{kind}" for name in splits.SPLITS for kind in (".jsonl", ".text.jsonl"))
+    for name in splits.SPLITS:
+        talks = files[f"{name}.jsonl"]
+        if form == "jsonl":
+            learnt = [m["content"] for r in talks for m in r["messages"] if m.get("weight")]
+        elif form == "sharegpt":
+            learnt = [m["value"] for r in talks for m in r["conversations"] if m["weight"]]
+        else:
+            learnt = [r["output"] for r in talks]
+        wanted = [m.text for example in data.split(name) if example.form != "prose" for m in example.messages if m.learn]
+        assert learnt == wanted != []
+        assert len(files[f"{name}.text.jsonl"]) == sum(example.form == "prose" for example in data.split(name))
+    if form == "alpaca":
+        said = {r["output"]: (r["instruction"], r["history"]) for name in splits.SPLITS for r in files[f"{name}.jsonl"]}
+        assert said["q7"] == ("", [])
+        assert said["p7"] == ("r7", [["", "q7"]])

@@ -149,7 +149,8 @@ def _once(scenes: Sequence[Scene], parts: Mapping[str, Part], dropped: list[Drop
     """Each text once, in the order given: of scenes that say the same, the one whose note is held out by its path first."""
     said: dict[str, Scene] = {}  # sha -> the scene that is used
     copies: dict[tuple[str, str], Scene] = {}  # the same message in two notes
-    like: dict[str, Scene] = {}  # ids of those that are nearly the same as one that is used
+    like: dict[str, Scene] = {}  # ids of scenes that are used, or are nearly the same as one
+    named: dict[str, Scene] = {}  # of the latter alone: an id may stand for another message in another note
     kept: set[int] = set()
     for place, scene in sorted(enumerate(scenes), key=lambda one: (parts[nfc(one[1].source.path)].precedence, one[0])):
         message = (scene.id, scene.turns[0].text)
@@ -157,13 +158,14 @@ def _once(scenes: Sequence[Scene], parts: Mapping[str, Part], dropped: list[Drop
             reason = f"the same text as scene {first.id} in {first.source.path}"
         elif first := copies.get(message):
             reason = f"another copy of scene {first.id} in {first.source.path}"
-        elif first := like.get(scene.duplicate) or like.get(scene.id):
+        elif first := like.get(scene.duplicate) or named.get(scene.id):
             reason = f"nearly the same as scene {first.id} in {first.source.path}"
         else:
             kept.add(place)
             said[scene.sha] = copies[message] = scene
             if scene.duplicate:
                 like.setdefault(scene.duplicate, scene)
+                named.setdefault(scene.duplicate, scene)
             like.setdefault(scene.id, scene)
             continue
         dropped.append(Dropped(scene.id, scene.source.path, reason))
