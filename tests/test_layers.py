@@ -100,6 +100,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "importing",
         "ingest",
         "remember",
+        "hits",
         "recall",
         "registry",
         "quotes",

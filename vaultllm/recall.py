@@ -22,12 +22,14 @@ import numpy as np
 from vaultllm import remember
 from vaultllm.config import MemorySettings
 from vaultllm.errors import LockedError, VaultllmError
+from vaultllm.hits import Ranked as Ranked
+from vaultllm.hits import as_hits
 from vaultllm.ledger import Ledger
 from vaultllm.memory import answerable, expand, filtered, fusion, live, query, rephrase, rerank, resonance
 from vaultllm.memory.vectors import MemoryBroken, Store
 from vaultllm.memory.words import Leg
 from vaultllm.schema import Hit, Scene
-from vaultllm.shelf import Looked, StoredPassage
+from vaultllm.shelf import Looked
 from vaultllm.text import words
 
 Dense = Literal["auto", "chroma", "exact"]
@@ -38,20 +40,6 @@ POOL = 300  # passages that each leg names, at least
 _LARGER = (1, 8, 64)  # times so many, while too few of those that were named hold a phrase, or lack an unwanted one
 _FEW = 10_000  # passages that may pass a filter: up to here their vectors are compared one by one where else Chroma is asked
 _MOST_ASKED = 5_000  # neighbours that Chroma is asked for, of which a filter leaves some
-
-
-@dataclass(frozen=True, slots=True)
-class Ranked:
-    """A passage that was found, and why."""
-
-    stored: StoredPassage
-    """With its rows."""
-    score: float
-    """0..1 within one answer of the memory; comparable only there."""
-    why: dict[str, float]
-    """What it is made of; sums to the score."""
-    cosine: float | None = None
-    """With the question; None when no vector was compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +79,7 @@ def recall(
     if k < 1:
         return []
     found = ranked(ledger, folder, settings, question, max(CANDIDATES, 10 * k), dense=dense, today=today, plain=plain)
-    return _hits(ledger, found, k, allow, settings.diversity)
+    return as_hits(ledger, found, k, allow, settings.diversity)
 
 
 def find(
@@ -116,7 +104,7 @@ def find(
     asked = _asked(question, today, plain)
     rephrased = rephraser.rephrase(asked.text) if rephraser is not None else rephrase.NOTHING
     found = _ranked(ledger, folder, settings, asked, max(CANDIDATES, 10 * k), "auto", judge, rephrased.queries)
-    hits = _hits(ledger, found, k, allow, settings.diversity)
+    hits = as_hits(ledger, found, k, allow, settings.diversity)
     shown = {hit.scene.id for hit in hits}
     calibration = _calibration(ledger)
     sure = _confidence(ledger, calibration, asked, [one for one in found if one.stored.passage.scene in shown])
@@ -391,57 +379,3 @@ def _passing(ledger: Ledger, asked: query.Query, order: Iterable[int]) -> Iterat
                 path=one.path, tags=one.tags, at=one.at, kind=one.kind, trust=one.trust, language=one.language
             ) and asked.matches_text(one.text):
                 yield one
-
-
-def _hits(ledger: Ledger, found: Sequence[Ranked], k: int, allow: Callable[[Scene], bool] | None, diversity: float) -> list[Hit]:
-    """The best k scenes as hits; a scene that stands in two notes once, in the note with the smallest path.
-
-    Of two notes with one UID that say different things (a copy that went on, a UID that is none) both are hits. `diversity`:
-    each further scene of one note counts so much less (lateral inhibition), so that one note does not fill the list; but the newest
-    are asked for as they come.
-    """
-    diversity = 0.0 if found and "filter" in found[0].why else diversity
-    order = {one.stored.slot: one.score for one in found}
-    best: dict[int, Ranked] = {}
-    for one in found:
-        best.setdefault(one.stored.scene_slot, one)
-    same: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for scene, one in best.items():
-        same[one.stored.passage.scene, one.stored.scene_sha].append(scene)
-    hits: list[Hit] = []
-    for twins in _spread([sorted(twins, key=lambda scene: best[scene].stored.path) for twins in same.values()], best, diversity):
-        records = ledger.scenes_at(twins)
-        chosen = next((scene for scene in twins if scene in records and (allow is None or allow(records[scene]))), None)
-        if chosen is not None:
-            top = max((best[scene] for scene in twins), key=lambda one: one.score)
-            hits.append(_hit(ledger, chosen, records[chosen], best[chosen].stored, top, order))
-            if len(hits) >= k:
-                break
-    return hits
-
-
-def _spread(groups: Sequence[list[int]], best: Mapping[int, Ranked], diversity: float) -> Iterator[list[int]]:
-    """Groups of equal scenes, the best first; one whose note has been named before steps back."""
-    left = sorted(groups, key=lambda twins: (-max(best[scene].score for scene in twins), best[twins[0]].stored.path))
-    seen: dict[str, int] = defaultdict(int)
-    while left:
-        # A step back never goes beyond what is a little worse: only the head of the list need be looked at.
-        chosen = max(
-            range(min(len(left), 50)),
-            key=lambda place: (
-                max(best[scene].score for scene in left[place]) / (1 + diversity * seen[best[left[place][0]].stored.path]),
-                -place,
-            ),
-        )
-        twins = left.pop(chosen)
-        seen[best[twins[0]].stored.path] += 1
-        yield twins
-
-
-def _hit(ledger: Ledger, slot: int, scene: Scene, stored: StoredPassage, top: Ranked, order: Mapping[int, float]) -> Hit:
-    """One hit, the turns of its scene by the score of their best passage, those without one after them in their own order."""
-    passage = stored.passage
-    rows = ledger.db.execute("SELECT slot, uid FROM passages WHERE scene = ? ORDER BY ordinal", (slot,)).fetchall()
-    in_order = sorted(rows, key=lambda row: -order.get(row[0], 0.0))
-    uids = dict.fromkeys([passage.uid, *(uid for _, uid in in_order), *(turn.uid for turn in scene.turns)])
-    return Hit(scene, stored.path, passage.lines, passage.text, tuple(filter(None, uids)), top.score, dict(top.why))
