@@ -171,3 +171,27 @@ def test_what_was_removed_makes_no_vector_be_read(ledger: Ledger) -> None:
     assert all(not ledger.db.execute(one).fetchall() for one in reads.of_vectors())
     ledger.db.set_trace_callback(None)
     same(ledger.scan, ledger)
+
+
+def test_vectors_that_were_looked_at_amid_a_transaction_that_failed_are_gone(ledger: Ledger) -> None:
+    ledger.put_vectors("one", slots(ledger)[:5], units(5))
+    same(ledger.scan, ledger)
+    ledger.db.execute("BEGIN IMMEDIATE")
+    ledger.put_vectors("one", slots(ledger)[5:7], units(2, seed=1))
+    same(ledger.scan, ledger)
+    ledger.db.execute("ROLLBACK")
+    ledger.put_vectors("one", slots(ledger)[7:9], units(2, seed=2))  # under the stamps that the others had
+    same(ledger.scan, ledger)
+
+
+def test_any_run_of_changes_leaves_what_the_ledger_holds(ledger: Ledger) -> None:
+    draw = np.random.default_rng(5)
+    for step in range(40):
+        some = draw.choice(slots(ledger), size=int(draw.integers(1, 6)), replace=False).tolist()
+        if draw.random() < 0.4:
+            ledger.db.executemany("DELETE FROM vectors WHERE passage = ?", [(slot,) for slot in some])
+        else:
+            ledger.put_vectors("one", some, units(len(some), seed=step))
+        if draw.random() < 0.7:
+            same(ledger.scan, ledger)
+    same(ledger.scan, ledger)

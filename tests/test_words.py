@@ -275,3 +275,53 @@ def test_a_line_of_base64_is_one_short_word(index: Index) -> None:
     (held,) = index.db.execute("SELECT words FROM vocabulary").fetchone()
     assert max(map(len, held.decode().split("\n"))) == bags.MOST_WORD
     assert index.stems("A" * 100_000).best(1)[0][0] == 1
+
+
+def test_what_was_looked_at_amid_a_transaction_that_failed_is_not_kept(tmp_path: Path) -> None:
+    with ledger.Ledger(tmp_path / "l.db") as base:
+        _fill(base.index)
+        base.db.execute("BEGIN IMMEDIATE")
+        _fill(base.index, {6: ("Каяк плывёт.", "")})
+        assert base.index.holders("каяк") == [6]
+        base.db.execute("ROLLBACK")
+        assert base.index.holders("каяк") == []
+        _fill(base.index, {7: ("Весло стоит.", "")})  # gets the numbers that the other one had
+        assert (base.index.holders("каяк"), base.index.holders("весло")) == ([], [7])
+
+
+def test_an_index_that_has_been_asked_says_what_one_that_is_opened_now_says(tmp_path: Path) -> None:
+    draw = np.random.default_rng(3)
+    with ledger.Ledger(tmp_path / "l.db") as base, ledger.Ledger(tmp_path / "l.db") as other:
+        for step in range(30):
+            slots = draw.integers(1, 20, size=draw.integers(1, 4)).tolist()
+            if step % 3 == 2:
+                (base, other)[step % 2].index.remove(slots)
+            else:
+                said = {slot: (f"слово{step % 5} вода {'река ' * int(draw.integers(1, 4))}", f"Заметка {step}") for slot in slots}
+                _fill((base, other)[step % 2].index, said)
+            with ledger.Ledger(tmp_path / "l.db") as now:
+                for query in ("река вода", "слово1 заметка", f"слово{step % 5}"):
+                    for name in ("stems", "grams"):
+                        found, right = (getattr(one.index, name)(query).best(50) for one in (base, now))
+                        assert [slot for slot, _ in found] == [slot for slot, _ in right]
+                        assert [score for _, score in found] == pytest.approx([score for _, score in right], rel=1e-12)
+
+
+def test_to_index_one_more_passage_no_other_one_is_read_again(tmp_path: Path) -> None:
+    with ledger.Ledger(tmp_path / "l.db") as base:
+        _fill(base.index, {slot: (f"слово{slot} вода", "") for slot in range(1, 60)})
+        assert len(base.index.holders("вода")) == 59
+        _fill(base.index, {60: ("вода", ""), 7: ("ветер", "")})
+        statements: list[str] = []
+        base.db.set_trace_callback(statements.append)
+        assert len(base.index.holders("вода")) == 59
+        rows = [one for one in statements if "slot, words, grams" in one]
+        assert [len(base.db.execute(one).fetchall()) for one in rows] == [2]
+        assert not any("group_concat" in one for one in statements)
+
+
+@given(st.lists(st.integers(-3, 3), min_size=0, max_size=40), st.integers(0, 45))
+def test_the_best_are_those_that_sorting_all_puts_first(scores: list[int], k: int) -> None:
+    slots = np.random.default_rng(len(scores)).permutation(len(scores)).astype(np.int64)
+    right = sorted(zip(slots.tolist(), map(float, scores), strict=True), key=lambda one: (-one[1], one[0]))[:k]
+    assert words.Leg(slots, np.array(scores, float)).best(k) == right

@@ -10,6 +10,7 @@ Knows nothing about what a slot means.
 
 from __future__ import annotations
 
+import itertools
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -43,8 +44,29 @@ class Leg(NamedTuple):
         """The best k (slot, score), best first, the smaller slot first of equals."""
         import numpy as np
 
-        order = np.lexsort((self.slots, -self.scores))[: max(0, k)]
-        return list(zip(self.slots[order].tolist(), self.scores[order].tolist(), strict=True))
+        slots, scores = self
+        if 0 < k < len(scores):  # to sort what cannot be among them takes the most time
+            high = scores >= np.partition(scores, len(scores) - k)[-k]
+            slots, scores = slots[high], scores[high]
+        order = np.lexsort((slots, -scores))[: max(0, k)]
+        return list(zip(slots[order].tolist(), scores[order].tolist(), strict=True))
+
+
+class Seen(NamedTuple):
+    """Equal from one look at a database to the next as long as nothing was written, by this connection or another."""
+
+    others: int
+    """Changes when another connection commits."""
+    own: int
+    """Rows that this one has changed."""
+    amid: bool
+    """In a transaction, whose rows may never come to be: what was kept then is not to be kept longer."""
+
+    @staticmethod
+    def now(db: sqlite3.Connection) -> Seen:
+        """A look, which takes a few microseconds."""
+        (others,) = db.execute("PRAGMA data_version").fetchone()
+        return Seen(others, db.total_changes, db.in_transaction)
 
 
 class Index:
@@ -52,7 +74,7 @@ class Index:
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self.db = db
-        self._state: tuple[int, ...] = ()
+        self._seen: Seen | None = None  # when what is kept here was as it is in the file
         self._known: tuple[tuple[int, int], np.ndarray] | None = None  # the vocabulary's state, and its keys
         self._spelled: dict[int, list[str]] = {}  # row of the vocabulary -> its words
         self._readers: tuple[postings.Reader, postings.Reader] | None = None
@@ -277,10 +299,9 @@ class Index:
         """Of each document whether it holds one of these words: (n,) bool."""
         import numpy as np
 
-        rows = self._documents.rows(said.lists(keys)[1])
-        held = np.zeros(len(self._documents.slots), bool)
-        held[rows[rows >= 0]] = True
-        return held
+        held = np.zeros(len(self._documents.slots) + 1, bool)
+        held[self._documents.rows(said.lists(keys)[1])] = True  # the last one stands for all that count no more
+        return held[:-1]
 
     def holders(self, word: str) -> list[int]:
         """Slots of the passages that hold this folded word."""
@@ -333,16 +354,18 @@ class Index:
 
     def df(self, word: str) -> int:
         """How many passages hold this folded word."""
-        return len(self.holding([word]))
+        import numpy as np
+
+        said, _ = self._read()
+        return int(np.count_nonzero(self._holding(said, word_keys([word]))))
 
     def stem_df(self, stem: str) -> int:
         """How many passages hold a word with this stem."""
         import numpy as np
 
         said, parts = self._read()
-        found = said.lists(np.unique(np.concatenate([parts.lists(stem_keys([stem]))[1].astype(np.uint64), word_keys([stem])])))[1]
-        rows = self._documents.rows(found)
-        return len(np.unique(rows[rows >= 0]))
+        words = np.unique(np.concatenate([parts.lists(stem_keys([stem]))[1].astype(np.uint64), word_keys([stem])]))
+        return int(np.count_nonzero(self._holding(said, words)))
 
     def _bm25(self, keys: np.ndarray, worth: np.ndarray, unit: str, most: int, k1: float, b: float, own: np.ndarray | None = None) -> Leg:
         """BM25 (Robertson & Zaragoza 2009) with an idf that is never below zero, of what the keys (q,) stand for, times `worth` (q,)."""
@@ -389,37 +412,37 @@ class Index:
                 tf = np.bincount(inverse, weights=counted)
             else:
                 every = np.bincount(held, weights=counted, minlength=count)
-                touched = np.flatnonzero(every)
+                touched = np.flatnonzero(every > 0)
                 tf = every[touched]
             idf = np.log1p((count - len(touched) + 0.5) / (len(touched) + 0.5))
             scores[touched] += worth[key] * idf * tf * (k1 + 1) / (tf + damp[touched])
-        best = np.flatnonzero(scores)
+        best = np.flatnonzero(scores > 0)
         return Leg(docs.slots[best], scores[best])
 
     def _read(self) -> tuple[postings.Reader, postings.Reader]:
         """The two families as they are now, and `_documents` with them."""
         from vaultllm.memory import postings
 
-        counted = (("id", "postings"), ("doc", "documents"))
-        query = ", ".join(f"(SELECT coalesce(max({key}), 0) FROM {table}), (SELECT count(*) FROM {table})" for key, table in counted)
-        state = tuple(self.db.execute(f"SELECT {query}").fetchone())
-        if self._readers is None:
-            self._readers = (postings.Reader(WORDS), postings.Reader(PARTS))
-        if state != self._state:
-            for reader in self._readers:
-                reader.refresh(self.db)
-            self._documents = _Documents.read(self.db)
-            self._state = state
+        seen = Seen.now(self.db)
+        if self._readers is not None and seen == self._seen:
+            return self._readers
+        if self._readers is None or self._seen is None or self._seen.amid:
+            self._readers, self._documents = (postings.Reader(WORDS), postings.Reader(PARTS)), _Documents.none()
+        for reader in self._readers:
+            reader.refresh(self.db)
+        self._documents = self._documents.now(self.db)
+        self._seen = seen
         return self._readers
 
 
 class _Documents(NamedTuple):
     """The passages that count."""
 
+    docs: np.ndarray  # (n,) int64, rising: document numbers
     slots: np.ndarray  # (n,) int64
     words: np.ndarray  # (n,) float64: length in words
     grams: np.ndarray  # (n,) float64: length in 4-grams
-    places: np.ndarray  # document number -> row, or -1
+    places: np.ndarray  # document number -> row, or -1 for one that counts no more
 
     def rows(self, docs: np.ndarray) -> np.ndarray:
         """Rows of document numbers, -1 for those that count no more."""
@@ -427,14 +450,33 @@ class _Documents(NamedTuple):
         return found
 
     @staticmethod
-    def read(db: sqlite3.Connection) -> _Documents:
+    def none() -> _Documents:
+        """Before anything was read."""
         import numpy as np
 
-        rows = np.array(db.execute("SELECT doc, slot, words, grams FROM documents").fetchall(), np.int64).reshape(-1, 4)
-        (top,) = db.execute("SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'documents'").fetchone()
-        places = np.full(top + 1, -1, np.int64)
-        places[rows[:, 0]] = np.arange(len(rows))
-        return _Documents(rows[:, 1], rows[:, 2] / TEXT_WEIGHT, rows[:, 3] / TEXT_WEIGHT, places)
+        numbers, lengths = np.zeros(0, np.int64), np.zeros(0)
+        return _Documents(numbers, numbers, lengths, lengths, numbers)
+
+    def now(self, db: sqlite3.Connection) -> _Documents:
+        """As they are by now. Only what is new is read: a document never changes, it only goes."""
+        import numpy as np
+
+        last = int(self.docs[-1]) if len(self.docs) else 0
+        top, count = db.execute("SELECT coalesce(max(doc), 0), (SELECT count(*) FROM documents) FROM documents").fetchone()
+        if (top, count) == (last, len(self.docs)):
+            return self
+        rows = db.execute("SELECT doc, slot, words, grams FROM documents WHERE doc > ? ORDER BY doc", (last,))
+        new = np.fromiter(itertools.chain.from_iterable(rows), np.int64).reshape(-1, 4)
+        kept = ~np.isin(self.slots, new[:, 1])  # a slot that was written again
+        if int(kept.sum()) + len(new) != count:  # some are gone
+            (there,) = db.execute("SELECT group_concat(doc, ' ') FROM documents").fetchone()
+            kept &= np.isin(self.docs, np.fromstring(there or "", np.int64, sep=" "))
+        columns = new[:, 0], new[:, 1], new[:, 2] / TEXT_WEIGHT, new[:, 3] / TEXT_WEIGHT
+        docs, slots, words, grams = (np.concatenate([old[kept], more]) for old, more in zip(self[:4], columns, strict=True))
+        (highest,) = db.execute("SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'documents'").fetchone()
+        places = np.full(highest + 1, -1, np.int64)
+        places[docs] = np.arange(len(docs))
+        return _Documents(docs, slots, words, grams, places)
 
 
 def _spelled(words: bytes) -> list[str]:
