@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +15,7 @@ from tests import models
 from vaultllm import evaluate
 from vaultllm.errors import DataError
 from vaultllm.evaluate import Score
-from vaultllm.models import hf
+from vaultllm.models import hf, micro
 from vaultllm.schema import Example, Message
 
 
@@ -183,3 +185,38 @@ def test_batches_hold_every_index_once_within_their_bounds():
     found = evaluate.batches(lengths, tokens=128, rows=3)
     assert sorted(i for batch in found for i in batch) == list(range(8))
     assert all(len(batch) <= 3 and (len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= 128) for batch in found)
+
+
+@pytest.mark.parametrize("shape", [*models.SHAPES, "micro"])
+def test_the_logits_of_an_example_in_a_batch_are_those_of_it_alone(shape: models.Shape, tmp_path: Path):
+    """Batches of similar length with padding, not packing: no example can see another."""
+    import torch
+
+    torch.set_num_threads(1)
+    if shape == "micro":
+        texts = [prose(f"{i}", text, f"{i}.md") for i, text in enumerate(models.TEXTS)]
+        micro.pretrain(texts, tmp_path / "micro", minutes=1.0, seed=0, progress=lambda progress: None, steps=2)
+        loaded = hf.load(str(tmp_path / "micro"))
+    else:
+        loaded = hf.load(str(models.build(tmp_path / shape, shape)))
+    asked = replace(talk("q", "Насос?", "Дождь идёт."), form="task", task="cloze")
+    pieces = [piece for one in (*EXAMPLES, asked) for piece in evaluate.windows(*evaluate.encode(loaded.tokenizer, one), 200)]
+    assert len({len(piece.ids) for piece in pieces}) > 3
+    ids, mask, labels = evaluate.pad(pieces)
+    model = loaded.model.float()
+
+    def logits(ids: Any, mask: Any) -> Any:
+        with torch.no_grad():
+            return model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+
+    together = logits(ids, mask)
+    others = ids.clone()
+    others[1:] = (others[1:] + 7) % len(loaded.tokenizer)  # the first row beside quite other ones
+    assert torch.equal(logits(others, mask)[0], together[0])
+    for row, piece in enumerate(pieces):
+        n = len(piece.ids)
+        alone = logits(*evaluate.pad([piece])[:2])
+        assert torch.allclose(together[row, :n], alone[0], atol=2e-5), (shape, row)
+        assert (labels[row, :n] != -100).tolist() == piece.learn
+        assert (labels[row, n:] == -100).all()
+    assert not torch.allclose(together[0, : len(pieces[1].ids)], together[1, : len(pieces[1].ids)], atol=1e-2)  # rows do differ
