@@ -291,7 +291,7 @@ def answering(monkeypatch: pytest.MonkeyPatch, answer: Callable[[str, MemorySett
     asked: list[tuple[str, int]] = []
 
     def say(ledger: Any, folder: Any, settings: Any, question: str, most: int, **options: Any) -> list[Any]:
-        assert options == {"plain": True}
+        assert options == {"plain": True, "rephraser": None}
         asked.append((question, most))
         return answer(question, settings)[:most]
 
