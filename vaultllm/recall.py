@@ -327,7 +327,7 @@ def _cosines(
     if not vector.any():
         return None
     every = None
-    if dense == "chroma" or (dense == "auto" and ledger.counts()["vectors"] >= EXACT_BELOW):
+    if dense == "chroma" or (dense == "auto" and _vectors(ledger) >= EXACT_BELOW):
         if among is not None and len(among) <= _FEW:
             every = _compared(ledger, fingerprint, vector, among.tolist())
         elif (near := _ask_chroma(ledger, remember.store(ledger, folder, settings), fingerprint, vector, k, among)) is not None:
@@ -350,11 +350,17 @@ def _compared(ledger: Ledger, fingerprint: str, vector: np.ndarray, slots: Seque
     return Leg(np.array(there, np.int64), (vectors @ vector).astype(np.float64) if there else np.zeros(0))
 
 
+def _vectors(ledger: Ledger) -> int:
+    """How many vectors there are; `counts` would count all else too, at every question."""
+    (count,) = ledger.db.execute("SELECT count(*) FROM vectors").fetchone()
+    return int(count)
+
+
 def _ask_chroma(
     ledger: Ledger, where: Store, fingerprint: str, vector: np.ndarray, k: int, among: np.ndarray | None
 ) -> Sequence[int] | None:
     """Slots near a vector, about k of them `among` those; None when Chroma is absent, away, broken, or being written to."""
-    wanted = k if among is None else min(max(k, _MOST_ASKED), 2 * k * math.ceil(ledger.counts()["vectors"] / len(among)))
+    wanted = k if among is None else min(max(k, _MOST_ASKED), 2 * k * math.ceil(_vectors(ledger) / len(among)))
     try:
         return [slot for slot, _ in where.nearest(fingerprint, vector, wanted)]
     except (LockedError, MemoryBroken):
