@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import random
 import time
 from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vaultllm import text
-from vaultllm.memory import embed, expand, spelling
+from tests import stored
+from vaultllm import recall, remember, text
+from vaultllm.config import MemorySettings
+from vaultllm.ledger import Ledger
+from vaultllm.memory import embed, expand, live, spelling
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "vault_example"
 
@@ -263,3 +268,120 @@ def test_neighbours_are_the_words_above_the_threshold_best_first() -> None:
     assert [word for word, _ in expand.neighbours(words, vectors, np.array([1, 0], np.float32), least=0.9)] == ["вода", "ручей"]
     assert expand.neighbours(words, vectors, np.zeros(2, np.float32)) == []
     assert expand.neighbours([], np.zeros((0, 2), np.float32), np.ones(2, np.float32)) == []
+
+
+class Near:
+    """An embedder of words by a table, which counts how often it is asked."""
+
+    def __init__(self, fingerprint: str, table: dict[str, tuple[float, ...]]) -> None:
+        self.fingerprint, self.table, self.asked = fingerprint, table, 0
+
+    def embed(self, texts: Sequence[str], query: bool = False) -> np.ndarray:
+        self.asked += 1
+        return embed.unit(np.array([self.table.get(word, (0.0, 0.0)) for word in texts], np.float32).reshape(len(texts), 2))
+
+
+class Held:
+    """A lexicon of these words, the most frequent first."""
+
+    def __init__(self, words: Sequence[str]) -> None:
+        self.words = list(words)
+
+    def frequent(self, most: int) -> list[str]:
+        return self.words[:most]
+
+
+TABLE = {
+    "мука": (1, 0),
+    "закваска": (1, 0.1),
+    "мукой": (1, 0),
+    "ржаная": (1, 0.5),
+    "который": (1, 0),
+    "2025": (1, 0),
+    "#мука": (1, 0),
+    "река": (0, 1),
+}
+
+
+def synonyms(text: str, table: dict[str, tuple[float, ...]] = TABLE, least: float = 0.6) -> dict[str, float]:
+    return expand.synonyms(text, Held(list(table)), Near(repr(sorted(table.items())), table), least)
+
+
+def test_synonyms_are_near_words_that_share_no_4_gram_with_the_word_and_say_something() -> None:
+    found = synonyms("Мука?")
+    assert list(found) == ["закваска", "ржаная"]  # мукой is another form, который and 2025 say nothing
+    assert found["закваска"] == pytest.approx(1 / 1.01**0.5)
+    assert list(synonyms("мука", least=0.95)) == ["закваска"]
+    assert synonyms("мука и закваска") == {"ржаная": pytest.approx(found["ржаная"], abs=0.1)}  # what is asked for is no synonym
+
+
+@pytest.mark.parametrize(
+    "said", ["", "?!", "который", "2025", "неизвестное", "ab", " ".join(f"слово{'абвгдежзиклмн'[n]}" for n in range(13)) + " мука"]
+)
+def test_what_has_no_synonyms_has_none(said: str) -> None:
+    assert synonyms(said) == {}
+    assert synonyms(said, {}) == {}
+
+
+def test_a_word_has_few_synonyms_and_the_nearest() -> None:
+    table: dict[str, tuple[float, ...]] = {"мука": (1, 0)} | {f"{'бвгджзклмн'[n] * 5}": (1, n / 10) for n in range(9)}
+    assert list(synonyms("мука", table)) == ["ббббб", "ввввв", "ггггг"]
+
+
+def test_the_words_of_the_vault_are_embedded_once_for_each_embedder() -> None:
+    first, second = Near("first", TABLE), Near("second", {**TABLE, "закваска": (0.0, 1.0)})
+    for _ in range(3):
+        assert "закваска" in expand.synonyms("мука", Held(list(TABLE)), first)
+    assert first.asked == 4  # three questions and the vault
+    assert "закваска" not in expand.synonyms("мука", Held(list(TABLE)), second)
+
+
+SENTENCES = [
+    "Мука и закваска лежат в погребе рядом.",
+    "Закваска любит тёплую воду, мука тоже.",
+    "Хлеб: мука, закваска, соль.",
+    "Насос гудит у колодца.",
+]
+
+
+@pytest.fixture
+def kitchen(tmp_path: Path) -> Iterator[tuple[Ledger, Path, MemorySettings]]:
+    settings = MemorySettings(dims=16, grams=0, dense=0, near=0, used=0, diversity=0)
+    with Ledger(tmp_path / "ledger.db") as ledger:
+        for number, said in enumerate(SENTENCES * 2):
+            stored.put(ledger, f"n{number}.md", f"{said} Запись {number}.")
+        stored.put(ledger, "только.md", "Закваска поднялась за ночь.")
+        stored.put(ledger, "лодка.md", "Лодка стоит у причала.")
+        remember.refresh(ledger, tmp_path / "memory", settings)
+        yield ledger, tmp_path / "memory", settings
+
+
+def test_the_most_frequent_words_are_those_of_several_passages(kitchen: tuple[Ledger, Path, MemorySettings]) -> None:
+    index = kitchen[0].index
+    every = index.frequent(1_000)
+    assert every.index("закваска") < every.index("соль")
+    assert "поднялась" not in every
+    assert index.frequent(3) == every[:3]
+    assert index.frequent(0) == []
+
+
+def test_a_synonym_finds_what_the_word_does_not_but_only_if_it_is_asked_for(kitchen: tuple[Ledger, Path, MemorySettings]) -> None:
+    ledger, folder, settings = kitchen
+    plain = {hit.path: hit.score for hit in recall.recall(ledger, folder, settings, "мука", 20)}
+    wider = {hit.path: hit.score for hit in recall.recall(ledger, folder, settings.model_copy(update={"synonyms": 0.5}), "мука", 20)}
+    assert "только.md" not in plain
+    assert 0 < wider["только.md"] < min(score for path, score in wider.items() if path in plain)
+    assert "лодка.md" not in wider
+    assert MemorySettings().synonyms == 0.0
+
+
+def test_only_the_vaults_own_embedder_has_synonyms(kitchen: tuple[Ledger, Path, MemorySettings], monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger, folder, settings = kitchen
+    settings = settings.model_copy(update={"synonyms": 0.5})
+    monkeypatch.setattr(live, "embedder", lambda *given: (_ for _ in ()).throw(ValueError("damaged")))
+    assert "только.md" not in {hit.path for hit in recall.recall(ledger, folder, settings, "мука", 20)}
+    monkeypatch.undo()
+    about = json.loads(ledger.get(live.LIVE) or "")
+    ledger.set(live.LIVE, json.dumps({**about, "spec": "st:some"}))
+    monkeypatch.setattr(expand, "synonyms", lambda *given: pytest.fail("asked"))
+    assert recall.recall(ledger, folder, settings, "мука", 20)

@@ -176,7 +176,7 @@ def synonyms(text: str, lexicon: Lexicon, embedder: Embedder, least: float = LEA
     """Words that the vault uses where it uses a word of the question -> their cosine with it, at least `least`.
 
     At most `MOST_SYNONYMS` for each word; {} for a question of more than `MOST_ASKED` words that say something: they say enough. A
-    word that shares a 4-gram with the question's is none: that leg finds it anyway, and its vector, made of letters too, is near
+    word that shares a 4-gram with one of the question's is none: that leg finds it anyway, and its vector, made of letters too, is near
     whatever it means. They are no dictionary's synonyms: what is used together is near (flour and leaven).
     """
     asked = [word for word in dict.fromkeys(map(fold, WORD.findall(text))) if _means(word)]
@@ -184,11 +184,10 @@ def synonyms(text: str, lexicon: Lexicon, embedder: Embedder, least: float = LEA
         return {}
     words, vectors = _vectors(lexicon, embedder)
     found: dict[str, float] = {}
-    for word, vector in zip(asked, embedder.embed(asked), strict=True):
-        grams = set(word_grams(word))
+    grams = {gram for word in asked for gram in word_grams(word)}
+    for vector in embedder.embed(asked):
         near = neighbours(words, vectors, vector, _NEAREST, least)
-        others = [(other, cosine) for other, cosine in near if other not in asked and grams.isdisjoint(word_grams(other))]
-        for other, cosine in others[:MOST_SYNONYMS]:
+        for other, cosine in [one for one in near if grams.isdisjoint(word_grams(one[0]))][:MOST_SYNONYMS]:
             found[other] = max(found.get(other, 0.0), cosine)
     return found
 
