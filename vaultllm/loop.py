@@ -40,6 +40,15 @@ class Data:
     accumulate: int
     cut: int
     """Examples that did not fit into one window."""
+    empty: int = 0
+    """Examples that hold no token which could be learnt (a single one, with nothing before it)."""
+
+    def tokens(self) -> dict[str, int]:
+        """Of one pass: `learnt`, `context` (read, not learnt; what windows repeat among it) and `padding`."""
+        read = sum(len(piece.ids) for piece in self.pieces)
+        learnt = sum(sum(piece.learn) for piece in self.pieces)
+        cells = sum(len(batch) * max(len(self.pieces[i].ids) for i in batch) for batch in self.batches)
+        return {"learnt": learnt, "context": read - learnt, "padding": cells - read}
 
 
 class Pace:

@@ -52,7 +52,7 @@ def train_lora(
     """Train an adapter on the dataset's training side and measure it on the other; returns the metrics.
 
     Writes into `run_folder` only: `adapter/` (plain peft), `vaultllm.json` (what it belongs to), `metrics.jsonl`,
-    `plot.png`, and `checkpoints/` while it runs. `settings.minutes` covers measuring too; the learning rate has
+    `scores.json` (of each held-out example, before and after), `plot.png`, and `checkpoints/` while it runs. `settings.minutes` covers measuring too; the learning rate has
     fallen to nothing when they are over. `seed` None: the one of the settings. `resume` goes on from the newest
     complete checkpoint, if there is one. Raises DataError when there is nothing to learn, ModelError when the base cannot be used
     or the loss is no longer a number, KeyboardInterrupt after Ctrl-C or SIGTERM, with a checkpoint written.
@@ -95,6 +95,7 @@ def train_lora(
         max_tokens=limit,
         progress=lambda share: progress(Progress("measuring", share, step, job.log.loss)),
     )
+    evaluate.write_scores(run_folder / "scores.json", {"base": before, "candidate": after})
     log = job.log
     metrics: dict[str, Any] = {
         **_quality(measured, before, after),
@@ -111,6 +112,8 @@ def train_lora(
         "examples": len(train),
         "windows": len(data.pieces),
         "examples_cut": data.cut,
+        "examples_empty": data.empty,
+        "tokens_one_pass": data.tokens(),
         "learning_rate": rate,
         "parameters": loaded.parameters,
         "trained_parameters": sum(weight.numel() for weight in model.parameters() if weight.requires_grad),
@@ -134,12 +137,13 @@ def versions() -> dict[str, str]:
 def _data(loaded: hf.Loaded, examples: Sequence[Example], limit: int, seed: int) -> Data:
     pieces: list[Window] = []
     weights: list[float] = []
-    cut = 0
+    cut = empty = 0
     for example in examples:
         found = evaluate.windows(*evaluate.encode(loaded.tokenizer, example), limit)
         pieces += found
         weights += [example.weight] * len(found)
         cut += len(found) > 1
+        empty += not found
     if not pieces:
         raise DataError(f"{len(examples)} examples hold no token to learn; see what was dropped with: vaultllm dataset")
     # Mixed first: the windows of one note would share a batch otherwise, and pull in one direction.
@@ -151,7 +155,7 @@ def _data(loaded: hf.Loaded, examples: Sequence[Example], limit: int, seed: int)
         tokens = min(tokens, 1024)
     batches = evaluate.batches([len(piece.ids) for piece in pieces], tokens=tokens, rows=BATCH)
     accumulate = max(1, round(BATCH * len(batches) / len(pieces))) if len(pieces) > BATCH else len(batches)
-    return Data(pieces, weights, batches, accumulate, cut)
+    return Data(pieces, weights, batches, accumulate, cut, empty)
 
 
 def _adapted(model: Any, settings: TrainSettings, seed: int) -> Any:

@@ -205,7 +205,8 @@ def search(result: Result) -> RenderableType:
         head.append(f"  {lines_of(hit)}" + (f"  {hit['at'][:10]}" if hit["at"] else ""), style="dim")
         parts += [head, _marked(_excerpt(hit["text"], wanted), wanted, stem)]
         why = ", ".join(f"{name} {value:.2f}" for name, value in hit["why"].items() if value > 0.005)
-        parts.append(Text(f"   {hit['score']:.2f} = {why}", style="dim"))
+        said = "passes the filters; the newest first" if "filter" in hit["why"] else f"{hit['score']:.2f} = {why}"
+        parts.append(Text(f"   {said}", style="dim"))
     return Group(*parts)
 
 
@@ -236,7 +237,12 @@ def dataset(result: Result) -> RenderableType:
     """Counts, and what was dropped and why."""
     counts = result["counts"] | {f"{name} tokens": count for name, count in (result["tokens"] or {}).items()}
     rows = [(name.replace("_", " "), f"{count:,}") for name, count in counts.items()]
-    parts: list[RenderableType] = [Text(f"dataset {result['id']}  {result['folder']}"), table("what", "number|", rows=rows)]
+    sums = "{scenes:,} scenes = {used:,} used + {dropped_scenes:,} dropped".format(**counts)
+    parts: list[RenderableType] = [
+        Text(f"dataset {result['id']}  {result['folder']}"),
+        Text(sums),
+        table("what", "number|", rows=rows),
+    ]
     if result["dropped"]:
         parts += [Text(""), table("dropped because", "number|", rows=[(why, count) for why, count in result["dropped"].items()])]
     parts += [Text(f"written {path}") for path in result["exported"]]
@@ -258,8 +264,10 @@ def train(result: Result) -> RenderableType:
     tokens = metrics["tokens"]
     parts.append(
         Text(
-            f"{tokens['learnt']:,} tokens learnt, {tokens['context']:,} read as context, {metrics['tokens_per_s']:,.0f} tokens/s, "
-            f"{metrics['seconds']:.0f} s, {metrics['peak_rss_mb']:,} MB\nloss curve  {result['plot']}\nadapter     {result['adapter']}\n"
+            f"{tokens['learnt']:,} tokens learnt, {tokens['context']:,} read as context, {tokens['padding']:,} of padding, "
+            f"{metrics['tokens_per_s']:,.0f} tokens/s, {metrics['seconds']:.0f} s, {metrics['peak_rss_mb']:,} MB\n"
+            f"loss curve  {result['plot']}\nadapter     {result['adapter']}\n"
+            + _report_line(result)
             + (
                 "undo        vaultllm rollback"
                 if result["promoted"]
@@ -268,6 +276,12 @@ def train(result: Result) -> RenderableType:
         )
     )
     return Group(*parts)
+
+
+def _report_line(result: Result) -> str:
+    if result.get("report_error"):
+        return f"no report   {result['report_error']}\n"
+    return f"report      {result['report']}\n" if result.get("report") else ""
 
 
 def bits_rows(metrics: Result) -> list[tuple[str, str]]:
@@ -308,6 +322,12 @@ def runs(result: Result) -> RenderableType:
     return table("base and runs", "decision", "bits per byte", "dataset", "why", rows=rows)
 
 
+def reported(result: Result) -> RenderableType:
+    """Where the note about a training is."""
+    head = f"run {result['run']}: {result['decision']}{': ' + result['reason'] if result['reason'] else ''}"
+    return Text(f"{head}\n{'written' if result['written'] else 'note   '}  {result['note']}")
+
+
 def promoted(result: Result) -> RenderableType:
     """Who answers now."""
     return Text(f"{result['current'] or 'the base alone'} answers now; before: {result['before'] or 'the base alone'}")
@@ -325,6 +345,31 @@ def answer(result: Result, streamed: bool = False) -> RenderableType:
     parts: list[RenderableType] = [model, *said, Text(""), *quotes] if result["capable"] else [*quotes, Text(""), model, *said]
     note = result["note"] or "not written (--no-write)"
     return Group(*parts, Text(f"\nnote  {note}  ({result['seconds']:.1f} s)", style="dim"))
+
+
+def forgotten(result: Result) -> RenderableType:
+    """What went, or would go, where it is still said, and what saw it."""
+    if "undone" in result:
+        return Text(f"{result['what']} may be read again; run: vaultllm ingest")
+    removed = ", ".join(f"{count:,} {name}" for name, count in result["removed"].items() if count) or "nothing that was derived from it"
+    lines = [f"{'would go' if result['dry_run'] else 'forgotten'}: {removed}"]
+    if not result["dry_run"]:
+        searched = result["searched"]
+        found = (
+            f"{searched['files']:,} files, {searched['bytes']:,} bytes searched for {searched['fragments']:,} fragments of it: none left"
+        )
+        lines.append(f"{found}  ({result['seconds']:.1f} s)")
+    lines += [f"revoked  run {run['id']}{' (it answered)' if run['answered'] else ''}: it was trained on it" for run in result["runs"]]
+    lines += [f"revoked  base {base}: it has read it" for base in result["bases"]]
+    if result.get("retrained"):
+        lines.append(f"trained again  {result['retrained'].get('run') or result['retrained'].get('reason')}")
+    elif result["runs"] or result["bases"]:
+        lines.append("to train without it: vaultllm retrain")
+    lines += [f"quotes it  {path}  (a note of yours: it stays)" for path in result["notes_that_quote_it"]]
+    lines += [f"says some of it too  {path}" for path in result["said_elsewhere"][:10]]
+    if len(result["said_elsewhere"]) > 10:
+        lines.append(f"… and {len(result['said_elsewhere']) - 10} more notes; --json lists them")
+    return Text("\n".join(lines))
 
 
 def status(result: Result) -> RenderableType:
@@ -345,6 +390,9 @@ def status(result: Result) -> RenderableType:
         ("new", f"{result['dataset']['new_scenes']} scenes since the last training; retrain starts at {result['dataset']['min_new']}"),
         ("problems", len(result["problems"])),
     ]
+    if result["forgotten"]["entries"]:
+        open_ = result["forgotten"]["unfinished"]
+        rows.append(("forgotten", f"{result['forgotten']['entries']} times{f'; {open_} not to the end: run it again' if open_ else ''}"))
     problems = [Text(line) for line in _problem_lines(result["problems"], 40, "vaultllm status --json")]
     return Group(table("", "", rows=rows), *_charts(scenes), *problems)
 
