@@ -109,6 +109,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "explain",
         "survey",
         "forget",
+        "target",
         "steps",
         "pipeline",
         "schedule",

@@ -26,7 +26,7 @@ from typer.core import TyperGroup
 from vaultllm import __version__, config, steps, views
 from vaultllm.database import explained
 from vaultllm.errors import UsageError, VaultError, VaultllmError
-from vaultllm.terminal import GLOBALS, ReaderLeft, emit, opened, progress_shown
+from vaultllm.terminal import GLOBALS, ReaderLeft, console, emit, opened, progress_shown
 
 
 class Stopped(Exception):  # noqa: N818 - what the user wanted, not an error
@@ -168,6 +168,26 @@ def search(
             if line.strip():
                 emit(steps.search(job, line.strip(), k), views.search)
                 sys.stdout.flush()
+
+
+@app.command()
+def forget(
+    what: Annotated[str, typer.Argument(help="A note's path, a scene's id, a message's UID, or a conversation's id.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go; change nothing.")] = False,
+    undo: Annotated[bool, typer.Option("--undo", help="Let it be read again, by the next ingest.")] = False,
+    retrain: Annotated[bool, typer.Option("--retrain", help="Where a training saw it, train again without it, from the base.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; needed where nobody can be asked.")] = False,
+) -> None:
+    """Take it out of everything that was derived from it, and search every file to prove it; the vault stays as it is."""
+    asks = not (yes or dry_run or undo)
+    if asks and (GLOBALS.json or not (sys.stdin.isatty() and sys.stdout.isatty())):
+        raise UsageError("what is forgotten comes back only by reading it again; say --yes, or look first with --dry-run")
+    with opened() as job:
+        if asks:
+            console().print(views.forgotten(steps.forget(job, what, dry_run=True)))
+            typer.confirm("Forget it?", abort=True)
+        result = steps.forget(job, what, dry_run, undo, retrain)
+    emit(result, views.forgotten)
 
 
 _command(steps.dataset, views.dataset)

@@ -10,7 +10,7 @@ import hashlib
 from collections import Counter
 from typing import Any
 
-from vaultllm import chats, imports, metadata, reading, vault, workers
+from vaultllm import chats, forgotten, imports, metadata, reading, vault, workers
 from vaultllm.config import Workspace
 from vaultllm.errors import DataError, VaultError
 from vaultllm.links import Resolver
@@ -47,9 +47,12 @@ def explain(workspace: Workspace, path: str) -> dict[str, Any]:
     stored = imports.is_stored(path)
     skipped = None if stored else vault.left_out(workspace.vault, path, workspace.settings.scan, workspace.settings.own_folders)
     data = b""
+    unwanted = forgotten.load(workspace.state)
     if skipped is None:
         try:
             data = imports.read_known(workspace, path)
+            if unwanted and (unwanted.path(path) or unwanted.file(hashlib.sha256(data).hexdigest())):
+                skipped = forgotten.note_problem(path)
         except VaultError as error:
             skipped = Problem(error.code, error.message)
     read = _read(workspace, path, data) if skipped is None else skipped
@@ -80,7 +83,7 @@ def explain(workspace: Workspace, path: str) -> dict[str, Any]:
 
 def _read(workspace: Workspace, path: str, data: bytes) -> reading.Reading | Problem:
     """Read in a child process with the limits of an ingest: a file that kills the parser kills nothing else."""
-    context = workers.Context(workspace.settings, imports.root_of(workspace.state))
+    context = workers.Context(workspace.settings, imports.root_of(workspace.state), forgotten=forgotten.load(workspace.state) or None)
     with contextlib.closing(workers.read_all([workers.Task(None, path, data)], lambda: context, 1)) as results:
         return next(results)[1]
 

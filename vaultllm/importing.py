@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from vaultllm import chats, imports, reading, vault
+from vaultllm import chats, forgotten, imports, reading, vault
 from vaultllm.chats import exports, mend
 from vaultllm.config import Settings, Workspace
 from vaultllm.errors import DataError, UsageError, VaultError
@@ -70,7 +70,7 @@ def take(workspace: Workspace, files: Sequence[Path], *, dry_run: bool = False, 
     """
     taken = Taken()
     root = imports.root_of(workspace.state)
-    for _, conversation in _talks(files, workspace.settings, taken, progress):
+    for _, conversation in _talks(files, workspace, taken, progress):
         outcome, joined = imports.store(root, conversation, dry_run=dry_run)
         _count(taken, outcome, joined)
     _refuse_nothing(taken, files)
@@ -89,7 +89,7 @@ def repair(workspace: Workspace, files: Sequence[Path], *, dry_run: bool = False
         if name := imports.name_of(conversation):
             held[name].append(path)
     root = imports.root_of(workspace.state)
-    for _, conversation in _talks(files, workspace.settings, taken, progress):
+    for _, conversation in _talks(files, workspace, taken, progress):
         names = [conversation.id, *(imports.BY_UID + turn.uid for turn in conversation.turns if turn.uid)]
         paths = {path for name in names if name for path in held.get(name, ())}
         if not paths:
@@ -119,9 +119,10 @@ def _count(taken: Taken, outcome: str, joined: Conversation) -> None:
     taken.stored[path] = joined.id
 
 
-def _talks(files: Sequence[Path], settings: Settings, taken: Taken, progress: Report) -> Iterator[tuple[Path, Conversation]]:
-    """The conversations of all exports that say something; what is wrong is noted in `taken`."""
+def _talks(files: Sequence[Path], workspace: Workspace, taken: Taken, progress: Report) -> Iterator[tuple[Path, Conversation]]:
+    """The conversations of all exports that say something that was not forgotten; what is wrong is noted in `taken`."""
     check(files)
+    settings, unwanted = workspace.settings, forgotten.load(workspace.state)
     reading_ = _Reading(sum(map(_size, files)))
     for path in files:
         left_out: Counter[str] = Counter()
@@ -132,6 +133,8 @@ def _talks(files: Sequence[Path], settings: Settings, taken: Taken, progress: Re
                 message = one.message.removeprefix(f"{path.name}: ")  # the path says it
                 taken.problems.append((str(path), dataclasses.replace(one, message=message)))
                 continue
+            if unwanted:
+                one = unwanted.without(one, whole=unwanted.path(imports.path_of(one)))
             for problem in one.problems:
                 left_out[problem.code] += problem.count
                 first.setdefault(problem.code, problem)

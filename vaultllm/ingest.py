@@ -18,10 +18,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from vaultllm import imports, reading, vault, workers
+from vaultllm import forgotten, imports, reading, vault, workers
 from vaultllm.config import Workspace
 from vaultllm.errors import VaultError, VaultllmError
 from vaultllm.files import write_if_changed
+from vaultllm.forgotten import Forgotten
 from vaultllm.keywords import Statistics, statistics
 from vaultllm.ledger import Change, KnownNote, Ledger, NoteRow
 from vaultllm.redact import redact
@@ -35,7 +36,7 @@ FEWEST_NOTES = 20  # below, no word is known to be common in the vault
 SAMPLE_NOTES = 200  # whose words are counted, the first
 SAMPLE_CHARS = 4_000  # of each
 SAMPLE_BYTES = 64 * 1024  # larger ones are not in the sample
-_STATISTICS = "statistics"  # in the ledger's meta table
+STATISTICS = "statistics"  # in the ledger's meta table
 _PRIVATE = re.compile(r"^private[ \t]*:[ \t]*(?!false|no\b)\S", re.MULTILINE | re.IGNORECASE)
 BATCH_SECONDS = 2.0  # a transaction ends after so long: what a kill costs
 
@@ -62,6 +63,7 @@ def ingest(workspace: Workspace, ledger: Ledger, *, full: bool = False, confirm:
     Raises VaultError (E-VANISHED) when many notes are gone and `confirm` is not set.
     """
     root = imports.root_of(workspace.state)
+    unwanted = forgotten.load(workspace.state)
     scan, stored = vault.scan(workspace.vault, workspace.settings.scan, workspace.settings.own_folders), imports.scan(root)
     known = ledger.known()
     notes, talks = (
@@ -70,15 +72,15 @@ def ingest(workspace: Workspace, ledger: Ledger, *, full: bool = False, confirm:
     if not confirm:
         _refuse_vanished(notes, sum(not imports.is_stored(path) for path in known), workspace.vault)
         _refuse_vanished(talks, sum(imports.is_stored(path) for path in known), root)
-    about = functools.cache(lambda: _statistics(workspace, ledger, scan.files + stored.files))
+    about = functools.cache(lambda: _statistics(workspace, ledger, scan.files + stored.files, unwanted))
     # First the notes, which imported talks mend; then these, which make scenes only of what no note holds.
     stale = imports.stale_notes(root, ledger.talks(imports.MENDED), _digests(root, stored.files, known))
-    parsed, unchanged, change = _read_changed(workspace, ledger, scan.files, known, full, stale, about, progress)
+    parsed, unchanged, change = _read_changed(workspace, ledger, scan.files, known, full, stale, about, unwanted, progress)
     for path in (*notes, *talks):
         scene_file(workspace, path).unlink(missing_ok=True)
         change += Change(removed=ledger.remove_note(path))
     stale = {path: now for path, name, joined in ledger.talks(imports.READER) if (now := _held(ledger, name)[0]) != joined}
-    parsed_too, unchanged_too, change_too = _read_changed(workspace, ledger, stored.files, known, full, stale, about, progress)
+    parsed_too, unchanged_too, change_too = _read_changed(workspace, ledger, stored.files, known, full, stale, about, unwanted, progress)
     _keep_problems(ledger, vault.Scan(scan.files + stored.files, scan.skipped + stored.skipped))
     seen = len(scan.files) + len(stored.files)
     return Ingested(seen, parsed + parsed_too, unchanged + unchanged_too, len(notes) + len(talks), change + change_too)
@@ -134,35 +136,46 @@ def _gone(known: Iterable[str], scan: vault.Scan) -> list[str]:
 
 def _read_changed(
     workspace: Workspace, ledger: Ledger, files: Sequence[vault.FileStat], known: dict[str, KnownNote], full: bool,
-    stale: Mapping[str, str], about: Callable[[], Statistics | None], progress: Report,
+    stale: Mapping[str, str], about: Callable[[], Statistics | None], unwanted: Forgotten, progress: Report,
 ) -> tuple[int, int, Change]:  # fmt: skip
     """Parse what changed, a batch a transaction. Returns how many were parsed, how many had not changed, and the change.
 
     `stale`: path -> fingerprint of the other copies of its talk, for those that changed while its own bytes did not.
     """
     parser = reading.version(workspace.settings)
-    todo = [file for file in files if full or file.path in stale or not _is_same(file, known.get(file.path), parser)]
+    taken_out = {file.path for file in files if unwanted.path(file.path)} if unwanted else set()
+    read_before = {path for path in taken_out if path in known and known[path].sha256}  # a `forget` was killed
+    todo = [
+        file for file in files if full or file.path in stale or file.path in read_before or not _is_same(file, known.get(file.path), parser)
+    ]
     if not todo:
         return 0, len(files), Change()
     unread: list[vault.FileStat] = []  # same bytes, other stat
+    skipped: list[vault.FileStat] = []  # forgotten
     failed: dict[str, Problem] = {}
 
     def tasks() -> Iterator[workers.Task[tuple[vault.FileStat, str]]]:
         for file in todo:
             old = known.get(file.path)
+            if file.path in taken_out:
+                skipped.append(file)
+                continue
             try:
                 data = imports.read_known(workspace, file.path)
             except VaultllmError as error:  # what was known of it stays; the problem says why it is not newer
                 failed[file.path] = Problem(error.code, error.message)
                 continue
             digest = hashlib.sha256(data).hexdigest()
+            if unwanted and unwanted.file(digest):
+                skipped.append(file)
+                continue
             if old is not None and not full and file.path not in stale and old.sha256 == digest and old.parser == parser:
                 unread.append(file)
             else:
                 yield workers.Task((file, digest), file.path, data)
 
     def context() -> workers.Context:
-        return workers.Context(workspace.settings, imports.root_of(workspace.state), about())
+        return workers.Context(workspace.settings, imports.root_of(workspace.state), about(), unwanted or None)
 
     parsed, change = 0, Change()
     batch: list[tuple[NoteRow, reading.Reading | Problem]] = []
@@ -178,12 +191,15 @@ def _read_changed(
                 batch.clear()
                 since = time.monotonic()
                 progress(Progress("reading notes", (parsed + len(unread) + len(failed)) / len(todo)))
+    for file in skipped:
+        found = reading.forgotten_note(file.path, forgotten.note_problem(file.path))
+        batch.append((_row(file, "", parser, found), found))
     change += _store(workspace, ledger, batch, stale)
     with ledger.transaction():
         for file in unread:
             ledger.touch(known[file.path].id, *_stat(file))
         ledger.set_problems({path: (problem,) for path, problem in failed.items()})
-    return parsed, len(files) - len(todo) + len(unread), change
+    return parsed, len(files) - len(todo) + len(unread) + len(skipped), change
 
 
 @contextlib.contextmanager
@@ -198,7 +214,7 @@ def _uncollected() -> Iterator[None]:
             gc.enable()
 
 
-def _statistics(workspace: Workspace, ledger: Ledger, files: Sequence[vault.FileStat]) -> Statistics | None:
+def _statistics(workspace: Workspace, ledger: Ledger, files: Sequence[vault.FileStat], unwanted: Forgotten) -> Statistics | None:
     """The vault's document frequencies, for the scenes' keywords: fitted on a sample of its notes, anew when it has doubled.
 
     The sample depends on the notes' paths alone. Scenes that were read keep their keywords until they are read again.
@@ -207,12 +223,17 @@ def _statistics(workspace: Workspace, ledger: Ledger, files: Sequence[vault.File
     if len(files) < FEWEST_NOTES:
         return None
     with contextlib.suppress(ValueError, KeyError, TypeError):
-        known = json.loads(ledger.get(_STATISTICS) or "null")
+        known = json.loads(ledger.get(STATISTICS) or "null")
         if known is not None and len(files) < 2 * known["files"]:
             return Statistics.from_dict(known["statistics"])
-    chosen = sorted((sha(file.path), file.path) for file in files if file.size <= SAMPLE_BYTES)[:SAMPLE_NOTES]
+    left_out = {path for path, problem in ledger.problems() if problem.code == forgotten.CODE} if unwanted else set()
+    chosen = sorted(
+        (sha(file.path), file.path)
+        for file in files
+        if file.size <= SAMPLE_BYTES and file.path not in left_out and not (unwanted and unwanted.path(file.path))
+    )[:SAMPLE_NOTES]
     fitted = statistics(said for _, path in chosen if (said := _sample(workspace, path)))
-    ledger.set(_STATISTICS, json.dumps({"files": len(files), "statistics": fitted.to_dict()}, ensure_ascii=False))
+    ledger.set(STATISTICS, json.dumps({"files": len(files), "statistics": fitted.to_dict()}, ensure_ascii=False))
     return fitted
 
 

@@ -442,7 +442,8 @@ class Ledger(Shelf):
         """How to know our own words in a note of the user's: the UIDs of our replies, and fingerprints of their texts."""
         marks: set[str] = set()
         for identity, record in self.db.execute("SELECT id, record FROM answers"):
-            marks |= {f"{identity}-agent", sha(json.loads(record).get("said", "").strip())}
+            about = json.loads(record)  # where it quoted what was forgotten since, only the fingerprint is left
+            marks |= {f"{identity}-agent", about.get("said_sha") or sha(about.get("said", "").strip())}
         return frozenset(marks)
 
 

@@ -18,7 +18,12 @@ def refused(run: Run) -> bool:
 
 
 def decision(run: Run) -> str:
-    """What was decided: `promoted`, `forced` (by hand, against the gate), `refused`, `not judged`, or why there is nothing to decide."""
+    """What was decided: `promoted`, `forced` (by hand, against the gate), `refused`, `not judged`, or why there is nothing to decide.
+
+    `revoked`: what it learnt was forgotten since.
+    """
+    if run.revoked:
+        return "revoked"
     if run.status != "done":
         return run.status
     if run.promoted:

@@ -11,7 +11,7 @@ import datetime as dt
 import json
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,7 @@ BASE_SHARE = 0.6  # of the minutes, when the micro base has to be trained first
 ARM_EXAMPLES = 24  # held-out answers on which the four arms are measured: enough to see, few enough to wait for
 GATE_EXAMPLES = 200  # held-out examples on which the current run and the new one are compared
 
+_REVOKED = "revoked"  # in a base's folder: why it is used no more
 
 # -- which run answers
 
@@ -64,6 +65,8 @@ def promote(workspace: Workspace, ledger: Ledger, run_id: str, reason: str = "",
         raise UsageError(f"run {run_id} is {run.status}, not done; only a finished run can answer")
     if force and not reason:
         raise UsageError('--force wants a reason, which is kept with the run: --reason "…"')
+    if run.revoked:
+        raise UsageError(f"run {run_id} was revoked: {run.revoked}; train without it: vaultllm train")
     refused = lineage.refused(run)
     if refused and not force:
         raise UsageError(
@@ -161,6 +164,28 @@ def judge(workspace: Workspace, ledger: Ledger) -> Judge | None:
         return None
     from vaultllm.memory import rerank
 
+def revoke(workspace: Workspace, ledger: Ledger, ids: Collection[str], reason: str) -> str:
+    """Let these runs never answer again; the newest that answered before and is none of them does. Returns who answers now, or ""."""
+    with ledger.transaction():
+        for run in ledger.runs():
+            if run.id in ids and not run.revoked:
+                _record(workspace, ledger, dataclasses.replace(run, revoked=reason))
+        now, history = current(workspace), [one for one in _history(ledger) if one not in ids]
+        if now in ids:
+            now = history.pop() if history else ""
+            while now and not has_adapter(workspace, now):
+                now = history.pop() if history else ""
+            _point(workspace, now)
+        ledger.set("promotions", json.dumps(history))
+    return now
+
+
+def revoke_base(folder: Path, reason: str) -> None:
+    """Let a micro base neither answer nor be trained on again; the next training makes another. What it said of itself goes."""
+    write_whole(folder / _REVOKED, reason + "\n", lasting=True)
+    (folder / "samples.json").unlink(missing_ok=True)
+
+
     served = serving(workspace, ledger) if spec == "model" else None
     return rerank.create(spec, *(served[:2] if served else ()))
 
@@ -194,11 +219,11 @@ def check(workspace: Workspace, ledger: Ledger) -> str:
 
 
 def new_scenes(workspace: Workspace, ledger: Ledger) -> int:
-    """How many scenes may be trained on that the last finished run has not seen as they are now."""
+    """How many scenes may be trained on that the last finished run (but one that was revoked) has not seen as they are now."""
     seen: dict[str, str] = {}
     for run in reversed(ledger.runs()):
         manifest = workspace.datasets / run.dataset / "manifest.json"
-        if run.status == "done" and manifest.is_file():
+        if run.status == "done" and not run.revoked and manifest.is_file():
             data = json.loads(manifest.read_text(encoding="utf-8"))
             # A scene that stands in two notes is dropped in one and used in the other: used wins.
             seen = {one["scene"]: "" for one in data["dropped"] if one["whole"]} | dict(data["scenes"])
@@ -210,8 +235,8 @@ def new_scenes(workspace: Workspace, ledger: Ledger) -> int:
 
 
 def _newest_micro(workspace: Workspace) -> Path | None:
-    """The youngest complete micro base; `seen.json` is written last."""
-    found = sorted(path.parent for path in workspace.bases.glob("micro-*/seen.json"))
+    """The youngest complete micro base that was not revoked; `seen.json` is written last."""
+    found = sorted(path.parent for path in workspace.bases.glob("micro-*/seen.json") if not (path.parent / _REVOKED).exists())
     return found[-1] if found else None
 
 
@@ -362,7 +387,7 @@ def _open_run(
     options = settings.model_dump()
     for run in reversed(ledger.runs()):
         same = (run.base, run.base_sha, run.dataset, run.seed) == (base, base_sha, built.id, settings.seed)
-        if resume and same and run.status in ("interrupted", "running"):
+        if resume and same and run.status in ("interrupted", "running") and not run.revoked:
             return dataclasses.replace(run, status="running", options=options), True
     now = dt.datetime.now(dt.UTC)
     run_id = f"{_stamp(now)}-lora-{settings.seed}"

@@ -325,6 +325,8 @@ class Run:
     """Whether it ever became `current`."""
     reason: str = ""
     """Why it was or was not promoted."""
+    revoked: str = ""
+    """Why it may answer no more: something that it learnt was forgotten. Empty if it may."""
 
 
 @dataclass(frozen=True, slots=True)

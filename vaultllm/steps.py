@@ -298,11 +298,38 @@ def _relative(job: Job, path: str) -> str:
     return path if is_another else other
 
 
+def forget(
+    job: Job,
+    what: Annotated[str, typer.Argument(help="A note's path, a scene's id, a message's UID, or a conversation's id.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go; change nothing.")] = False,
+    undo: Annotated[bool, typer.Option("--undo", help="Let it be read again, by the next ingest.")] = False,
+    retrain: Annotated[bool, typer.Option("--retrain", help="Where a training saw it, train again without it, from the base.")] = False,
+) -> dict[str, Any]:
+    """Take it out of everything that was derived from it, and search every file to prove it; the vault stays as it is."""
+    from vaultllm import forget as forgetting
+
+    what = _relative(job, what)
+    if undo:
+        with job.lock():
+            return forgetting.undo(job.workspace, job.ledger, what)
+    if dry_run:
+        return forgetting.plan(job.workspace, job.ledger, what)
+    with job.lock("train.lock", wait=0.0), job.lock():
+        result = forgetting.forget(job.workspace, job.ledger, what, base=answering_base(job), progress=job.progress)
+    if retrain and result["runs"]:
+        try:
+            result["retrained"] = train(job)
+        except VaultllmError as error:  # it is forgotten all the same
+            result["retrained"] = {"status": "failed", "reason": str(error)}
+    return result
+
+
 def status(job: Job) -> dict[str, Any]:
     """What is known, what answers, what waits, what is wrong and how to mend it."""
-    from vaultllm import registry, remember, survey
+    from vaultllm import forgotten, registry, remember, survey
 
     counts = job.ledger.counts()
+    unwanted = forgotten.load(job.workspace.state).entries
     embedder = remember.described(job.ledger)
     linked = job.ledger.link_duplicates(most=STATUS_READS)
     surveyed = survey.survey(job.ledger.db)
@@ -323,6 +350,7 @@ def status(job: Job) -> dict[str, Any]:
         },
         "dataset": {"new_scenes": new, "min_new": job.workspace.settings.train.min_new},
         "current": current or None,
+        "forgotten": {"entries": len(unwanted), "unfinished": sum(not entry.done for entry in unwanted)},
         "problems": [problem_entry(path, problem) for path, problem in job.ledger.problems()],
     }
 
@@ -473,7 +501,7 @@ def ask(
 
 def reply(job: Job, path: Annotated[str, typer.Argument(help="A chat note whose last turn is yours, vault-relative.")]) -> dict[str, Any]:
     """Answer the open turn at the end of a chat note, by appending to it."""
-    from vaultllm import answer
+    from vaultllm import answer, forgotten
 
     path = _relative(job, path)
     found = answer.reply(job.workspace, job.ledger, path, stream=job.stream, progress=job.progress, lock=job.lock)
@@ -512,6 +540,8 @@ def doctor(
         if integrity != "ok":
             found.append({"code": "E-LEDGER", "message": f"the ledger is damaged: {integrity}; move it away and run: vaultllm ingest"})
         missing = [path for path in job.ledger.notes_with_scenes() if not ingesting.scene_file(job.workspace, path).is_file()]
+    if forgotten.load(job.workspace.state).path(path):
+        raise DataError(f'this note was forgotten; to answer in it: vaultllm forget --undo "{path}"', path=path)
         if missing:
             found.append({"code": "W-SCENES", "message": f"{len(missing)} scene files are missing; mend: vaultllm doctor --repair"})
             if repair:

@@ -26,6 +26,7 @@ from types import SimpleNamespace
 from typing import IO, TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from vaultllm import reading
+from vaultllm.forgotten import Forgotten
 from vaultllm.imports import Talk
 from vaultllm.keywords import Statistics
 from vaultllm.memory.bags import Bag
@@ -74,6 +75,8 @@ class Context:
     """Folder of imported talks."""
     statistics: Statistics | None = None
     """The vault's document frequencies."""
+    forgotten: Forgotten | None = None
+    """What is left out of every note; None when nothing was forgotten."""
 
 
 def count(notes: int) -> int:
@@ -383,7 +386,7 @@ def _is_spent(answer: object) -> bool:
 
 def _read(path: str, data: bytes, context: Context) -> reading.Reading | Problem:
     try:
-        return reading.read_note(path, data, context.settings, context.exports, context.statistics)
+        return reading.read_note(path, data, context.settings, context.exports, context.statistics, context.forgotten)
     except MemoryError:
         most = context.settings.scan.max_memory_mb
         return Problem("E-MEM", f"reading it takes more than scan.max_memory_mb = {most}; split the note or raise the limit")

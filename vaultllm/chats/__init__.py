@@ -20,7 +20,7 @@ from vaultllm.schema import Conversation, Note
 if TYPE_CHECKING:
     from vaultllm.config import ScanSettings
 
-LEFT_OUT = frozenset({"E-MESSAGE", "W-EMPTY", "W-HIDDEN", "W-TOOL", "W-SERVICE", "W-PRIVATE", "W-COPY", "W-MISSING"})
+LEFT_OUT = frozenset({"E-MESSAGE", "W-EMPTY", "W-FORGOTTEN", "W-HIDDEN", "W-TOOL", "W-SERVICE", "W-PRIVATE", "W-COPY", "W-MISSING"})
 """Codes of problems that stand for messages left out of a talk, `count` of them: nothing goes without a count and a reason."""
 
 

@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -325,9 +325,13 @@ def _word_features(word: str) -> np.ndarray:
 
 def _counted(passages: Sequence[str]) -> tuple[np.ndarray, csr_matrix]:
     """All features of these passages, sorted, and (passages, features) how often each stands in each."""
-    words = set(itertools.chain.from_iterable(map(texts.words, passages)))
-    features = np.unique(np.concatenate([*[_word_features(word[:64]) for word in words], np.zeros(0, np.uint32)]))
+    features = features_of(set(itertools.chain.from_iterable(map(texts.words, passages))))
     return features, _Words(features).counts(passages)
+
+
+def features_of(words: Iterable[str]) -> np.ndarray:
+    """The features (hashes) that any of these folded words has, sorted, (f,) uint32."""
+    return np.unique(np.concatenate([*[_word_features(word[:64]) for word in words], np.zeros(0, np.uint32)]))
 
 
 def _weighted(counts: csr_matrix, idf: np.ndarray) -> csr_matrix:
