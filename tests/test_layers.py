@@ -90,12 +90,13 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "models.micro",
         "models.hf",
         "models.reload",
+        "models.batched",
         "memory.embedders",
         "memory.live",
         "memory.rerank",
         "memory.rephrase",
     ),
-    ("evaluate", "loop", "train"),
+    ("evaluate", "ngram", "yardsticks", "memorised", "drift", "manners", "probes", "scorecard", "loop", "train"),
     (
         "importing",
         "ingest",
@@ -108,8 +109,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "reporting",
         "explain",
         "survey",
-        "forget",
         "target",
+        "forget",
         "steps",
         "pipeline",
         "schedule",
@@ -180,7 +181,17 @@ def test_heavy_libraries_are_imported_inside_functions(name: str) -> None:
 def test_only_the_named_modules_know_torch_and_chroma() -> None:
     torch_users = {name for name, path in modules().items() if any(i.partition(".")[0] == "torch" for i in imports(path, top_level=False))}
     chroma_users = {name for name, path in modules().items() if any(i.startswith("chromadb") for i in imports(path, top_level=False))}
-    assert torch_users <= {"models.hf", "models.reload", "models.micro", "models.plan", "train", "loop", "evaluate"}
+    assert torch_users <= {
+        "models.hf",
+        "models.reload",
+        "models.micro",
+        "models.plan",
+        "models.batched",
+        "train",
+        "loop",
+        "evaluate",
+        "drift",
+    }
     assert chroma_users == {"memory.chroma"}
 
 

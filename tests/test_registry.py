@@ -125,9 +125,9 @@ def _only_what_was_trained_may_answer(job: steps.Job, run: str) -> None:
     for name in ("tokenizer.json", "config.json", "chat_template.jinja", "model.safetensors"):
         assert (base / name).is_file()
         refused(base / name, lambda data: data + b" ", "another base|cannot be loaded")
-    assert registry.verify(job.workspace, registry._find(job.ledger, run)) == ""
+    assert registry.verify(job.workspace, registry.find(job.ledger, run)) == ""
     (folder / "reload.json").rename(folder / "aside")  # an adapter from before this was recorded
-    assert "not recorded" in registry.verify(job.workspace, registry._find(job.ledger, run))
+    assert "not recorded" in registry.verify(job.workspace, registry.find(job.ledger, run))
     (folder / "aside").rename(folder / "reload.json")
 
 
@@ -211,13 +211,14 @@ def test_the_four_arms_never_recall_the_note_that_is_measured(job: steps.Job, mo
     arms = result["metrics"]["arms"]
     assert {"base", "base+memory", "trained", "trained+memory"} <= arms.keys()
     held_out = {example.path for example in dataset.build(job.ledger.scenes(), val=0.3).split("val") if example.form == "dialogue"}
-    assert asked
     owners = {
         message.text: example.path
         for example in dataset.build(job.ledger.scenes(), val=0.3).split("val")
         for message in example.messages
         if message.role == "user"
     }
+    asked = [(question, paths) for question, paths in asked if question in owners]  # the probes ask too, without their note
+    assert asked
     for question, paths in asked:
         assert owners[question] in held_out
         assert owners[question] not in paths

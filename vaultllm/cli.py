@@ -194,6 +194,7 @@ _command(steps.dataset, views.dataset)
 _command(steps.train, views.train)
 _command(steps.retrain, views.train)
 _command(steps.runs, views.runs)
+_command(steps.report, views.reported)
 _command(steps.promote, views.promoted)
 _command(steps.rollback, views.promoted)
 

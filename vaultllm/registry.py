@@ -30,9 +30,10 @@ if TYPE_CHECKING:
 
 BASE_SHARE = 0.6  # of the minutes, when the micro base has to be trained first
 ARM_EXAMPLES = 24  # held-out answers on which the four arms are measured: enough to see, few enough to wait for
+MEASURES = 0.2  # of the minutes: what the measures of `scorecard` may take beyond the training
 GATE_EXAMPLES = 200  # held-out examples on which the current run and the new one are compared
-
 _REVOKED = "revoked"  # in a base's folder: why it is used no more
+
 
 # -- which run answers
 
@@ -46,7 +47,8 @@ def _point(workspace: Workspace, run: str) -> None:
     write_whole(workspace.current, run + "\n" if run else "", lasting=True)
 
 
-def _find(ledger: Ledger, run_id: str) -> Run:
+def find(ledger: Ledger, run_id: str) -> Run:
+    """The run of this id. Raises UsageError with the nearest right one."""
     runs = {run.id: run for run in ledger.runs()}
     if run_id not in runs:
         raise UsageError(f"there is no run '{run_id}'.{nearest(run_id, runs)} See: vaultllm runs")
@@ -59,14 +61,14 @@ def promote(workspace: Workspace, ledger: Ledger, run_id: str, reason: str = "",
     A run that the gate refused needs `force` and a `reason`, which is recorded beside the gate's. Raises UsageError,
     ModelError (the adapter is gone, changed, not finite, of another base, or does not say what it said after training).
     """
-    run = _find(ledger, run_id)
+    run = find(ledger, run_id)
     reason = " ".join(reason.split())
     if run.status != "done":
         raise UsageError(f"run {run_id} is {run.status}, not done; only a finished run can answer")
-    if force and not reason:
-        raise UsageError('--force wants a reason, which is kept with the run: --reason "…"')
     if run.revoked:
         raise UsageError(f"run {run_id} was revoked: {run.revoked}; train without it: vaultllm train")
+    if force and not reason:
+        raise UsageError('--force wants a reason, which is kept with the run: --reason "…"')
     refused = lineage.refused(run)
     if refused and not force:
         raise UsageError(
@@ -151,18 +153,16 @@ def rollback(workspace: Workspace, ledger: Ledger) -> tuple[str, str]:
     return before, now
 
 
+def way_back(ledger: Ledger) -> str:
+    """Id of the run that a rollback leads to; empty for the base alone."""
+    return (_history(ledger) or [""])[-1]
+
+
 def _history(ledger: Ledger) -> list[str]:
     """Ids that answered before the current one, oldest first; "" stands for the base alone."""
     found: list[str] = json.loads(ledger.get("promotions") or "[]")
     return found
 
-
-def judge(workspace: Workspace, ledger: Ledger) -> Judge | None:
-    """Who reorders what the memory finds, as `memory.rerank` says; None: nobody. Raises VaultllmError when it cannot be had."""
-    spec = workspace.settings.memory.rerank
-    if not spec:
-        return None
-    from vaultllm.memory import rerank
 
 def revoke(workspace: Workspace, ledger: Ledger, ids: Collection[str], reason: str) -> str:
     """Let these runs never answer again; the newest that answered before and is none of them does. Returns who answers now, or ""."""
@@ -186,6 +186,13 @@ def revoke_base(folder: Path, reason: str) -> None:
     (folder / "samples.json").unlink(missing_ok=True)
 
 
+def judge(workspace: Workspace, ledger: Ledger) -> Judge | None:
+    """Who reorders what the memory finds, as `memory.rerank` says; None: nobody. Raises VaultllmError when it cannot be had."""
+    spec = workspace.settings.memory.rerank
+    if not spec:
+        return None
+    from vaultllm.memory import rerank
+
     served = serving(workspace, ledger) if spec == "model" else None
     return rerank.create(spec, *(served[:2] if served else ()))
 
@@ -194,7 +201,7 @@ def serving(workspace: Workspace, ledger: Ledger) -> tuple[str, Path | None, str
     """(base, adapter, run id) of what answers: the current run, else a base alone; None when there is no model yet."""
     run_id = current(workspace)
     if run_id:
-        run = _find(ledger, run_id)
+        run = find(ledger, run_id)
         return run.base, workspace.runs / run_id / "adapter", run_id
     if workspace.settings.train.base != "micro":
         return workspace.settings.train.base, None, ""
@@ -314,7 +321,7 @@ def train(
     from vaultllm.models import hf
 
     began = time.monotonic()
-    minutes = settings.minutes
+    minutes = whole = settings.minutes
     frozen = datasets.write(built, workspace.datasets)
     if settings.base == "micro":
         base_path, trained_now = micro_base(
@@ -356,6 +363,8 @@ def train(
         try:
             promoted, reason = _gate(workspace, ledger, run, built, metrics, progress)
             promoted, reason = _reloaded(workspace, run, metrics, promoted, reason)
+            metrics |= _scorecard(workspace, ledger, run, built, whole * 60 * MEASURES, progress)
+            promoted, reason = _proven(metrics, settings.leak_limit, promoted, reason)
             metrics["arms"] = arms(workspace, ledger, run, built, progress)
         except KeyboardInterrupt:
             _record(workspace, ledger, dataclasses.replace(run, status="interrupted", reason=stopped))
@@ -426,7 +435,7 @@ def _gate(workspace: Workspace, ledger: Ledger, run: Run, built: Dataset, metric
             return True, f"held-out notes cost {after:.3f} bits per byte, {before:.3f} without it"
         return False, f"held-out notes cost {after:.3f} bits per byte, {before:.3f} without it: it got worse"
     sample = _sample(built.split("val"), GATE_EXAMPLES)
-    costs = []
+    costs: list[float] = []
     for base, adapter in (serving(workspace, ledger) or ("", None, ""))[:2], (run.base, workspace.runs / run.id / "adapter"):
         try:
             loaded = hf.load(base, adapter)
@@ -435,9 +444,12 @@ def _gate(workspace: Workspace, ledger: Ledger, run: Run, built: Dataset, metric
                 return False, f"the new adapter cannot be loaded again: {error.message}"
             return after <= before, f"the run before cannot be loaded any more ({error.message})"
         scores = evaluate.score(
-            loaded.model, loaded.tokenizer, sample, max_tokens=min(512, loaded.context),
+            loaded.model, loaded.tokenizer, sample, max_tokens=min(run.options.get("max_tokens", 512), loaded.context),
             progress=lambda share: progress(Progress("comparing with the current run", share)),
         )  # fmt: skip
+        if not costs:
+            kept = workspace.runs / run.id / "scores.json"
+            evaluate.write_scores(kept, {**evaluate.read_scores(kept), "current": scores})
         costs.append(evaluate.bits_per_byte(scores))
         del loaded  # two large models at once may not fit
     metrics["bpb_current"] = costs[0]
@@ -458,6 +470,57 @@ def _reloaded(workspace: Workspace, run: Run, metrics: dict[str, Any], promoted:
     return promoted, reason
 
 
+def _scorecard(workspace: Workspace, ledger: Ledger, run: Run, built: Dataset, seconds: float, progress: Report) -> dict[str, Any]:
+    """What `scorecard.measure` says of a run, loading the model included in its time."""
+    from vaultllm import evaluate, scorecard
+    from vaultllm.models import hf
+
+    began = time.monotonic()
+    folder = workspace.runs / run.id
+    try:
+        loaded = hf.load(run.base, folder / "adapter")
+    except ModelError as error:
+        return {name: {"skipped": error.message} for name in scorecard.SHARES}
+    # A micro base's samples may repeat notes: they go when it goes.
+    beside = (loaded.folder / "micro.json").is_file()
+    samples = loaded.folder / "samples.json" if beside else workspace.bases / f"samples-{run.base_sha[:16]}.json"
+    workspace.bases.mkdir(exist_ok=True)
+    return scorecard.measure(
+        loaded, built.split("train"), built.split("val"), evaluate.read_scores(folder / "scores.json"),
+        max(seconds - (time.monotonic() - began), seconds / 2), base_sha=run.base_sha, samples=samples,
+        recall=_recaller(workspace, ledger), progress=progress,
+    )  # fmt: skip
+
+
+def _proven(metrics: dict[str, Any], leak_limit: float, promoted: bool, reason: str) -> tuple[bool, str]:
+    """The gate's verdict, but that no adapter answers which recites notes; and whether it is more than "not worse"."""
+    from vaultllm import evaluate, memorised
+
+    leaks = memorised.leaks(metrics["memorised"], leak_limit)
+    if promoted and leaks:
+        return False, leaks
+    interval = metrics["yardsticks"].get("intervals", {}).get("current → candidate") or metrics["interval"]
+    if promoted and interval and not interval["decided"]:
+        few = interval["notes"] < evaluate.MIN_NOTES
+        why = f"{interval['notes']} held-out notes, it takes {evaluate.MIN_NOTES}" if few else "the interval reaches zero"
+        reason += f"; not worse, but not enough to decide that it is better ({why})"
+    return promoted, reason
+
+
+def _recaller(workspace: Workspace, ledger: Ledger) -> Callable[[str, str], str]:
+    """What memory finds for a question (question, path), never in the note that is measured."""
+    from vaultllm import recall
+
+    def found(question: str, path: str) -> str:
+        def elsewhere(scene: Any) -> bool:
+            return bool(scene.source.path != path)
+
+        hits = recall.recall(ledger, workspace.memory, workspace.settings.memory, question, 3, allow=elsewhere, plain=True)
+        return "\n\n".join(hit.text for hit in hits)
+
+    return found
+
+
 def _sample(examples: Sequence[Example], most: int) -> list[Example]:
     """At most so many, spread evenly."""
     step = max(1.0, len(examples) / most)
@@ -469,7 +532,7 @@ def arms(workspace: Workspace, ledger: Ledger, run: Run, built: Dataset, progres
 
     What memory recalls never comes from the note that is measured.
     """
-    from vaultllm import evaluate, recall
+    from vaultllm import evaluate
     from vaultllm.models import hf
 
     talks = [example for example in built.split("val") if example.form == "dialogue"]
@@ -477,15 +540,11 @@ def arms(workspace: Workspace, ledger: Ledger, run: Run, built: Dataset, progres
         return {}
     loaded = hf.load(run.base, workspace.runs / run.id / "adapter")
     sample = _sample(talks, ARM_EXAMPLES if loaded.parameters < 100_000_000 else 6)
+    remembered = _recaller(workspace, ledger)
     recalled = {}
     for example in sample:
         question = next((message.text for message in reversed(example.messages) if message.role == "user"), "")
-
-        def elsewhere(scene: Any, path: str = example.path) -> bool:
-            return bool(scene.source.path != path)
-
-        hits = recall.recall(ledger, workspace.memory, workspace.settings.memory, question, 3, allow=elsewhere, plain=True)
-        recalled[example.id] = "\n\n".join(hit.text for hit in hits)
+        recalled[example.id] = remembered(question, example.path)
     found = evaluate.arms(
         loaded.model, loaded.tokenizer, sample, recalled, max_tokens=min(512, loaded.context // 2),
         progress=lambda share: progress(Progress("measuring the four arms", share)),

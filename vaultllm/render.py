@@ -26,14 +26,14 @@ def link(path: str, *, heading: str = "", block: str = "", alias: str = "") -> s
     """A link that jumps to a note, its heading (`H1#H2`) or its block; the shown text is the alias or the note's name.
 
     The address is the vault-relative path without `.md`, which is unique whatever else is called so. A path that no
-    wikilink can hold (`#`, `^`, `|`, brackets) becomes a Markdown link.
+    wikilink can hold (`#`, `^`, `|`, brackets, what HTML or code could begin with) becomes a Markdown link.
     """
     target = path.removesuffix(".md")
     name = target.rpartition("/")[2]
     where = f"#^{block}" if block else f"#{heading}" if heading else ""
     shown = alias or (f"{name} › {heading.rpartition('#')[2]}" if heading and not block else name)
     shown = re.sub(r"[\s|\[\]\\`<>%{}]+", " ", printable(shown)).strip() or "…"
-    if re.search(r"[#^|\[\]%\\\n]|::", target) or "%%" in target:
+    if re.search(r"[#^|\[\]%\\\n<>`{}$]|::", target) or "%%" in target:
         return f"[{shown}]({url_quote(path, safe='/')}{url_quote(where, safe='#^')})"
     return f"[[{target}{where}|{shown}]]"
 
@@ -165,8 +165,8 @@ def reply_text(answer: Answer, plain_names: Collection[str] = ()) -> str:
         return said
     parts = []
     if answer.sources:
-        quoted = [f"- {_quoted(source.quote, plain_names)} — {source.link}" for source in answer.sources]
-        parts.append(words["notes"] + "\n\n" + "\n".join(quoted))
+        lines = [f"- {quoted(source.quote, plain_names)} — {source.link}" for source in answer.sources]
+        parts.append(words["notes"] + "\n\n" + "\n".join(lines))
     else:
         parts.append(words["nothing"])
     if said:
@@ -179,7 +179,7 @@ def reply_text(answer: Answer, plain_names: Collection[str] = ()) -> str:
     return "\n\n".join(parts)
 
 
-def _quoted(quote: str, plain_names: Collection[str]) -> str:
+def quoted(quote: str, plain_names: Collection[str] = ()) -> str:
     """A quotation on one line, for reading: no emphasis, links as their text, a row as its cells. The exact words stand below."""
     line = re.sub(r"!?\[\[(?:[^\[\]|]*\|)?([^\[\]|]+)\]\]", r"\1", quote)
     line = re.sub(r"!?\[([^\[\]]*)\]\([^()\s]*\)", r"\1", line)

@@ -408,6 +408,7 @@ def train(
     seed: Annotated[int | None, typer.Option("--seed", help="Of data order and initialisation.")] = None,
     resume: Annotated[bool, typer.Option("--resume/--new", help="Go on with an interrupted training of the same data.")] = True,
     fresh: Annotated[bool, typer.Option("--fresh", help="Train the micro base again, even if there is one.")] = False,
+    report: Annotated[bool, typer.Option("--report/--no-report", help="Write a note about the training into the vault.")] = True,
 ) -> dict[str, Any]:
     """Train an adapter (and the micro base, if there is none), measure it, promote it if it is not worse."""
     from vaultllm import registry
@@ -416,13 +417,28 @@ def train(
     chosen: dict[str, Any] = {"base": base, "minutes": minutes, "seed": seed}
     settings = settings.model_copy(update={key: value for key, value in chosen.items() if value is not None})
     with job.lock("train.lock"):
-        return registry.train(job.workspace, job.ledger, _dataset(job), settings, job.progress, resume=resume, fresh=fresh)
+        built = _dataset(job)
+        result = registry.train(job.workspace, job.ledger, built, settings, job.progress, resume=resume, fresh=fresh)
+        return {**result, **(_reported(job, result["run"], built) if report and result["status"] == "done" else {})}
+
+
+def _reported(job: Job, run: str, built: Dataset) -> dict[str, Any]:
+    """The note about a training that has just ended; that it cannot be written does not make the training fail."""
+    from vaultllm import reporting
+
+    try:
+        facts = reporting.collect(job.workspace, job.ledger, run, job.progress, built)
+        with job.lock():
+            return {"report": reporting.write(job.workspace, job.ledger, facts)["note"]}
+    except (VaultllmError, RuntimeError, ValueError, OSError, MemoryError) as error:  # RuntimeError: torch, out of memory too
+        return {"report": None, "report_error": str(error) or type(error).__name__}
 
 
 def retrain(
     job: Job,
     minutes: Annotated[float | None, typer.Option("--minutes", min=0.05, help="Time for it all; default: the settings.")] = None,
     min_new: Annotated[int | None, typer.Option("--min-new", min=1, help="Scenes that must be new; default: the settings.")] = None,
+    report: Annotated[bool, typer.Option("--report/--no-report", help="Write a note about the training into the vault.")] = True,
 ) -> dict[str, Any]:
     """What cron calls: read the vault, and train if enough is new. One at a time; exit 75 when one is at work."""
     from vaultllm import registry
@@ -436,8 +452,28 @@ def retrain(
         settings = job.workspace.settings.train
         if minutes is not None:
             settings = settings.model_copy(update={"minutes": minutes})
-        result = registry.train(job.workspace, job.ledger, _dataset(job), settings, job.progress, resume=True, fresh=False)
-        return {**result, "new_scenes": new}
+        built = _dataset(job)
+        result = registry.train(job.workspace, job.ledger, built, settings, job.progress, resume=True, fresh=False)
+        return {**result, "new_scenes": new, **(_reported(job, result["run"], built) if report and result["status"] == "done" else {})}
+
+
+def report(
+    job: Job,
+    run: Annotated[str | None, typer.Argument(help="Id of a finished training; default: the newest.")] = None,
+    again: Annotated[bool, typer.Option("--again", help="Write another note, even if there is one.")] = False,
+) -> dict[str, Any]:
+    """Say where the note about a training is; write it if there is none (asks the model a few questions)."""
+    from vaultllm import lineage, registry, reporting
+
+    run = run or reporting.latest(job.ledger)
+    decided = registry.find(job.ledger, run)
+    about = {"run": run, "decision": lineage.decision(decided), "reason": decided.reason}
+    note = "" if again else reporting.known(job.workspace, job.ledger, run)
+    if note:
+        return {**about, "note": note, "written": False}
+    facts = reporting.collect(job.workspace, job.ledger, run, job.progress)
+    with job.lock():
+        return {**about, **reporting.write(job.workspace, job.ledger, facts), "written": True}
 
 
 def runs(job: Job) -> dict[str, Any]:
@@ -504,6 +540,8 @@ def reply(job: Job, path: Annotated[str, typer.Argument(help="A chat note whose 
     from vaultllm import answer, forgotten
 
     path = _relative(job, path)
+    if forgotten.load(job.workspace.state).path(path):
+        raise DataError(f'this note was forgotten; to answer in it: vaultllm forget --undo "{path}"', path=path)
     found = answer.reply(job.workspace, job.ledger, path, stream=job.stream, progress=job.progress, lock=job.lock)
     return _answered(found, path)
 
@@ -540,8 +578,6 @@ def doctor(
         if integrity != "ok":
             found.append({"code": "E-LEDGER", "message": f"the ledger is damaged: {integrity}; move it away and run: vaultllm ingest"})
         missing = [path for path in job.ledger.notes_with_scenes() if not ingesting.scene_file(job.workspace, path).is_file()]
-    if forgotten.load(job.workspace.state).path(path):
-        raise DataError(f'this note was forgotten; to answer in it: vaultllm forget --undo "{path}"', path=path)
         if missing:
             found.append({"code": "W-SCENES", "message": f"{len(missing)} scene files are missing; mend: vaultllm doctor --repair"})
             if repair:

@@ -372,34 +372,6 @@ def forgotten(result: Result) -> RenderableType:
     return Text("\n".join(lines))
 
 
-def forgotten(result: Result) -> RenderableType:
-    """What went, or would go, where it is still said, and what saw it."""
-    if "undone" in result:
-        return Text(f"{result['what']} may be read again; run: vaultllm ingest")
-    removed = ", ".join(f"{count:,} {name}" for name, count in result["removed"].items() if count) or "nothing that was derived from it"
-    lines = [f"{'would go' if result['dry_run'] else 'forgotten'}: {removed}"]
-    if not result["dry_run"]:
-        searched = result["searched"]
-        found = (
-            f"{searched['files']:,} files, {searched['bytes']:,} bytes searched for {searched['fragments']:,} fragments of it: none left"
-        )
-        lines.append(f"{found}  ({result['seconds']:.1f} s)")
-    lines += [f"revoked  run {run['id']}{' (it answered)' if run['answered'] else ''}: it was trained on it" for run in result["runs"]]
-    lines += [f"revoked  base {base}: it has read it" for base in result["bases"]]
-    if result.get("retrained"):
-        lines.append(f"trained again  {result['retrained'].get('run') or result['retrained'].get('reason')}")
-    elif result["runs"] or result["bases"]:
-        lines.append("to train without it: vaultllm retrain")
-    if result["forgotten"]["entries"]:
-        open_ = result["forgotten"]["unfinished"]
-        rows.append(("forgotten", f"{result['forgotten']['entries']} times{f'; {open_} not to the end: run it again' if open_ else ''}"))
-    lines += [f"quotes it  {path}  (a note of yours: it stays)" for path in result["notes_that_quote_it"]]
-    lines += [f"says some of it too  {path}" for path in result["said_elsewhere"][:10]]
-    if len(result["said_elsewhere"]) > 10:
-        lines.append(f"… and {len(result['said_elsewhere']) - 10} more notes; --json lists them")
-    return Text("\n".join(lines))
-
-
 def status(result: Result) -> RenderableType:
     """At a glance."""
     scenes, memory, said = result["scenes"], result["memory"], result["turns"]
