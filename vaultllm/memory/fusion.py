@@ -2,11 +2,11 @@
 
 Each pair's query is asked of the three legs once, in a copy of the vault (of a large one, a part) in which the passages that are
 asked for do not hold the query: a heading is to be found by the text under it without that heading. The vault's own embedder has
-seen both together and remembers it, so another is made of the copy, the same way. Then every point of a grid of weights
-orders what the legs said, and is worth what nDCG@10 of the right passage is, each kind of pair counting alike. The point nearest to
-the default within one standard error of the best is chosen (the rule of Breiman et al. 1984), by each half of the notes for the other
-half; only if what the halves gain that way is surely above zero, the choice over all replaces the default. Keeping
-it is the usual end.
+seen both together and remembers it, so another is made of the copy, the same way. Then every point of a grid of weights orders
+what the legs said, and is worth the nDCG@10 of the right passage, each kind of pair counting alike. Of the points within one
+standard error of the best the one nearest to the default is chosen (the rule of Breiman et al. 1984), for each part of the notes by
+the others; only if what they gain that way is surely above zero, the choice over all replaces the default. Keeping it is the
+usual end.
 Knows the ledger's passages and vectors; knows nothing about resonance, filters or which embedder made the vectors.
 """
 
@@ -44,6 +44,7 @@ MOST_PASSAGES = 4_000  # that are searched: a part of a larger vault, so that it
 FULL = 20  # pairs of a kind, from which on it counts as much as any other
 POOL = 200  # passages that each leg names
 STEPS = 10  # of the grid, along each side
+FOLDS = 5  # parts of the notes, each judged by what the others chose
 SAMPLES = 2_000  # of the bootstrap
 _READ = 4_000  # pairs that are read: those that are asked are drawn from them, the others are learnt from
 _META = "fusion"  # in the ledger's meta table
@@ -79,7 +80,7 @@ class Choice:
     default: float | None = None
     """nDCG@10 of the default on them; None when there were too few pairs."""
     chosen: float | None = None
-    """nDCG@10, by each half of the notes, of what the other half chose."""
+    """nDCG@10, on each part of the notes, of what the other parts chose."""
     low: float = 0.0
     """2.5 % of the resampled gains of `chosen` over `default` lie below."""
     high: float = 0.0
@@ -362,11 +363,11 @@ def _judged(stored: str, asked: Sequence[Pair], found: np.ndarray) -> Choice:
     notes = [pair.target_note for pair in asked]
     share = _shares(asked)
     ordered = sorted(set(notes), key=lambda path: texts.sha(path))
-    half = np.isin(notes, ordered[::2])
     unseen = np.zeros(len(asked))
-    for mine in (half, ~half):
-        point = _nearest([pair for pair, its in zip(asked, mine, strict=True) if its], found[mine])
-        unseen[~mine] = found[~mine, point]
+    for fold in range(FOLDS):
+        out = np.isin(notes, ordered[fold::FOLDS])
+        point = _nearest([pair for pair, its in zip(asked, out, strict=True) if not its], found[~out])
+        unseen[out] = found[out, point]
     gains = _resampled((unseen - found[:, 0])[:, None], share, notes)[:, 0]
     low, high = (float(one) for one in np.percentile(gains, [2.5, 97.5]))
     point = _nearest(asked, found) if low > 0 else 0
