@@ -352,3 +352,44 @@ def test_the_daemons_thread_lets_what_is_owed_follow_and_stops_when_told(
     assert not follower.thread.is_alive()
     assert [event for event, _ in said] == ["embedder"]
     job.close()
+
+
+def test_of_a_large_vault_a_few_changes_wait_until_it_is_worth_opening_chroma(
+    ledger: Ledger, memory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remember, "_LATE", 10)  # of 40 passages fewer than four may wait
+    put(ledger, "new.md", "Kayak paddle kayak paddle.\n")
+    done = remember.refresh(ledger, memory, SETTINGS, background=True)
+    assert (done["embedded"], done["upserted"], ledger.counts()["outbox"]) == (1, 0, 1)
+    for dense in ("exact", "chroma"):  # by its vector, wherever one looks
+        alone = SETTINGS.model_copy(update={"words": 0.0, "grams": 0.0, "near": 0.0})
+        assert recall.recall(ledger, memory, alone, "kayak paddle", 1, dense=dense)[0].path == "new.md"
+    assert remember.check(ledger, memory, SETTINGS) == ""  # which tells Chroma
+    assert ledger.counts()["outbox"] == 0
+    for number in range(5):
+        put(ledger, f"new{number}.md", f"Bee hive {WORDS[number]}.\n")
+    assert remember.refresh(ledger, memory, SETTINGS, background=True)["upserted"] == 5
+    put(ledger, "last.md", "Wax candle.\n")
+    assert remember.refresh(ledger, memory, SETTINGS)["upserted"] == 1  # whoever is not in the background waits
+
+
+def test_a_few_vectors_are_drawn_from_all_over_the_vault(ledger: Ledger, memory: Path) -> None:
+    name = remember.opened(ledger, memory).fingerprint
+    every = ledger.with_vector(name)
+    drawn = ledger.sampled(name, 8)
+    assert len(drawn) == 8
+    assert set(drawn) <= set(every)
+    assert (drawn[0], drawn[-1]) == (every[0], every[-1])
+    assert ledger.sampled(name, 1000) == every
+    assert ledger.sampled("nobody", 8) == []
+
+
+def test_passages_without_a_vector_are_found_whether_or_not_they_wait_for_chroma(ledger: Ledger, memory: Path) -> None:
+    name = remember.opened(ledger, memory).fingerprint
+    put(ledger, "a.md", "Honey.\n")
+    put(ledger, "b.md", "Wax.\n")
+    new = ledger.without_vector(name)
+    assert len(new) == 2 == len(set(new) - set(ledger.with_vector(name)))
+    ledger.outbox_done(ledger.outbox())
+    assert ledger.without_vector(name) == new
+    assert ledger.without_vector("another") == ledger.without_vector("")

@@ -182,7 +182,9 @@ def _ranked(
     for pool in (enough * times for times in _LARGER):
         cosines: dict[int, float] = {}
         parts = _legs(ledger, folder, settings, asked.text, pool, dense, among, cosines)
-        _join(parts, [(one.weight, _legs(ledger, folder, one.leaning(settings), one.text, pool, dense, among, {})) for one in queries])
+        rephrase.join(
+            parts, [(one.weight, _legs(ledger, folder, one.leaning(settings), one.text, pool, dense, among, {})) for one in queries]
+        )
         for slot in _dated(ledger, settings, asked, among, pool):
             parts[slot]["time"] = settings.time
         base = {slot: sum(why.values()) for slot, why in parts.items()}
@@ -265,19 +267,6 @@ def _legs(
     return parts
 
 
-def _join(parts: defaultdict[int, dict[str, float]], others: Sequence[tuple[float, Mapping[int, dict[str, float]]]]) -> None:
-    """Add what other queries found: a passage counts what its best query says of it, times that query's weight (CombMAX, Fox & Shaw 1994).
-
-    Not their sum: each part of a question asks for a passage of its own, and the one that a little of each fits is not it.
-    """
-    own = {slot: sum(why.values()) for slot, why in parts.items()}
-    for weight, found in others:
-        for slot, why in found.items():
-            more = weight * sum(why.values()) - own.get(slot, 0.0)
-            if more > 0:
-                parts[slot]["rewrite"] = max(more, parts[slot].get("rewrite", 0.0))
-
-
 def _synonyms(ledger: Ledger, folder: Path, settings: MemorySettings, said: str) -> dict[str, float]:
     """Words that the vault uses where it uses the question's, and what they count; {} where its own embedder does not answer."""
     about = remember.fitted(ledger) if settings.synonyms else None
@@ -331,8 +320,8 @@ def _cosines(
         if among is not None and len(among) <= _FEW:
             every = _compared(ledger, fingerprint, vector, among.tolist())
         elif (near := _ask_chroma(ledger, remember.store(ledger, folder, settings), fingerprint, vector, k, among)) is not None:
-            # Once more from the ledger, exactly, for what the words found too; and Chroma may be a step behind the ledger.
-            found = _within(_compared(ledger, fingerprint, vector, sorted({*near, *also})), among)
+            # Once more from the ledger, exactly, for what the words found too, and for what Chroma has not heard of yet.
+            found = _within(_compared(ledger, fingerprint, vector, sorted({*near, *also, *ledger.outbox()})), among)
             return found if len(found.slots) else None
     if every is None:
         every = ledger.scan.cosines(fingerprint, vector)

@@ -35,7 +35,9 @@ __all__ = ["check", "described", "embedder_folder", "fitted", "follow", "only", 
 
 _BATCH = 500
 _SLOW_BATCH = 32  # passages that another's embedder is given at once
+_LATE = 1_000  # one of so many passages may wait for Chroma, in the background: to open its index takes as long as the vault is large
 _GRAVES = "chroma_deleted"  # in the ledger's meta table: how many deleted slots still lie in the live generation
+_PROBED = 16  # vectors that Chroma is asked for
 _STORE = "store"  # in the ledger's meta table: its name on a Chroma server
 
 
@@ -53,10 +55,11 @@ def refresh(
 
     Makes the embedder first if there is none, and the one that follows it if the settings want another or the passages have
     doubled since. Touches nothing when nothing has changed. `base`: the model that answers, for the embedder `model`. `learn`: a
-    large vault's own embedder learns from pairs too, which takes a minute. `background`: what takes long is left to `follow`, and
-    who has Chroma open is not waited for. Returns embedded, upserted, deleted (passages), refitted, generation (0: no Chroma yet),
-    embedder (`live.described`), and away: why an embedder or a Chroma server could not be asked ("" when they were), which is no
-    error: words answer, the outbox waits, and recall scans the ledger.
+    large vault's own embedder learns from pairs too, which takes a minute. `background`: what takes long is left to `follow`, who
+    has Chroma open is not waited for, and of a large vault a few changes wait until it is worth opening it. Returns embedded,
+    upserted, deleted (passages), refitted, generation (0: no Chroma yet), embedder (`described`), and away: why an embedder or a
+    Chroma server could not be asked ("" when they were), which is no error: words answer, the outbox waits, and recall scans the
+    ledger.
     """
     counts = ledger.counts()
     if counts["outbox"]:
@@ -87,7 +90,9 @@ def refresh(
     done["embedded"] = max(0, ledger.embedded(about["fingerprint"]) - before)
     where = _place(ledger, folder, settings)
     done["generation"] = where.live()
-    if done["refitted"] or done["embedded"] or counts["outbox"] or not where.whole():
+    waiting = ledger.counts()["outbox"]
+    can_wait = background and not settings.chroma and not done["refitted"] and waiting < counts["passages"] // _LATE
+    if not where.whole() or (not can_wait and (done["refitted"] or done["embedded"] or waiting)):
         try:
             with only(folder, 0.0 if background else 60.0):
                 done |= _told(ledger, where, about["fingerprint"], progress)
@@ -239,9 +244,10 @@ def check(ledger: Ledger, folder: Path, settings: MemorySettings) -> str:
         except ValueError as error:
             return f"the embedder is damaged: {error}"
         missing = counts["passages"] - ledger.embedded(fingerprint)
-        if missing or counts["outbox"]:
+        if missing or counts["outbox"] > counts["passages"] // _LATE:
             return f"{missing} passages have no vector, {counts['outbox']} changes wait for Chroma"
         with only(folder), _place(ledger, folder, settings).open(fingerprint) as memory:
+            _drain(ledger, memory, fingerprint)
             return _probe(ledger, memory, fingerprint, thorough=True)
     except Exception as error:  # a check reports whatever it meets
         return f"the memory cannot be checked: {error}"
@@ -369,8 +375,7 @@ def _records(ledger: Ledger, fingerprint: str, slots: Sequence[int]) -> Records:
 
 
 def _probe(ledger: Ledger, memory: Memory, fingerprint: str, *, thorough: bool = False) -> str:
-    slots = ledger.with_vector(fingerprint)
-    known, vectors, _ = _records(ledger, fingerprint, slots[:: max(1, len(slots) // 16)])
+    known, vectors, _ = _records(ledger, fingerprint, ledger.sampled(fingerprint, _PROBED))
     return memory.probe(ledger.nonzero_vectors(fingerprint), known, vectors, thorough=thorough)
 
 

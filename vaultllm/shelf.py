@@ -214,8 +214,18 @@ class Shelf(Database):
 
     def without_vector(self, embedder: str) -> list[int]:
         """Slots of passages that have no vector of this embedder; for "" all."""
-        if embedder and self.embedded(embedder) == self.db.execute("SELECT count(*) FROM passages").fetchone()[0]:
-            return []
+        if embedder:
+            missing = self.db.execute("SELECT count(*) FROM passages").fetchone()[0] - self.embedded(embedder)
+            if not missing:
+                return []
+            # What is new or was changed waits for Chroma too: mostly that is all, and nobody need look at the others.
+            waiting = self.db.execute(
+                "SELECT p.slot FROM outbox o JOIN passages p ON p.slot = o.passage"
+                " WHERE NOT EXISTS (SELECT 1 FROM vectors v WHERE v.embedder = ? AND v.passage = p.slot) ORDER BY p.slot",
+                (embedder,),
+            ).fetchall()
+            if len(waiting) == missing:
+                return [slot for (slot,) in waiting]
         rows = self.db.execute(
             "SELECT slot FROM passages WHERE slot NOT IN (SELECT passage FROM vectors WHERE embedder = ?) ORDER BY slot", (embedder,)
         )
@@ -230,8 +240,22 @@ class Shelf(Database):
 
     def embedded(self, embedder: str) -> int:
         """How many passages have a vector of this embedder."""
-        (count,) = self.db.execute("SELECT count(*) FROM vectors WHERE embedder = ?", (embedder,)).fetchone()
+        # All rows of a table are counted by its pages, some of them one by one: mostly there is one embedder.
+        which = "" if self.embedders() == [embedder] else "WHERE embedder = ?"
+        (count,) = self.db.execute(f"SELECT count(*) FROM vectors {which}", (embedder,) if which else ()).fetchone()
         return int(count)
+
+    def sampled(self, embedder: str, most: int) -> list[int]:
+        """At most so many slots of passages that have a vector of this embedder, spread over all of them, in order."""
+        ends = [
+            self.db.execute(f"SELECT {end}(passage) FROM vectors WHERE embedder = ?", (embedder,)).fetchone()[0] for end in ("min", "max")
+        ]
+        if ends[0] is None:
+            return []
+        query = "SELECT min(passage) FROM vectors WHERE embedder = ? AND passage >= ?"
+        aims = [ends[0] + (ends[1] - ends[0]) * place // max(1, most - 1) for place in range(most)]
+        found = {self.db.execute(query, (embedder, aim)).fetchone()[0] for aim in aims}
+        return sorted(found - {None})
 
     def with_vector(self, embedder: str) -> list[int]:
         """Slots of passages that have a vector of this embedder, in order."""
