@@ -10,6 +10,7 @@ import shutil
 import signal
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -347,3 +348,45 @@ def test_a_training_that_does_not_fit_stops_in_time(bases: dict[str, Path], tmp_
     assert metrics["seconds"] < 15  # three, on a machine that does nothing else
     rates = [json.loads(line)["lr"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert math.isfinite(sum(rates))
+
+
+def test_the_tokens_of_a_pass_add_up_and_are_all_learnt_in_one(bases: dict[str, Path], tmp_path: Path):
+    loaded = hf.load(str(bases["gpt2"]))
+    asked = (Message("user", "Какое слово пропущено? ____ идёт", False), Message("assistant", "Дождь", True))
+    task = Example("task", ("0",), "1.md", "task", asked, "train", 1.0, "", "cloze")
+    text = " ".join(f"word{i}" for i in range(200))
+    long = Example("long", ("long",), "long.md", "prose", (Message("user", text, True),), "train")
+    empty = Example("empty", ("empty",), "empty.md", "prose", (Message("user", "", True),), "train")
+    corpus_ = corpus(36, [task, long, empty])
+    metrics = train.train_lora(str(bases["gpt2"]), corpus_, tmp_path, settings(epochs=1.0, max_tokens=64), progress=silent)
+    learnt = [evaluate.encode(loaded.tokenizer, one)[1] for one in corpus_.split("train")]
+    assert metrics["tokens"] == metrics["tokens_one_pass"]
+    assert metrics["tokens"]["learnt"] == sum(map(sum, learnt))
+    assert metrics["tokens"]["learnt"] + metrics["tokens"]["context"] >= sum(len(flags) for flags in learnt) - len(learnt)
+    assert metrics["tokens"]["padding"] > 0
+    assert (metrics["examples"], metrics["examples_empty"], metrics["examples_cut"]) == (len(learnt), 1, 1)
+
+
+def test_a_task_counts_in_the_loss_by_its_weight(bases: dict[str, Path]):
+    loaded = hf.load(str(bases["qwen3"]))
+    light = replace(example(1), weight=0.5)
+    data = train._data(loaded, [light, example(2)], 128, 0)
+    assert sorted(data.weights) == [0.5, 1.0]
+    batch = loop._collator(data)(data.batches)
+    rows = {
+        loaded.tokenizer.decode(row[row != -100]).removesuffix("<|im_end|>"): weight
+        for row, weight in zip(batch["labels"], batch["weights"].tolist(), strict=True)
+    }
+    assert rows == {ANSWERS[1]: 0.5, ANSWERS[2]: 1.0}
+
+
+def test_the_test_part_is_neither_learnt_nor_measured(bases: dict[str, Path], tmp_path: Path):
+    """Not even by a hash of anything: with other examples in it everything comes out the same, bit by bit."""
+    found = []
+    for name in ("one", "other"):
+        hidden = [replace(example(i), id=f"{name}{i}", path=f"{name}{i}.md", split="test") for i in range(100, 140)]
+        data = corpus(36, hidden if name == "one" else [])
+        metrics = train.train_lora(str(bases["llama"]), data, tmp_path / name, settings(epochs=1.0), progress=silent)
+        kept = ("adapter_sha256", "bpb_before", "bpb_after", "bpb_dialogue_after", "val_examples", "val_notes", "examples", "tokens")
+        found.append({key: metrics[key] for key in kept})
+    assert found[0] == found[1]
