@@ -318,3 +318,30 @@ def test_the_line_of_descent_is_flat_along_what_answered_and_branches_where_some
 def _empty(root: Path) -> Path:
     (root / "vault").mkdir()
     return root / "vault"
+
+
+def test_a_base_reads_neither_tasks_nor_what_is_held_out(job: steps.Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+
+    def pretrain(examples: Any, folder: Path, **options: Any) -> None:
+        given.update(options, examples=examples)
+        folder.mkdir(parents=True)
+
+    monkeypatch.setattr("vaultllm.models.micro.pretrain", pretrain)
+    built = dataset.build(job.ledger.scenes(), val=0.2, test=0.2, tasks_share=0.3)
+    assert all(dataset.counts(built)[name] for name in ("train", "val", "test", "task"))
+    base, _ = registry.micro_base(job.workspace, built, minutes=0.05, seed=0, progress=nothing, fresh=True)
+    assert {(one.split, one.form) for one in given["examples"]} <= {("train", "prose"), ("train", "dialogue")}
+    assert {one.split for one in given["val"]} == {"val"}
+    seen = json.loads((base / "seen.json").read_text(encoding="utf-8"))
+    assert set(seen["scenes"]) == built.learnt().keys()
+    (base / "seen.json").unlink()  # no base for the tests after this one
+
+
+def test_a_run_names_the_scenes_that_it_learnt_with_their_hashes(job: steps.Job) -> None:
+    run = job.ledger.runs()[0]
+    written = json.loads((job.workspace.runs / run.id / "scenes.json").read_text(encoding="utf-8"))
+    built = dataset.read(job.workspace.datasets / run.dataset)
+    assert written == built.learnt() != {}
+    assert {example.split for example in built.examples} >= {"train", "val"}
+    assert written.keys() < built.scenes.keys()

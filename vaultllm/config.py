@@ -229,6 +229,8 @@ class TrainSettings(_Section):
     """`retrain` starts when so many scenes are new."""
     seed: int = 0
     """Of data order and initialisation."""
+    leak_limit: float = Field(0.1, ge=0.0, le=1.0)
+    """An adapter that recites a larger share of the passages it was asked for (word for word, and the base does not) never answers by itself."""
     keep: int = Field(5, ge=1)
     """So many trainings keep their adapter: the newest, besides the one that answers and the last ones that `rollback` leads to."""
 

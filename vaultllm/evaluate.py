@@ -7,21 +7,24 @@ independent. Knows nothing about training, runs or promotion; what is scored is 
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from vaultllm import tokenizer as bpe
 from vaultllm.errors import DataError
+from vaultllm.files import write_whole
 from vaultllm.schema import Example, Message
 from vaultllm.text import encodable
 
-MIN_NOTES = 8
-"""With fewer notes a bootstrap over notes says nothing (its intervals come out too narrow)."""
+MIN_NOTES = 30
+"""With fewer notes nobody is called better or worse: a percentile bootstrap of few notes comes out too narrow."""
 
 Context = Sequence[Message] | str
 
@@ -87,7 +90,7 @@ def encode(tokenizer: Any, example: Example, before: Context = ()) -> tuple[list
     messages = [_plain(message) for message in example.messages]
     if example.form == "prose":
         told = before if isinstance(before, str) else "\n\n".join(message.text for message in before)
-        ids = _start(tokenizer) + (bpe.encode_text(tokenizer, encodable(told) + "\n\n") if told else [])
+        ids = start_of_text(tokenizer) + (bpe.encode_text(tokenizer, encodable(told) + "\n\n") if told else [])
         learnt = [False] * len(ids)
         for i, message in enumerate(messages):
             piece = bpe.encode_text(tokenizer, ("\n\n" if i else "") + message.text)
@@ -108,7 +111,7 @@ def _plain(message: Message) -> Message:
     return replace(message, text=encodable(message.text))
 
 
-def _start(tokenizer: Any) -> list[int]:
+def start_of_text(tokenizer: Any) -> list[int]:
     """What stands before a text: BOS, else the separator that texts were trained with."""
     if tokenizer.bos_token_id is not None:
         return [tokenizer.bos_token_id]
@@ -248,6 +251,25 @@ def per_note(scores: Sequence[Score]) -> dict[str, tuple[float, int]]:
     return found
 
 
+def write_scores(path: Path, scores: Mapping[str, Sequence[Score]]) -> None:
+    """Keep scores, named by who was measured, so that others can be compared with them later."""
+    plain = {name: [astuple(one) for one in several] for name, several in scores.items()}
+    write_whole(path, json.dumps(plain, ensure_ascii=False) + "\n")
+
+
+def read_scores(path: Path) -> dict[str, list[Score]]:
+    """What `write_scores` wrote; {} when there is no such file. Raises DataError when it is damaged."""
+    try:
+        plain = json.loads(path.read_text(encoding="utf-8"))
+        return {
+            name: [Score(str(one), str(note), float(bits), int(size)) for one, note, bits, size in rows] for name, rows in plain.items()
+        }
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise DataError(f"the scores cannot be read ({error}); train again", path=str(path)) from error
+
+
 def paired_bootstrap(before: Sequence[Score], after: Sequence[Score], *, samples: int = 2000, seed: int = 0) -> Interval:
     """Difference in bits per byte (after minus before) with its 95 % percentile interval, notes resampled in pairs.
 
@@ -284,15 +306,30 @@ def arms(
     """
     talks = [example for example in examples if example.form == "dialogue"]
     width = min(max_tokens + memory_tokens, getattr(model.config, "max_position_embeddings", None) or sys.maxsize)
-    memory = {example.id: _cut(tokenizer, recalled.get(example.id, ""), memory_tokens) for example in talks}
-    plan: list[tuple[str, bool, Mapping[str, Context]]] = [("base", False, {}), ("base+memory", False, memory)]
-    if hasattr(model, "disable_adapter"):
-        plan += [("trained", True, {}), ("trained+memory", True, memory)]
+    return four_arms(model, tokenizer, talks, recalled, max_tokens=width, memory_tokens=memory_tokens, progress=progress)
+
+
+def four_arms(
+    model: Any,
+    tokenizer: Any,
+    examples: Sequence[Example],
+    recalled: Mapping[str, str],
+    *,
+    max_tokens: int,
+    memory_tokens: int,
+    memory: bool = True,
+    progress: Callable[[float], None] = lambda share: None,
+) -> dict[str, list[Score]]:
+    """`arms` of any examples, in windows of `max_tokens` with what memory found in them; `memory` off: without those two."""
+    told = {example.id: _cut(tokenizer, recalled.get(example.id, ""), memory_tokens) for example in examples} if memory else {}
+    plan: list[tuple[str, bool, Mapping[str, Context]]] = []
+    for name in ("base", "trained") if hasattr(model, "disable_adapter") else ("base",):
+        plan += [(name, name == "trained", {})] + ([(f"{name}+memory", name == "trained", told)] if memory else [])
     found: dict[str, list[Score]] = {}
     for i, (name, trained, context) in enumerate(plan):
         share = _part(progress, i, len(plan))
         with contextlib.nullcontext() if trained else base_only(model):
-            found[name] = score(model, tokenizer, talks, max_tokens=width, context=context, progress=share)
+            found[name] = score(model, tokenizer, examples, max_tokens=max_tokens, context=context, progress=share)
     return found
 
 

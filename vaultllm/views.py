@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from rich.bar import Bar
@@ -261,6 +261,13 @@ def train(result: Result) -> RenderableType:
     ]
     if metrics.get("arms"):
         parts += [Text(""), table("held-out answers", "bits per byte|", rows=arm_rows(metrics["arms"]))]
+    yard = metrics.get("yardsticks", {})
+    if "candidate" in yard:
+        head = f"all on {yard['notes']} held-out notes"
+        parts += [Text(""), table(head, "bits per byte|", "answers|", "the new adapter beside it", rows=yardstick_rows(yard))]
+    measured = measure_rows(metrics)
+    if measured:
+        parts += [Text(""), table("what else was measured", "base|", "adapter|", "", rows=measured)]
     tokens = metrics["tokens"]
     parts.append(
         Text(
@@ -299,6 +306,67 @@ def bits_rows(metrics: Result) -> list[tuple[str, str]]:
 def arm_rows(arms: Result) -> list[tuple[str, str]]:
     """The four arms."""
     return [(name, f"{arms[name]:.4f}") for name in ("base", "base+memory", "trained", "trained+memory") if name in arms]
+
+
+def yardstick_rows(yard: Result) -> list[tuple[str, str, str, str]]:
+    """Everybody who scored the same held-out notes, best first, and how the new adapter stands to them with its interval."""
+    names = {"base": "base", "current": "the run that answered", "candidate": "the new adapter", "ngram": "n-gram model", "xz": "xz"}
+    rows = []
+    for name in sorted((name for name in names if name in yard), key=lambda name: float(yard[name])):
+        pair, sign = yard["intervals"].get(f"{name} → candidate"), 1
+        if pair is None:
+            pair, sign = yard["intervals"].get(f"candidate → {name}"), -1
+        beside = ""
+        if pair is not None:
+            low, high = sorted((sign * pair["low"], sign * pair["high"]))
+            beside = f"{sign * pair['mean']:+.3f} ({low:+.3f} to {high:+.3f}){'' if pair['decided'] else ', not decided'}"
+        said = yard["dialogue"].get(name)
+        rows.append((names[name], f"{yard[name]:.4f}", "" if said is None else f"{said:.4f}", beside))
+    return rows
+
+
+def measure_rows(metrics: Result) -> list[tuple[str, str, str, str]]:
+    """Memorisation, drift, manners and probes: the base's figure, the adapter's, and what to read it by; skipped ones say why."""
+    rows: list[tuple[str, str, str, str]] = []
+
+    def add(what: str, part: Result, figure: Callable[[Any], str], first: Any, second: Any, note: str) -> None:
+        if "skipped" in part:
+            rows.append((what, "", "", f"skipped: {part['skipped']}"))
+        else:
+            base, trained = ("" if one is None else figure(one) for one in (first, second))
+            rows.append((what, base, trained, note))
+
+    def percent(share: float) -> str:
+        return f"{share:.0%}"
+
+    told = metrics.get("memorised", {})
+    shown, said = told.get("exposure", told), told.get("recited", told)
+    if told:
+        auc = [shown.get(name, {}).get("auc") for name in ("base", "trained")]
+        add("learnt sentences told from unlearnt", shown, "{:.2f}".format, auc[0], auc[1], "0.5: not at all, 1: all")
+        add("passages recited", said, str, said.get("base"), said.get("trained"), f"of {said.get('passages')}, new {said.get('new')}")
+    far = metrics.get("drift", {})
+    if far:
+        note = f"bits per byte of the base's own samples; KL {far.get('kl_bits', 0):.3f} bits a token"
+        add("drift", far, "{:.3f}".format, far.get("bpb_base"), far.get("bpb_trained"), note)
+    polite = metrics.get("manners", {})
+    if "skipped" in polite:
+        add("answers", polite, str, None, None, "")
+    elif polite:
+        for name, what in (
+            ("language", "answers in the question's language"),
+            ("loop", "answers that loop"),
+            ("ended", "answers that end"),
+        ):
+            note = f"of {polite['questions']} questions"
+            add(what, polite, percent, polite["base"][name], polite.get("trained", {}).get(name), note)
+    for kind, what in (("cloze", "words guessed"), ("headings", "headings matched")):
+        part = metrics.get("probes", {}).get(kind, metrics.get("probes", {}) if "skipped" in metrics.get("probes", {}) else {})
+        if part:
+            with_memory = [f"{part[arm]:.0%}" for arm in ("base+memory", "trained+memory") if arm in part]
+            note = f"of {part.get('asked')}, 25% by chance" + (f"; with memory {' and '.join(with_memory)}" if with_memory else "")
+            add(what, part, percent, part.get("base"), part.get("trained"), note)
+    return rows
 
 
 def runs(result: Result) -> RenderableType:
