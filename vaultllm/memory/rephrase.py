@@ -10,7 +10,8 @@ sense; a model that fails costs nothing but a notice. Knows nothing about how a 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, get_args
 
 from vaultllm import prompts
@@ -108,6 +109,7 @@ class Rephrased(NamedTuple):
 
 NOTHING = Rephrased()
 
+_BOTH = 0.5  # of .25, .5 and 1 the one that lost least of either kind of question (`benchmarks/queries.py parts`)
 # A query may be beside the point, so the question's own best passage stays ahead of its. What a passage invents are names and numbers,
 # which words would look for; its vector is about the matter.
 _WEIGHTS: dict[Kind, tuple[float, float]] = {"rewrite": (0.8, 1.0), "decompose": (0.9, 1.0), "hyde": (0.7, 0.2)}
@@ -201,6 +203,25 @@ def _worded(text: str) -> str:
 def _makes_sense(words: Sequence[str]) -> bool:
     circles = len(words) >= _REPEATS and len(set(words)) < _DISTINCT * len(words)
     return not circles and any(any(map(str.isalpha, word)) and len(word) <= _LONGEST_WORD for word in words)
+
+
+def join(parts: defaultdict[int, dict[str, float]], others: Sequence[tuple[float, Mapping[int, dict[str, float]]]]) -> None:
+    """Add what other queries found (weight, passage -> its parts) to what the question found, as the part `rewrite`; in place.
+
+    Both were divided by their best. A passage counts what the question or its best query says of it, whichever is more (CombMAX, Fox &
+    Shaw 1994: each part of a question asks for a passage of its own), and `_BOTH` of the lesser, by which the passage that both
+    ask for passes one that only looks like the question; all of it divided so that the best is at most 1 again. A sum of all
+    buries what only one part asks for.
+    """
+    best: dict[int, float] = {}
+    for weight, found in others:
+        for slot, why in found.items():
+            best[slot] = max(best.get(slot, 0.0), weight * sum(why.values()))
+    for slot, said in best.items():
+        own = sum(parts[slot].values())
+        parts[slot]["rewrite"] = max(own, said) + _BOTH * min(own, said) - own
+    for slot, why in parts.items() if others else ():
+        parts[slot] = {name: part / (1.0 + _BOTH) for name, part in why.items()}
 
 
 class Model:
