@@ -126,9 +126,9 @@ def _level(keys: Array, counts: Array, histories: int, size: int) -> _Level:
     """Sums and discounts of one level's counts."""
     before = keys // size
     kinds = np.minimum(counts, 3)
-    discounts = _discounts(np.bincount(counts[counts > 0].clip(max=4), minlength=5))
-    total = np.bincount(before, weights=counts, minlength=histories)
-    taken = np.bincount(before, weights=discounts[kinds], minlength=histories)
+    discounts = _discounts(np.bincount(counts[counts > 0].clip(max=5), minlength=6))
+    total = np.bincount(before, weights=counts, minlength=histories).astype(np.float64)  # of nothing, numpy counts whole numbers
+    taken = np.bincount(before, weights=discounts[kinds], minlength=histories).astype(np.float64)
     left = np.divide(taken, total, out=np.ones_like(taken), where=total > 0)
     return _Level(keys, counts, total, left, discounts)
 
