@@ -136,6 +136,7 @@ def test_the_vaults_own_embedder_is_not_asked_for_what_it_has_read_together(ledg
     notes, _ = plain(40, said=False)  # nothing but chance joins a heading and its text, and having read both
     for path, text in notes.items():
         put(ledger, path, text)
+        put(ledger, f"copy/{path}", text)  # which is read without the heading only in one place
     rows = [(slot, f"{context}\n{text}") for slot, text, context in ledger.texts(ledger.without_vector(NAME))]
     own = embed.VaultEmbedder.fit([text for _, text in rows], 64)
     ledger.put_vectors(NAME, [slot for slot, _ in rows], own.embed([text for _, text in rows]), tell=False)

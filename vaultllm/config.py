@@ -162,11 +162,11 @@ class MemorySettings(_Section):
     b: float = Field(0.75, ge=0.0, le=1.0)
     """BM25: how much a long passage is held against it."""
     words: float = Field(0.5, ge=0.0)
-    """Weight of stems (BM25)."""
+    """Weight of stems (BM25). As long as none of `words`, `grams`, `dense` is set, the vault's own pairs may say something better."""
     grams: float = Field(0.5, ge=0.0)
-    """Weight of character 4-grams (BM25)."""
+    """Weight of character 4-grams (BM25); chosen with `words`."""
     dense: float = Field(0.3, ge=0.0)
-    """Weight of the vectors."""
+    """Weight of the vectors; chosen with `words`."""
     near: float = Field(0.7, ge=0.0)
     """Resonance: how much of what a turn or section says less than its best neighbour is lent to it; at 1 it would say as much."""
     links: float = Field(0.05, ge=0.0)

@@ -232,6 +232,12 @@ def _asked(fair: Sequence[Pair], most: int) -> list[Pair]:
     return chosen
 
 
+_ONCE = (  # what is said twice would be found by its query in the other place
+    "SELECT p.slot FROM passages p JOIN scenes s ON s.slot = p.scene WHERE s.slot NOT IN (SELECT scene FROM twins)"
+    " AND s.slot IN (SELECT min(slot) FROM scenes GROUP BY sha) ORDER BY p.slot"
+)
+
+
 class _Copy(NamedTuple):
     """The vault as it is searched here: (n) passages, those that were cut from their queries without them."""
 
@@ -256,7 +262,7 @@ class _Copy(NamedTuple):
     ) -> _Copy:
         """Copied, the words index into an empty database."""
         needed = {slot for pair in asked for slot in (*pair.slots, *pair.source)}
-        every = ledger.without_vector("")
+        every = [slot for (slot,) in ledger.db.execute(_ONCE)]
         chosen = sorted(needed.union(every[:: max(1, -(-len(every) // MOST_PASSAGES))]))
         held = ledger.texts(chosen)
         there = {slot for slot, _, _ in held}  # another may have written since the pairs were read
