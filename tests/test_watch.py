@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 from watchdog import events
 
-from vaultllm import config, steps, vault, watch
+from vaultllm import config, steps, vault, watch, workers
 from vaultllm.errors import LockedError, VaultError
 
 # watchdog's reader thread would die of this warning here, where warnings are errors; the daemon ignores it.
@@ -120,6 +120,19 @@ def test_a_note_that_is_written_moved_and_deleted_is_read_each_time(running):
     assert "а.md" not in daemon.snapshots[-1]
     (root / "б.md").unlink()
     assert daemon.read("б.md", None)
+
+
+def test_a_child_that_reads_starts_while_a_note_settles_and_none_waits_longer(running, monkeypatch):
+    said: list[tuple[str, int]] = []
+    daemon = running(settle=0.3)
+    monkeypatch.setattr(workers, "stand_by", lambda: said.append(("by", len(daemon.snapshots))))
+    monkeypatch.setattr(workers, "stand_down", lambda: said.append(("down", len(daemon.snapshots))))
+    daemon.start()
+    assert until(lambda: said[-1:] == [("down", 1)])
+    (daemon.workspace.vault / "а.md").write_text("один", encoding="utf-8")
+    assert daemon.read("а.md", "один")
+    assert until(lambda: said[-1] == ("down", 2))
+    assert ("by", 1) in said
 
 
 def test_folders_that_are_made_moved_in_and_moved_out_are_seen(running, tmp_path):

@@ -143,6 +143,34 @@ def test_no_child_outlives_a_reader_that_stops_early() -> None:
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks at processes through /proc")
+def test_a_child_that_waits_reads_the_next_notes_and_no_other_is_started() -> None:
+    before = _children()
+    workers.stand_by()
+    workers.stand_by()
+    waiting = _children() - before
+    assert len(waiting) == 1
+    results = workers.read_all(tasks("# a", "# b"), context(), 1)
+    assert outcome(next(results)[1]) == "a"
+    assert _children() - before == waiting
+    assert [outcome(result) for _, result in results] == ["b"]
+    assert _children() == before
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks at processes through /proc")
+def test_a_child_that_waits_ends_when_nothing_comes_and_one_that_died_is_no_loss() -> None:
+    before = _children()
+    workers.stand_by()
+    workers.stand_down()
+    assert _children() == before
+    workers.stand_by()
+    (waiting,) = _children() - before
+    os.kill(waiting, signal.SIGKILL)
+    os.waitid(os.P_PID, waiting, os.WEXITED | os.WNOWAIT)
+    assert [outcome(result) for _, result in workers.read_all(tasks("# a"), context(), 1)] == ["a"]
+    assert _children() == before
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks at processes through /proc")
 def test_no_child_outlives_a_parent_that_was_killed() -> None:
     script = (
         "import sys, time\n"

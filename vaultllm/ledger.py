@@ -13,7 +13,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vaultllm import imports
 from vaultllm.database import explained, marks
@@ -28,8 +28,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-@dataclass(frozen=True, slots=True)
-class KnownNote:
+class KnownNote(NamedTuple):
     """What the ledger remembers of a note: enough to see that it has not changed."""
 
     id: int
@@ -160,7 +159,7 @@ class Ledger(Shelf):
     def known(self) -> dict[str, KnownNote]:
         """Path -> fingerprint of every note."""
         rows = self.db.execute("SELECT path, id, size, mtime_ns, ctime_ns, inode, sha256, parser FROM notes")
-        return {path: KnownNote(*rest) for path, *rest in rows}
+        return {row[0]: KnownNote._make(row[1:]) for row in rows}
 
     def knows(self, path: str) -> bool:
         """Whether a note of this path was ingested."""

@@ -41,6 +41,7 @@ _OTHER_KINDS = {
     ".excalidraw": "Excalidraw drawings hold a picture, not notes",
     ".base": "Bases hold views of notes, not notes",
 }
+_OTHERS = tuple(_OTHER_KINDS)
 _FORBIDDEN = re.compile(r"%%|[/\\:*?\"<>|#^\[\]\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ufeff\ufffd\ud800-\udfff]")
 _RESERVED = re.compile(r"(?:CON|PRN|AUX|NUL|COM[0-9¹²³]|LPT[0-9¹²³]|CONIN\$|CONOUT\$)(?:\..*)?", re.I)
 _ROOM = len(" 99.md")
@@ -160,7 +161,7 @@ def _sort_in(
     noted = is_note(name)
     linked = entry.is_symlink()
     folder = entry.is_dir(follow_symlinks=False)
-    other = next((message for kind, message in _OTHER_KINDS.items() if lower.endswith(kind)), "")
+    other = next(message for kind, message in _OTHER_KINDS.items() if lower.endswith(kind)) if lower.endswith(_OTHERS) else ""
     if not (noted or other or folder or (linked and _is_folder(entry))):
         return
     try:

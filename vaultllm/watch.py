@@ -24,7 +24,7 @@ from typing import Any
 from watchdog import events
 from watchdog.observers import Observer
 
-from vaultllm import remember, steps
+from vaultllm import remember, steps, workers
 from vaultllm import vault as vaults
 from vaultllm.config import Workspace
 from vaultllm.errors import LockedError, VaultllmError
@@ -301,6 +301,7 @@ class _Daemon:
         finally:
             logger.removeHandler(overflow)
             self.eyes.close()
+            workers.stand_down()
             self.follower.end()
             chroma.let_go()
             server.let_go()
@@ -331,8 +332,11 @@ class _Daemon:
         if self.dirty.lost:
             self.dirty.lost = False
             self.next_scan = min(self.next_scan, now + self.settings.settle)
+        if not scan_now and self.dirty.wait(now) is not None:
+            workers.stand_by()  # it starts while what was saved settles
         if scan_now or self.dirty.due(now):
             settled = self.ingest()
+            workers.stand_down()
             self.next_scan = time.monotonic() + (self.settings.reconcile if settled else self.settings.settle)
 
     def ingest(self) -> bool:

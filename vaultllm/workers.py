@@ -92,7 +92,7 @@ def read_all(
 
     Tasks are taken as they are needed, a few chunks ahead. `context` is asked for while the children start.
     """
-    pool = [_Worker() for _ in range(children)]
+    pool = [_awaited() or _Worker(), *(_Worker() for _ in range(children - 1))]
     answers: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
     work: queue.SimpleQueue[list[tuple[int, str, bytes]] | None] = queue.SimpleQueue()
     threads: list[threading.Thread] = []
@@ -103,7 +103,8 @@ def read_all(
     ended = False
     try:
         for worker in pool:
-            worker.launch()
+            if worker.process is None:
+                worker.launch()
         said = context()
         for worker in pool:
             worker.context = said
@@ -137,6 +138,38 @@ def read_all(
             worker.stop()
         for thread in threads:
             thread.join()
+
+
+_spare: _Worker | None = None  # a child that is being started before there is anything to read
+
+
+def stand_by() -> None:
+    """Start a child for the notes to come, unless one waits: to start it takes longer than to read a note that was just saved.
+
+    The next `read_all` takes it; who is told that nothing comes calls `stand_down`.
+    """
+    global _spare
+    if _spare is None:
+        _spare = _Worker()
+        _spare.launch()
+
+
+def stand_down() -> None:
+    """End the child that waits, if one does."""
+    if (worker := _awaited()) is not None:
+        worker.stop()
+
+
+def _awaited() -> _Worker | None:
+    """The child that waits, which is then nobody's; None also when it has died."""
+    global _spare
+    worker, _spare = _spare, None
+    if worker is None or worker.process is None:
+        return None
+    if worker.process.poll() is not None:
+        worker.stop()
+        return None
+    return worker
 
 
 def _chunk(numbered: Iterator[tuple[int, Task[Key]]], waiting: deque[Task[Key]]) -> list[tuple[int, str, bytes]]:
