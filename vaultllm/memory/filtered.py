@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import itertools
 import json
+import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 _COLUMNS = {"kind": "kind", "trust": "trust", "lang": "language"}  # of the scenes, by the name of the filter
 _PLACES = ("path", "folder")
+_TAGGED = re.compile(
+    r"[^#\n]*\n(?:[^#\n]*\n)?#[^\s#]+(?: #[^\s#]+)*(?:\n@[^#\n]*)?"
+)  # a context: titles, perhaps a day, tags, perhaps a name
 
 
 def slots(ledger: Ledger, asked: query.Query) -> np.ndarray | None:
@@ -98,14 +102,12 @@ def _tagged(ledger: Ledger, tag: str) -> np.ndarray:
 
 
 def _surely_tagged(ledger: Ledger, tag: str) -> np.ndarray:
-    """Passages of a tag or one below it, but none where it may stand in the first line of the context (titles) or the last (a name)."""
+    """Passages of a tag or one below it, but none whose titles or speaker name a tag too, or whose tags hold blanks."""
     known = ledger.index.tagged(tag)
-    sought = (
-        "SELECT slot FROM passages WHERE slot IN (SELECT value FROM json_each(?))"
-        " AND instr(context, '#') > instr(context || char(10), char(10))"
-        " AND (NOT instr(context, char(10) || '@') OR NOT instr(substr(context, instr(context, char(10) || '@')), '#'))"
+    rows = ledger.db.execute(
+        "SELECT slot, context FROM passages WHERE slot IN (SELECT value FROM json_each(?))", [json.dumps(known.tolist())]
     )
-    return _column(ledger, sought, [json.dumps(known.tolist())])
+    return np.array([slot for slot, context in rows if _TAGGED.fullmatch(context)], np.int64)
 
 
 def _column(ledger: Ledger, query: str, values: Sequence[Any]) -> np.ndarray:
