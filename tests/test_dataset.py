@@ -435,6 +435,16 @@ def test_of_a_note_that_would_drown_the_others_a_sample_is_learnt():
     assert {e.id for e in data.split("train") if e.path == "huge.md"} <= {e.id for e in grown.split("train") if e.path == "huge.md"}
 
 
+def test_one_endless_message_does_not_keep_the_rest_of_its_note_from_being_learnt():
+    endless = [replace(prose("e", "слово " * 20_000), source=Source("huge.md", (1, 1)))]
+    rest = [replace(prose(f"h{i}", f"{i} " + "слово " * 200), source=Source("huge.md", (i + 2, i + 2))) for i in range(10)]
+    others = [prose(f"o{i}", f"{i} " + "буква " * 300, path=f"{i}.md") for i in range(40)]
+    data = dataset.build(endless + rest + others, val=0.0001, quota=0.1)
+    assert sum(example.path == "huge.md" for example in data.split("train")) == 10
+    (lost,) = data.dropped
+    assert (lost.scene, lost.whole) == ("e", True)
+
+
 def test_small_vaults_are_learnt_whole():
     vault = [prose(f"{i}", f"{i} " + "слово " * (300 if i else 3000), path=f"{i}.md") for i in range(6)]
     assert not dataset.build(vault, val=0.2, quota=0.1).dropped

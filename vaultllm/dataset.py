@@ -193,13 +193,18 @@ def _within(made: Sequence[Example], by_id: Mapping[tuple[str, str], Scene], quo
         if sizes[source] <= most:
             continue
         room = most
-        for example in sorted(group, key=lambda one: sha("quota", one.id)):
+        for example in sorted(group, key=_drawn):
             room -= tasks.learnt_characters(example)
             if room < 0:
                 gone.add(example.id)
                 reason = "beyond the share that one note or talk may have of what is learnt (train.quota)"
                 dropped.append(Dropped(example.scenes[-1], example.path, reason))
     return [example for example in made if example.id not in gone]
+
+
+def _drawn(example: Example) -> tuple[bool, str]:
+    """Long ones come last: one that does not fit would else leave no room for the others."""
+    return tasks.learnt_characters(example) > ROOM // 4, sha("quota", example.id)
 
 
 def _with_tasks(made: Sequence[Example], by_id: Mapping[tuple[str, str], Scene], share: float, dropped: list[Dropped]) -> list[Example]:

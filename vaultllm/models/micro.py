@@ -35,7 +35,7 @@ from vaultllm.text import encodable
 
 def encode_example(tokenizer: Any, example: Example) -> tuple[list[int], list[bool]]:
     """Ids of an example, and which of them its loss counts (not for pretraining, where all are learnt)."""
-    if example.form == "dialogue":
+    if example.form != "prose":
         ids, learnt = bpe.encode_chat(tokenizer, example.messages)
         return ids, learnt
     ids, learnt = [], []
