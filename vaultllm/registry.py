@@ -452,7 +452,7 @@ def _gate(workspace: Workspace, ledger: Ledger, run: Run, built: Dataset, metric
             evaluate.write_scores(kept, {**evaluate.read_scores(kept), "current": scores})
         costs.append(evaluate.bits_per_byte(scores))
         del loaded  # two large models at once may not fit
-    metrics["bpb_current"] = costs[0]
+    metrics["bpb_current"], metrics["bpb_gate"] = costs
     words = f"held-out notes cost {costs[1]:.3f} bits per byte, {costs[0]:.3f} with the run that answered"
     return costs[1] <= costs[0], words if costs[1] <= costs[0] else words + ": it got worse"
 
