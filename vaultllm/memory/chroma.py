@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import sqlite3
+import struct
 import threading
 import zlib
 from collections.abc import Iterable, Iterator
@@ -32,6 +33,8 @@ from vaultllm.memory.vectors import upsert as _upsert
 
 SERVER = "server.json"  # of server.py: which generation lives on a server. Either this file or CURRENT is there, never both.
 _NAME = "passages"
+_HEADER = struct.Struct("<4xQQQQ")  # begin of hnswlib's header: version; offset of level 0, room, elements in use, bytes of an element
+_LENGTH = 4  # bytes of an element in length.bin
 _importing = threading.Lock()
 
 # -- one directory
@@ -361,10 +364,30 @@ def _mend_seal(path: Path) -> bool:
 
 def _seal(path: Path) -> None:
     """Note how a generation's index files look now that nobody writes to them, and that there was a session."""
+    _wipe(path)
     old = _read_seal(path) or {"writes": 0, "files": {}, "sums": {}}
     files = _files(path)
     sums = {name: old["sums"][name] if files[name] == old["files"].get(name) else _sum(path / name) for name in files}
     write_whole(path / "seal.json", json.dumps({"writes": old["writes"] + 1, "files": files, "sums": sums}))
+
+
+def _wipe(path: Path) -> None:
+    """Zero what lies behind the elements in use: hnswlib reserves room, and writes it as `malloc` gave it to it.
+
+    Whatever this process has held in memory may stand there, sentences of notes too (seen with 1.5.9).
+    """
+    for header in path.glob("*/header.bin"):
+        told = header.read_bytes()
+        if len(told) < _HEADER.size:
+            continue
+        _, _, used, size = _HEADER.unpack_from(told)
+        for name, each in (("data_level0.bin", size), ("length.bin", _LENGTH)):
+            with suppress(FileNotFoundError), open(header.with_name(name), "r+b") as file:
+                file.seek(used * each)
+                spare = file.read()
+                if spare.strip(b"\0"):
+                    file.seek(used * each)
+                    file.write(bytes(len(spare)))
 
 
 def _generations(folder: Path) -> Iterator[Path]:
