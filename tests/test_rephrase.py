@@ -6,6 +6,7 @@ import json
 import shutil
 import time
 import unicodedata
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -241,6 +242,69 @@ def test_how_sure_the_memory_is_depends_on_the_question_and_not_on_what_a_model_
     said = found(memory, unknown, Rephraser("hyde", Says("Ржаной хлеб стоит в погребе шестнадцать часов.")))
     assert "Хлеб.md" in paths(said)
     assert said.confidence < found(memory, "Сколько часов стоит ржаной хлеб в погребе?").confidence / 2
+
+
+def parts_of(scores: dict[int, float]) -> defaultdict[int, dict[str, float]]:
+    return defaultdict(dict, {slot: {"words": 0.75 * score, "dense": 0.25 * score} for slot, score in scores.items()})
+
+
+def joined(own: dict[int, float], *others: tuple[float, dict[int, float]]) -> dict[int, float]:
+    parts = parts_of(own)
+    rephrase.join(parts, [(weight, parts_of(scores)) for weight, scores in others])
+    return {slot: sum(why.values()) for slot, why in parts.items()}
+
+
+def test_a_passage_counts_what_its_better_query_says_and_half_of_what_the_other_does() -> None:
+    found = joined({1: 1.0, 2: 0.4}, (0.5, {1: 0.8, 2: 1.0, 3: 1.0}))
+    assert found == pytest.approx({1: (1.0 + 0.5 * 0.4) / 1.5, 2: (0.5 + 0.5 * 0.4) / 1.5, 3: 0.5 / 1.5})
+
+
+def test_of_several_queries_the_one_that_fits_best_counts_and_no_score_passes_one() -> None:
+    once = joined({1: 1.0}, (0.9, {1: 1.0, 2: 0.5}))
+    assert joined({1: 1.0}, (0.9, {1: 1.0, 2: 0.5}), (0.9, {1: 0.7, 2: 0.2})) == pytest.approx(once)
+    assert max(joined({1: 1.0}, *[(1.0, {1: 1.0})] * 3).values()) == pytest.approx(1.0)
+
+
+def test_without_other_queries_nothing_changes() -> None:
+    parts = parts_of({1: 1.0, 2: 0.3})
+    rephrase.join(parts, [])
+    assert parts == parts_of({1: 1.0, 2: 0.3})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_best_of_the_question_stays_ahead_of_the_best_of_a_query_that_knows_nothing_of_it(kind: Kind) -> None:
+    (query,) = Rephraser(kind, Says("something else entirely")).rephrase("where is the boat").queries
+    found = joined({1: 1.0}, (query.weight, {2: 1.0}))
+    assert found[1] > found[2] > 0
+
+
+def test_a_passage_that_is_made_up_is_looked_for_by_its_vector_more_than_by_its_words() -> None:
+    (query,) = Rephraser("hyde", Says("The boat lies at the pier since 1987.")).rephrase("where is the boat").queries
+    leaning = query.leaning(MemorySettings())
+    assert leaning.words < MemorySettings().words / 2
+    assert leaning.grams < MemorySettings().grams / 2
+    assert leaning.dense == MemorySettings().dense
+    (query,) = Rephraser("rewrite", Says("boat place")).rephrase("where is the boat").queries
+    assert query.leaning(MemorySettings()) == MemorySettings()
+
+
+COMPARED = "Что построили раньше: лодку Веры или баню Ивана?"
+
+
+def test_of_a_question_about_two_things_the_parts_put_the_two_right_notes_first(tmp_path: Path) -> None:
+    """The parts are given: what a perfect model could gain (benchmarks/queries.py has more of them)."""
+    with Ledger(tmp_path / "ledger.db") as ledger:
+        for person in ("Веры", "Ивана", "Олега", "Клары"):
+            for thing in ("лодку", "баню", "печь"):
+                stored.put(ledger, f"{thing}-{person}.md", f"# Запись\n\nЗа год построили {thing} {person}.\n")
+        remember.refresh(ledger, tmp_path / "memory", SETTINGS)
+        given = Rephraser("decompose", Says("Когда построили лодку Веры?\nКогда построили баню Ивана?"))
+        right = {"лодку-Веры.md", "баню-Ивана.md"}
+        alone = [hit.score for hit in found((ledger, tmp_path / "memory"), COMPARED, k=4).hits]
+        assert alone[2] > 0.9 * alone[0]  # the baths of Vera, Ivan's boat: to words they are as good
+        together = found((ledger, tmp_path / "memory"), COMPARED, given, k=4).hits
+        assert {hit.path for hit in together[:2]} == right
+        assert together[2].score < 0.95 * together[1].score
 
 
 # -- a real model, end to end
