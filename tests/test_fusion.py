@@ -231,6 +231,27 @@ def test_all_kinds_are_asked_and_no_passage_twice_without_its_query(ledger: Ledg
     assert {fusion.kind_of(one) for one in asked} >= {"link"}
 
 
+@pytest.mark.parametrize(
+    ("kind", "query", "note", "slots", "source", "hidden"),
+    [
+        ("heading", "Pump", "a.md", (1,), (1,), [2]),  # it stands in the context of 2, not of 3; what b.md says of it is said for itself
+        ("heading", "Tank", "a.md", (3,), (2, 3), [2]),  # that begins in the passage before
+        ("link", "pump of the neighbour", "b.md", (1,), (4,), [4, 5]),  # no passage of the note with the link
+        ("question", "where is the tank?", "a.md", (3,), (2,), [2]),
+        ("sentence", "dry soil", "a.md", (1,), (1,), []),
+    ],
+)
+def test_what_holds_the_query_by_construction_is_no_rival(
+    kind: str, query: str, note: str, slots: tuple[int, ...], source: tuple[int, ...], hidden: list[int]
+) -> None:
+    said = ["dry soil", "pump\nwhere is the", "noon", "the pump of the neighbour", "rain", "pump"]
+    places = {"a.md": [0, 1, 2], "b.md": [3, 4], "c.md": [5]}
+    nothing = np.zeros((6, 1))
+    copy = fusion._Copy(np.arange(1, 7), places, said, None, nothing, nothing, SETTINGS)  # type: ignore[arg-type]
+    out = copy.hidden(fusion.pairs.Pair(kind, query, "", note, note, slots, source))
+    assert copy.slots[out].tolist() == hidden
+
+
 # -- used
 
 
