@@ -463,7 +463,9 @@ class _Documents(NamedTuple):
 
         last = int(self.docs[-1]) if len(self.docs) else 0
         top, count = db.execute("SELECT coalesce(max(doc), 0), (SELECT count(*) FROM documents) FROM documents").fetchone()
-        if (top, count) == (last, len(self.docs)):
+        (highest,) = db.execute("SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'documents'").fetchone()
+        # Segments also name documents that came and went since: these have places too.
+        if (top, count, highest + 1) == (last, len(self.docs), len(self.places)):
             return self
         rows = db.execute("SELECT doc, slot, words, grams FROM documents WHERE doc > ? ORDER BY doc", (last,))
         new = np.fromiter(itertools.chain.from_iterable(rows), np.int64).reshape(-1, 4)
@@ -473,7 +475,6 @@ class _Documents(NamedTuple):
             kept &= np.isin(self.docs, np.fromstring(there or "", np.int64, sep=" "))
         columns = new[:, 0], new[:, 1], new[:, 2] / TEXT_WEIGHT, new[:, 3] / TEXT_WEIGHT
         docs, slots, words, grams = (np.concatenate([old[kept], more]) for old, more in zip(self[:4], columns, strict=True))
-        (highest,) = db.execute("SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'documents'").fetchone()
         places = np.full(highest + 1, -1, np.int64)
         places[docs] = np.arange(len(docs))
         return _Documents(docs, slots, words, grams, places)
