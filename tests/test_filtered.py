@@ -64,7 +64,7 @@ PATHS = (
 )
 TAGS = (
     "дача", "Дача/полив", "дачашка", "work", "Work/План", "work/" + "длинный" * 12, "#work", "two words", "a#b", "🔥", "→", "→/" + "x" * 70,
-    "№", "ё", "с++", "ΟΔΟΣ",
+    "№", "ё", "с++", "ΟΔΟΣ", "ё\u0300ж/" + "длинный" * 12,
 )  # fmt: skip
 TITLES = ("Заметка", "О дача и work", "Про #work вслух", "Σ", "#дача", "два слова #two")
 TIMES = (
@@ -78,13 +78,30 @@ TIMES = (
     "0001-01-01",
     "9999-12-31T00:00:00",
 )
-WORDS = ("вода", "ВОДА", "водой", "насос", "капельный", "полив", "c++", "🔥", "№ 5", "ё", "длиннющее" * 9, "—", "work", "\u0301а", "মুগ")
+WORDS = (
+    "вода",
+    "ВОДА",
+    "водой",
+    "насос",
+    "капельный",
+    "полив",
+    "c++",
+    "🔥",
+    "№ 5",
+    "ё",
+    "длиннющее" * 9,
+    "длиннющее" * 8,
+    "—",
+    "work",
+    "\u0301а",
+    "মুগ",
+)
 VALUES = {
     "path": ("дача", "ёл", ".md", "/x", "нет", '"дача/полив"', "οδος", "йод", "заметка"),
     "folder": ("дача", "/дача", "Работа/Дача", "елка", "/работа", "нет", "c", "İ"),
     "tag": (
         "дача", "work", "work/план", '"two words"', "a#b", "🔥", "→", "два", "е", "с++", "two", "нет", "длинный", '"a\nb"',
-        "work/" + "длинный" * 12,
+        "work/" + "длинный" * 12, "ё\u0300ж",
     ),
     "kind": ("prose", "table", "list"),
     "trust": ("own", "clipped"),
@@ -149,6 +166,11 @@ def test_an_unwanted_word_is_left_out_by_the_index_alone(odd: Ledger, word: str)
     assert set(filtered.slots(odd, asked).tolist()) == passing(odd, asked)
 
 
+def test_an_unwanted_word_that_the_index_cuts_is_left_to_the_texts(odd: Ledger) -> None:
+    assert filtered.slots(odd, ask("-" + "длиннющее" * 8)) is None
+    assert len(passing(odd, ask("-" + "длиннющее" * 8))) < len(odd.index.slots())
+
+
 def test_tags_that_the_index_knows_narrow_exactly_but_for_titles(odd: Ledger) -> None:
     every = set(odd.index.slots().tolist())
     for value in ("дача", "work"):
@@ -161,6 +183,24 @@ def test_tags_that_the_index_knows_narrow_exactly_but_for_titles(odd: Ledger) ->
         not set(odd.index.tagged("дача").tolist()) & set(odd.index.tagged("дачашка").tolist()) - set(odd.index.tagged("work").tolist())
         or True
     )
+
+
+def test_the_index_knows_a_tag_and_those_below_it(odd: Ledger) -> None:
+    def named(tag: str) -> set[int]:
+        held = odd.passages(odd.index.slots().tolist())
+        return {slot for slot, one in held.items() if tag in one.passage.context.lower().split()}
+
+    assert set(odd.index.tagged("дача").tolist()) == named("#дача") | named("#дача/полив")
+    assert set(odd.index.tagged("дача/полив").tolist()) == named("#дача/полив")
+    assert named("#дачашка")
+    assert odd.index.tagged("дач").tolist() == odd.index.tagged("").tolist() == []
+
+
+def test_a_line_break_in_a_tag_does_not_reach_into_the_next_word_of_the_vocabulary(odd: Ledger) -> None:
+    words = "\n".join(row[0].decode() for row in odd.db.execute("SELECT words FROM vocabulary")).split("\n")
+    pair = next(place for place, word in enumerate(words[:-1]) if word[0] == "#")
+    assert odd.index.tagged(words[pair][1:]).size
+    assert not odd.index.tagged(f"{words[pair][1:]}\n{words[pair + 1]}").size
 
 
 def test_a_question_without_filters_narrows_nothing(odd: Ledger) -> None:
@@ -247,6 +287,19 @@ def test_a_rare_filter_finds_all_there_is(crowd: tuple[Ledger, Path], said: str,
         assert {"words", "grams"} <= set(one.why)
 
 
+@pytest.mark.parametrize("dense", ["exact", "chroma"])
+def test_vectors_alone_find_it_too(crowd: tuple[Ledger, Path], dense: recall.Dense, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger, folder = crowd
+    alone = MemorySettings(dims=16, words=0, grams=0, near=0, tags=0)
+    looks: list[int] = []
+    real = recall._legs
+    monkeypatch.setattr(recall, "_legs", lambda *rest: looks.append(1) or real(*rest))
+    found = recall.ranked(ledger, folder, alone, f"{QUESTION} kind:table", 100, dense=dense, today=TODAY)
+    assert {one.stored.slot for one in found} == rare(ledger, "1999")
+    assert all(set(one.why) == {"dense"} and one.cosine is not None for one in found)
+    assert looks == [1]  # they are among the first it names
+
+
 @pytest.mark.parametrize("said", ["tag:обычный", "-kind:table", "folder:обычное", "after:2005", '"номер"', "-редчайшее"])
 def test_a_filter_that_leaves_nearly_all_finds_the_best_as_without_it(crowd: tuple[Ledger, Path], said: str) -> None:
     ledger, folder = crowd
@@ -298,6 +351,9 @@ def test_a_wish_for_a_time_stays_within_the_filter(crowd: tuple[Ledger, Path]) -
     assert {one.stored.slot for one in found} == rare(ledger, "1999")
     found = recall.ranked(ledger, folder, SETTINGS, f"{QUESTION} в 1999 году kind:table", 100, dense="exact", today=TODAY)
     assert all(one.why["time"] > 0 for one in found)
+    asked = ask("насос с 1990 по 2030 год kind:table")
+    assert set(recall._dated(ledger, SETTINGS, asked, filtered.slots(ledger, asked), 10)) == rare(ledger, "1999")
+    assert len(recall._dated(ledger, SETTINGS, asked, None, 10)) == 10
 
 
 # -- nothing but filters
@@ -328,7 +384,7 @@ def test_nothing_but_filters_gives_each_scene_once_the_newest_first(
     diary: Ledger, tmp_path: Path, said: str, few: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shelf, "_FEW", few)
-    hits = recall.recall(diary, tmp_path, SETTINGS, said, 10, today=TODAY)
+    hits = recall.recall(diary, tmp_path, MemorySettings(diversity=1.0), said, 10, today=TODAY)
     assert [hit.scene.id[-1] for hit in hits] == ["5", "4", "3", "7", "1", "2"]
     assert [hit.score for hit in hits] == pytest.approx([1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6])
     assert all(hit.why == {"filter": hit.score} for hit in hits)
