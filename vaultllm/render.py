@@ -26,14 +26,14 @@ def link(path: str, *, heading: str = "", block: str = "", alias: str = "") -> s
     """A link that jumps to a note, its heading (`H1#H2`) or its block; the shown text is the alias or the note's name.
 
     The address is the vault-relative path without `.md`, which is unique whatever else is called so. A path that no
-    wikilink can hold (`#`, `^`, `|`, brackets, what HTML or code could begin with) becomes a Markdown link.
+    wikilink can hold (`#`, `^`, `|`, brackets, what HTML or code could begin with, what nobody sees) becomes a Markdown link.
     """
     target = path.removesuffix(".md")
     name = target.rpartition("/")[2]
     where = f"#^{block}" if block else f"#{heading}" if heading else ""
     shown = alias or (f"{name} › {heading.rpartition('#')[2]}" if heading and not block else name)
     shown = re.sub(r"[\s|\[\]\\`<>%{}]+", " ", printable(shown)).strip() or "…"
-    if re.search(r"[#^|\[\]%\\\n<>`{}$]|::", target) or "%%" in target:
+    if re.search(r"[#^|\[\]%\\\n<>`{}$]|::", target) or printable(target) != target:
         return f"[{shown}]({url_quote(path, safe='/')}{url_quote(where, safe='#^')})"
     return f"[[{target}{where}|{shown}]]"
 

@@ -244,7 +244,7 @@ def _changed(facts: Facts, said: Mapping[str, str]) -> Iterator[str]:
     for name, paths, linked in (("new", changes.new, True), ("edited", changes.edited, True), ("gone", changes.gone, False)):
         if not paths:
             continue
-        shown = [_link(path) if linked else inert_line(_name(path), 120) for path in paths[:MOST_CHANGES]]
+        shown = [_link(path) if linked else f"«{inert_line(_name(path), 120)}»" for path in paths[:MOST_CHANGES]]
         if len(paths) > MOST_CHANGES:
             shown.append(said["more"].format(count=number(len(paths) - MOST_CHANGES, facts.language)))
         yield said[name].format(count=number(len(paths), facts.language)) + "\n\n" + "\n".join(f"- {one}" for one in shown)

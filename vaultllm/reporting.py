@@ -208,10 +208,11 @@ def probes(examples: Sequence[Example], spoken: str, most: int = QUESTIONS) -> l
 def _probe(example: Example, spoken: str) -> Probe | None:
     if example.form == "prose":
         name = example.path.rpartition("/")[2].removesuffix(".md")
-        text = "\n".join(line for line in example.messages[-1].text.split("\n") if line.strip() and not line.lstrip().startswith("#"))
+        lines = (line.strip() for line in example.messages[-1].text.split("\n"))
+        text = "\n".join(line for line in lines if line and line != name and not line.startswith("#"))
         said = wording.words(spoken)["about"].format(title=name)
-        body = [one for one in sentences(text) if one != name]
-        return Probe(said, example.path, " ".join(body[:2])) if body and len(name) <= 100 else None
+        body = " ".join(sentences(text)[:2])
+        return Probe(said, example.path, body) if body and len(name) <= 100 else None
     for first, second in zip(example.messages, example.messages[1:], strict=False):
         if first.role == "user" and second.role == "assistant" and second.learn and 8 <= len(first.text.strip()) <= _LONGEST_QUESTION:
             return Probe(first.text.strip(), example.path, " ".join(sentences(second.text)[:2]))
