@@ -220,8 +220,8 @@ class Shelf(Database):
                 return []
             # What is new or was changed waits for Chroma too: mostly that is all, and nobody need look at the others.
             waiting = self.db.execute(
-                "SELECT p.slot FROM outbox o JOIN passages p ON p.slot = o.passage"
-                " WHERE NOT EXISTS (SELECT 1 FROM vectors v WHERE v.embedder = ? AND v.passage = p.slot) ORDER BY p.slot",
+                "SELECT o.passage FROM outbox o CROSS JOIN passages p ON p.slot = o.passage"  # in this order: few wait
+                " WHERE NOT EXISTS (SELECT 1 FROM vectors v WHERE v.embedder = ? AND v.passage = o.passage) ORDER BY o.passage",
                 (embedder,),
             ).fetchall()
             if len(waiting) == missing:

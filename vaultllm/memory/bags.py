@@ -118,8 +118,11 @@ def _told(day: str) -> Bag:
 
 @functools.cache
 def version() -> str:
-    """Fingerprint of how texts become words and words stems, by what becomes of a sample: with another the index must be rebuilt."""
-    return texts.sha(bag(_SAMPLE, "x\n2025-06-15\n#тег").words, *texts.stems(_SAMPLE), str((2, TEXT_WEIGHT, CONTEXT_WEIGHT, MOST_WORD)))
+    """Fingerprint of how texts become words and words stems, by what becomes of a sample: with another the index must be rebuilt.
+
+    The first number is that of how the index is stored.
+    """
+    return texts.sha(bag(_SAMPLE, "x\n2025-06-15\n#тег").words, *texts.stems(_SAMPLE), str((3, TEXT_WEIGHT, CONTEXT_WEIGHT, MOST_WORD)))
 
 
 def word_keys(words: Sequence[str]) -> np.ndarray:

@@ -25,34 +25,42 @@ class Segment:
     """(k,) uint32 or uint64, rising."""
     starts: np.ndarray
     """(k + 1,) uint32: postings of `keys[i]` are at `starts[i]` to `starts[i + 1]`."""
-    values: np.ndarray
-    """(n,) uint32 or uint64."""
+    places: np.ndarray
+    """(n,) uint32: the values themselves, or, where there is a table, where they stand in it."""
     weights: np.ndarray
     """(n,) uint8."""
+    table: np.ndarray | None = None
+    """(t,) uint64, rising: values that take more than 32 bits, each once, for each stands under many keys; None without such."""
+
+    def values(self, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """The values of postings, (r,) uint32 or uint64."""
+        found: np.ndarray = self.places[rows] if self.table is None else self.table[self.places[rows]]
+        return found
 
     def triples(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Key, value and weight of each posting."""
-        return np.repeat(self.keys, np.diff(self.starts)), self.values, self.weights
+        return np.repeat(self.keys, np.diff(self.starts)), self.values(), self.weights
 
     def to_bytes(self) -> bytes:
         """As it is stored, little-endian."""
-        sizes = [len(self.keys), len(self.values), self.keys.itemsize, self.values.itemsize]
-        keys, values = (column.astype(f"<u{column.itemsize}") for column in (self.keys, self.values))
-        return b"".join(part.tobytes() for part in (np.array(sizes, "<u4"), keys, values, self.starts.astype("<u4"), self.weights))
+        sizes = [len(self.keys), len(self.places), self.keys.itemsize, 0 if self.table is None else len(self.table)]
+        table = np.zeros(0, "<u8") if self.table is None else self.table.astype("<u8")
+        parts = (self.keys.astype(f"<u{self.keys.itemsize}"), table, self.starts.astype("<u4"), self.places.astype("<u4"), self.weights)
+        return b"".join(part.tobytes() for part in (np.array(sizes, "<u4"), *parts))
 
     @staticmethod
     def from_bytes(data: bytes) -> Segment:
         """The inverse of `to_bytes`. Raises ValueError when the bytes are something else."""
-        keys, count, key, value = map(int, np.frombuffer(data, "<u4", 4))
-        ends = [16, 16 + key * keys]
-        ends += [ends[1] + value * count, ends[1] + value * count + 4 * (keys + 1)]
-        if {key, value} - {4, 8} or len(data) != ends[3] + count:
+        keys, count, key, table = map(int, np.frombuffer(data, "<u4", 4))
+        at = np.cumsum([16, key * keys, 8 * table, 4 * (keys + 1), 4 * count, count]).tolist()
+        if key not in (4, 8) or len(data) != at[-1]:
             raise ValueError(f"a segment of {keys} keys and {count} postings has {len(data)} bytes")
         return Segment(
-            np.frombuffer(data, f"<u{key}", keys, ends[0]),
-            np.frombuffer(data, "<u4", keys + 1, ends[2]),
-            np.frombuffer(data, f"<u{value}", count, ends[1]),
-            np.frombuffer(data, np.uint8, count, ends[3]),
+            np.frombuffer(data, f"<u{key}", keys, at[0]),
+            np.frombuffer(data, "<u4", keys + 1, at[2]),
+            np.frombuffer(data, "<u4", count, at[3]),
+            np.frombuffer(data, np.uint8, count, at[4]),
+            np.frombuffer(data, "<u8", table, at[1]) if table else None,
         )
 
 
@@ -62,7 +70,10 @@ def segment(keys: np.ndarray, values: np.ndarray, weights: np.ndarray) -> Segmen
     keys = keys[order]
     first = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]])) if len(keys) else np.zeros(0, np.int64)
     starts = np.concatenate([first, [len(keys)]]).astype(np.uint32)
-    return Segment(keys[first], starts, values[order], weights[order].astype(np.uint8))
+    table = None
+    if values.itemsize > 4:
+        table, values = np.unique(values, return_inverse=True)
+    return Segment(keys[first], starts, values[order].astype(np.uint32), weights[order].astype(np.uint8), table)
 
 
 def append(
@@ -98,8 +109,8 @@ def compact(db: sqlite3.Connection, family: str, alive: Callable[[np.ndarray], n
 
 
 def _store(db: sqlite3.Connection, family: str, made: Segment) -> None:
-    if len(made.values):
-        db.execute("INSERT INTO postings (family, size, data) VALUES (?, ?, ?)", (family, len(made.values), made.to_bytes()))
+    if len(made.places):
+        db.execute("INSERT INTO postings (family, size, data) VALUES (?, ?, ?)", (family, len(made.places), made.to_bytes()))
 
 
 def _mergeable(db: sqlite3.Connection, family: str) -> list[int] | None:
@@ -169,7 +180,7 @@ class Reader:
             ends = np.cumsum(lengths)
             rows = np.arange(ends[-1]) + np.repeat(starts - (ends - lengths), lengths)
             which.append(np.repeat(asked, lengths))
-            values.append(one.values[rows])
+            values.append(one.values(rows))
             weights.append(one.weights[rows])
         if not which:
             return np.zeros(0, np.int64), np.zeros(0, np.uint32), np.zeros(0, np.uint8)
