@@ -22,6 +22,7 @@ from vaultllm.errors import ModelError
 from vaultllm.ledger import Ledger
 from vaultllm.memory import query, rephrase
 from vaultllm.memory.rephrase import KINDS, Kind, Rephraser, cleaned
+from vaultllm.models import hf
 from vaultllm.schema import Message
 
 SETTINGS = MemorySettings(dims=32, near=0)
@@ -448,3 +449,10 @@ def test_the_benchmark_asks_as_the_settings_say_with_the_model_of_the_vault(
     assert measured["rewrite"]["rewritten"] == {"questions": 1, "notice": ""}
     assert len(asked) == 1
     assert measured["rewrite"]["mrr"] > measured[""]["mrr"]
+
+
+@pytest.mark.parametrize("written", ["<think>Let me see: path</think>\nwhere the boat lies", "where the boat lies\n<think>or does it"])
+def test_what_a_model_thinks_aloud_is_no_query(written: str, monkeypatch: pytest.MonkeyPatch, model: Path) -> None:
+    monkeypatch.setattr(hf, "generate", lambda *given, **options: iter([written[:9], written[9:]]))
+    rephraser = Rephraser("decompose", rephrase.Model(lambda: answer._load(str(model), None)))
+    assert [one.text for one in rephraser.rephrase("where is it").queries] == ["where the boat lies"]

@@ -40,7 +40,6 @@ SUPPORTED = 0.5  # share of a sentence's content words that one excerpt must hol
 _OWN = {"en": "† the model's own words: not in the excerpts.", "ru": "† слова самой модели: в выдержках этого нет.",
         "bn": "† মডেলের নিজের কথা: উদ্ধৃতিতে এটি নেই।"}  # fmt: skip
 _NUMBER = re.compile(r"[ \t]?\[(\d{1,3})\]")
-_THINK = re.compile(r"<think>.*?(?:</think>|\Z)\s*", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -352,7 +351,7 @@ def _generate(
         pieces.append(piece)
         if stream is not None:
             stream(piece)
-    text = _THINK.sub("", "".join(pieces)).strip()
+    text = prompts.spoken("".join(pieces))
     return text, sha(*(f"{message.role}: {message.text}" for message in asked))
 
 

@@ -40,6 +40,7 @@ _NOTHING = {
 }
 _QUESTION = {"en": "Question", "ru": "Вопрос", "bn": "প্রশ্ন"}
 
+_THINK = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
 _JOINERS = "\u200c\u200d"
 _FILLERS = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
 
@@ -68,6 +69,11 @@ def _invisible(char: str) -> bool:
 def _joins(before: str) -> bool:
     """Whether a joiner after this character shows: letters and marks from Hebrew on, emoji and their selectors."""
     return unicodedata.category(before) in ("Lo", "Mn", "Mc", "So", "Sk") and ord(before) > 0x58F
+
+
+def spoken(text: str) -> str:
+    """What a model wrote without what it thought aloud (`<think>…</think>`, closed or not)."""
+    return _THINK.sub("", text).strip()
 
 
 def messages(

@@ -72,7 +72,6 @@ _LABEL = re.compile(
     re.IGNORECASE,
 )
 _FILTER = re.compile(rf"(?<!\w)-?(?:{'|'.join(NAMES)}):(?:\"[^\"\n]{{0,300}}\"|\S+)", re.IGNORECASE)
-_THINK = re.compile(r"<think>.*?(?:</think>|\Z)\s*", re.DOTALL)
 _QUOTES = " \t\"'«»“”„`*"
 
 
@@ -236,5 +235,4 @@ class Model:
         loaded = self._load()
         ids, _ = bpe.encode_chat(loaded.tokenizer, [Message("user", texts.encodable(prompt), False)], reply=True)
         stop = () if loaded.tokenizer.chat_template else ("\nUser:",)
-        made = "".join(hf.generate(loaded, ids, max_new_tokens=most_tokens, stop=stop))
-        return _THINK.sub("", made)
+        return prompts.spoken("".join(hf.generate(loaded, ids, max_new_tokens=most_tokens, stop=stop)))
