@@ -356,6 +356,11 @@ def test_a_wish_for_a_time_stays_within_the_filter(crowd: tuple[Ledger, Path]) -
     assert len(recall._dated(ledger, SETTINGS, asked, None, 10)) == 10
 
 
+def test_how_far_an_unwanted_phrase_is_looked_for_is_what_the_documents_say() -> None:
+    said = (Path(__file__).parents[1] / "docs/memory.md").read_text(encoding="utf-8")
+    assert f"best\n  {recall._LARGER[-1] * recall.POOL:,} passages of each leg" in said
+
+
 # -- nothing but filters
 
 
