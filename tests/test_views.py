@@ -6,7 +6,8 @@ from typing import Any
 
 from rich.console import Console
 
-from vaultllm import views
+from vaultllm import lineage, views
+from vaultllm.schema import Run
 
 
 def shown(view: Any) -> str:
@@ -37,7 +38,15 @@ def surveyed(**more: Any) -> dict[str, Any]:
 
 def status_of(scenes: dict[str, Any], **more: Any) -> str:
     memory = {"vectors": 1, "passages": 1, "waiting": 0}
-    result = {"vault": "v", "state": "s", "notes": 1, "memory": memory, "current": None, "problems": []}
+    result = {
+        "vault": "v",
+        "state": "s",
+        "notes": 1,
+        "memory": memory,
+        "current": None,
+        "problems": [],
+        "forgotten": {"entries": 0, "unfinished": 0},
+    }
     result |= {"turns": {"seen": 9, "in_scenes": 6, "left_out": 3, "why": {"W-TOOL": 3}}, "scenes": scenes}
     return shown(views.status(result | {"dataset": {"new_scenes": 1, "min_new": 20}} | more))
 
@@ -62,7 +71,13 @@ def test_status_names_a_command_that_shows_more_than_itself() -> None:
 
 
 def test_a_run_that_was_not_promoted_offers_its_promotion_and_no_rollback() -> None:
-    metrics = {"verdict": "worse", "tokens": {"learnt": 1, "context": 0}, "tokens_per_s": 1.0, "seconds": 1.0, "peak_rss_mb": 1}
+    metrics = {
+        "verdict": "worse",
+        "tokens": {"learnt": 1, "context": 0, "padding": 0},
+        "tokens_per_s": 1.0,
+        "seconds": 1.0,
+        "peak_rss_mb": 1,
+    }
     result = {"run": "r1", "status": "done", "promoted": False, "reason": "it got worse", "metrics": metrics, "plot": "p", "adapter": "a"}
     assert "vaultllm promote r1" in shown(views.train(result))
     assert "rollback" not in shown(views.train(result))
@@ -73,3 +88,33 @@ def test_without_a_model_no_words_of_it_are_announced() -> None:
     result = {"answer": "", "sources": [], "model": "no model yet", "capable": False, "note": None, "seconds": 0.1}
     assert "no model yet:" not in shown(views.answer(result))
     assert "base:" in shown(views.answer(result | {"answer": "да", "model": "base"}))
+
+
+def test_runs_are_a_line_with_what_was_refused_hanging_on_it() -> None:
+    def run(name: str, parent: str, *, promoted: bool, reason: str) -> Run:
+        metrics = {"bpb_before": 2.0, "bpb_after": 1.9}
+        return Run(
+            name, "lora", "/bases/Qwen3", "", "abcdef0123456789", {}, 0, parent, "done", metrics, {}, f"2025-01-{name}", promoted, reason
+        )
+
+    found = [
+        run("01", "", promoted=True, reason="better"), run("02", "01", promoted=False, reason="it got worse"),
+        run("03", "01", promoted=True, reason="better again"),
+    ]  # fmt: skip
+    records = [{"id": one.id, "adapter": one.id != "02"} for one in found]
+    said = shown(views.runs({"runs": records, "current": "03", "descent": lineage.descent(found, "03")}))
+    assert [line.split("  ")[0].rstrip() for line in said.split("\n")[1:5]] == ["Qwen3", "● 01", "├─○ 02", "● 03"]
+    assert "refused (adapter removed)" in said
+    assert "answers" in said
+    assert "2.000 → 1.900" in said
+    assert "abcdef01 " in said
+    assert "no run yet" in shown(views.runs({"runs": [], "current": None, "descent": []}))
+
+
+def test_the_note_about_a_training_is_named_or_why_there_is_none() -> None:
+    assert "report      a.md" in views._report_line({"report": "a.md"})
+    assert "no report   disk full" in views._report_line({"report": None, "report_error": "disk full"})
+    assert views._report_line({}) == ""
+    about = {"run": "r1", "decision": "refused", "reason": "it got worse", "note": "a.md"}
+    assert shown(views.reported(about | {"written": False})) == "run r1: refused: it got worse\nnote     a.md\n"
+    assert "written  a.md" in shown(views.reported(about | {"written": True}))
