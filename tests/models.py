@@ -45,3 +45,36 @@ def build(folder: Path, shape: Shape = "qwen3", *, seed: int = 0, width: int = 3
     model.save_pretrained(folder)
     bpe.save(words, folder)
     return folder
+
+
+def learnt(folder: Path, texts: list[str], *, steps: int = 100, shape: Shape = "llama") -> hf.Loaded:
+    """A random base of width 64 with an adapter that knows these texts by heart; its own base knows none of them."""
+    import dataclasses
+    import warnings
+
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    from vaultllm import evaluate
+
+    torch.set_num_threads(1)
+    loaded = hf.load(str(build(folder, shape, width=64)))
+    # A random head cannot say anything clearly: it is trained too.
+    config = LoraConfig(
+        r=32, lora_alpha=64, target_modules="all-linear", modules_to_save=["lm_head", "embed_tokens"], task_type="CAUSAL_LM"
+    )
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = get_peft_model(loaded.model, config)
+    rows = []
+    for text in texts:
+        ids = [*evaluate.start_of_text(loaded.tokenizer), *bpe.encode_text(loaded.tokenizer, text)]
+        rows.append(evaluate.Window(ids, [False] + [True] * (len(ids) - 1)))
+    batch = evaluate.pad(rows)
+    optimizer = torch.optim.AdamW([one for one in model.parameters() if one.requires_grad], lr=3e-3)
+    for _ in range(steps):
+        evaluate.token_losses(model, *batch)[0].mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return dataclasses.replace(loaded, model=model.eval())

@@ -65,7 +65,10 @@ def test_it_is_interpolated_modified_kneser_ney_as_the_paper_defines_it() -> Non
         row = [ngram.END + 1 + kind, *map(ord, text), ngram.END]
         grams.update(tuple(row[i : i + 3]) for i in range(len(row) - 2))
     bigrams = {
-        tuple(row[i : i + 2]) for kind, text in texts for row in [[ngram.END + 1 + kind, *map(ord, text), ngram.END]] for i in range(len(row) - 1)
+        tuple(row[i : i + 2])
+        for kind, text in texts
+        for row in [[ngram.END + 1 + kind, *map(ord, text), ngram.END]]
+        for i in range(len(row) - 1)
     }
     begins = Counter((ngram.END + 1 + kind, ord(text[0])) for kind, text in texts)
     middle = Counter({two: sum(1 for three in grams if three[1:] == two) or begins[two] for two in bigrams})
@@ -118,7 +121,11 @@ def test_time_is_looked_at_before_each_longer_gram_and_an_empty_training_side_is
 
 
 def test_training_text_holds_each_message_once_and_no_more_than_asked() -> None:
-    examples = [talk("a", "Что с водой?", "Поднялась."), talk("b", "Что с водой?", "Поднялась.", "А лодка?", "У причала."), prose("c", "Дождь.")]
+    examples = [
+        talk("a", "Что с водой?", "Поднялась."),
+        talk("b", "Что с водой?", "Поднялась.", "А лодка?", "У причала."),
+        prose("c", "Дождь."),
+    ]
     text = yardsticks.training_text(examples, 1000)
     assert sorted(text) == [(0, "Дождь."), (1, "А лодка?"), (1, "Что с водой?"), (2, "Поднялась."), (2, "У причала.")]
     assert sum(len(one) for _, one in yardsticks.training_text(examples, 20)) <= 20
@@ -197,7 +204,10 @@ def test_everybody_is_shown_on_the_text_that_all_of_them_scored() -> None:
 def test_all_five_are_measured_side_by_side_on_notes_with_all_ten_intervals() -> None:
     train = [prose(f"t{i}", RIVER.format(i)) for i in range(30)]
     held_out = [prose(f"v{i}", RIVER.format(100 + i)) for i in range(31)]
-    scores = {name: [Score(one.id, one.path, 900.0 + i, evaluate.learnt_bytes(one)) for i, one in enumerate(held_out)] for name in yardsticks.ORDER[:3]}
+    scores = {
+        name: [Score(one.id, one.path, 900.0 + i, evaluate.learnt_bytes(one)) for i, one in enumerate(held_out)]
+        for name in yardsticks.ORDER[:3]
+    }
     found = yardsticks.measure(train, held_out, scores, 2.0)
     assert len(found["intervals"]) == 10
     assert found["ngram"] < found["base"] == found["candidate"]

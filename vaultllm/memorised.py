@@ -85,11 +85,19 @@ def passages(tokenizer: Any, examples: Sequence[Example], most: int, seed: int =
         begin = next((i for i, one in enumerate(learn) if one), len(ids))
         end = next((i for i in range(begin, len(ids)) if not learn[i]), len(ids))
         shown = begin + min(PROMPT, (end - begin) // 2)
-        after: str = tokenizer.decode(ids[shown:end], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        after = _decoded(tokenizer, ids[shown:end])
+        while after.startswith("\ufffd") and shown > begin:  # half a character
+            shown -= 1
+            after = _decoded(tokenizer, ids[shown:end])
         if shown > begin and len(after) >= VERBATIM and "\ufffd" not in after[:VERBATIM] and after not in seen:
             seen.add(after)
             kept.append((ids[max(0, begin - BEFORE) : shown], after))
     return kept
+
+
+def _decoded(tokenizer: Any, ids: Sequence[int]) -> str:
+    text: str = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return text
 
 
 def recited(said: str, truth: str) -> int:
@@ -171,7 +179,7 @@ def _recited(loaded: hf.Loaded, train: Sequence[Example], seconds: float) -> dic
 def _verbatim(loaded: hf.Loaded, asked: Sequence[tuple[list[int], str]]) -> list[bool]:
     """Which passages are recited. Not cut by time: half a continuation could not be recited."""
     said = batched.continuations(loaded, [ids for ids, _ in asked], min(NEW, loaded.context // 2))
-    words = (loaded.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False) for ids in said)
+    words = (_decoded(loaded.tokenizer, ids) for ids in said)
     return [recited(one, truth) >= VERBATIM for one, (_, truth) in zip(words, asked, strict=True)]
 
 
