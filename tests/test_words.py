@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.stored import put
 from vaultllm import ledger, text
 from vaultllm.memory import bags, postings, words
 from vaultllm.memory.words import Index
@@ -173,6 +174,17 @@ def test_what_a_large_ingest_left_is_joined(index: Index, monkeypatch: pytest.Mo
     assert [slot for slot, _ in index.stems("слово20x3").best(3)] == [slot for slot, _ in before[0]] == [20]
     assert index.grams("слово20x3").best(1)[0][0] == 20
     assert index.stems("слово39x3").best(1) == []
+
+
+def test_an_index_that_is_made_anew_is_joined_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(postings, "MOST", 8)  # nothing is merged by itself
+    with ledger.Ledger(tmp_path / "l.db") as base:
+        monkeypatch.setattr(base.index, "add", lambda rows, add=base.index.add: [add([row]) for row in rows])
+        for number in range(20):
+            put(base, f"{number}.md", f"Слово{number} стоит у колодца.\n")
+        base.index.rebuild()
+        assert base.db.execute("SELECT count(*) FROM postings").fetchone() == (2,)
+        assert len(base.index.holders("стоит")) == 20
 
 
 def test_another_connection_sees_what_was_added(tmp_path: Path) -> None:

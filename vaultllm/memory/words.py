@@ -140,6 +140,7 @@ class Index:
         rows = self.db.execute("SELECT slot, text, context FROM passages ORDER BY slot").fetchall()
         for start in range(0, len(rows), 1_000):
             self.add([(slot, bag(text, context)) for slot, text, context in rows[start : start + 1_000]])
+        self.tidy()
 
     def _alive(self, docs: np.ndarray) -> np.ndarray:
         import numpy as np
