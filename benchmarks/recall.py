@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import multiprocessing
 import random
 import resource
 import statistics
@@ -23,6 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -200,29 +202,61 @@ def query(vault: Path, state: Path, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def save(vault: Path, state: Path, options: dict[str, Any]) -> dict[str, Any]:
-    """Notes saved one after the other, in a process that stays as the daemon does: until ingested, and until found."""
-    from vaultllm import recall, steps
+    """Notes saved one after the other, in a process that stays as the daemon does: until another process finds them, until all is done.
+
+    From the end of the debounce on, that is with a child that waits to read, as the daemon has one by then.
+    """
+    from vaultllm import steps, workers
 
     job = opened(vault, state)
-    memory = job.workspace.settings.memory
+    job.background = True
     steps.ingest(job)
-    recall.recall(job.ledger, job.workspace.memory, memory, "вода", TOP)
+    here, there = multiprocessing.Pipe()
+    asker = multiprocessing.get_context("spawn").Process(target=_asks, args=(vault, state, there), daemon=True)
+    asker.start()
+    here.recv()
     ingested, searchable, cpu = [], [], []
     for number in range(options["notes"]):
-        mark = f"новослово{number:04d}кря"
-        (vault / f"Новая {number}.md").write_text(f"# Новая {number}\n\nЗдесь стоит {mark} среди других слов заметки.\n", encoding="utf-8")
+        mark, path = f"новослово{number:04d}кря", vault / f"Новая {number}.md"
+        workers.stand_by()
+        here.send((mark, path.name))
+        time.sleep(1.5)
+        path.write_text(f"# Новая {number}\n\nЗдесь стоит {mark} среди других слов заметки.\n", encoding="utf-8")
         began, worked = time.perf_counter(), worked_for()
         steps.ingest(job)
         ingested.append(time.perf_counter() - began)
         cpu.append(worked_for() - worked)
-        hits = recall.recall(job.ledger, job.workspace.memory, memory, mark, TOP)
-        searchable.append(time.perf_counter() - began)
-        assert [hit.path for hit in hits[:1]] == [f"Новая {number}.md"], "the saved note was not found"
+        searchable.append(here.recv() - began)
+    here.send(None)
+    asker.join()
     for path in vault.glob("Новая *.md"):
         path.unlink()
     steps.ingest(job)
     job.close()
     return {"ingested": percentiles(ingested), "searchable": percentiles(searchable), "cpu_ms": 1000 * statistics.median(cpu)}
+
+
+def _asks(vault: Path, state: Path, pipe: Connection) -> None:
+    """In a process of its own: when something was written, ask; tell when (by the clock of the machine) a note is the best hit."""
+    from vaultllm import recall
+
+    job = opened(vault, state)
+    memory, seen = job.workspace.settings.memory, -1
+    recall.recall(job.ledger, job.workspace.memory, memory, "вода", TOP)
+    pipe.send(None)
+    while wanted := pipe.recv():
+        mark, name = wanted
+        while True:
+            (now,) = job.ledger.db.execute("PRAGMA data_version").fetchone()
+            if now == seen:
+                time.sleep(0.005)
+                continue
+            seen = now
+            hits = recall.recall(job.ledger, job.workspace.memory, memory, mark, 1)
+            if hits and hits[0].path == name:
+                break
+        pipe.send(time.perf_counter())
+    job.close()
 
 
 def cold(vault: Path, state: Path, options: dict[str, Any]) -> dict[str, Any]:
@@ -354,7 +388,7 @@ def ours(scenes: str, found: dict[str, dict[str, Any]]) -> list[str]:
 
 OURS = (
     "scenes", "text MB", "ingest s", "question p50 / p95 ms", "words alone", "vectors alone", "no resonance", "cold `search` s",
-    "saved note found ms", "of it ingest ms", "CPU ms", "words index / text", "peak MB of ingest", "of questions", "of saved notes",
+    "saved note found ms", "its ingest ms", "CPU ms", "words index / text", "peak MB of ingest", "of questions", "of saved notes",
 )  # fmt: skip
 
 
