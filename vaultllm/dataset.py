@@ -47,6 +47,10 @@ class Dataset:
         """The examples of `train`, `val` or `test`."""
         return tuple(example for example in self.examples if example.split == name)
 
+    def written(self, name: Split) -> tuple[Example, ...]:
+        """The examples of a part without the tasks: each text of the vault once."""
+        return tuple(example for example in self.split(name) if example.form != "task")
+
     def learnt(self) -> dict[str, str]:
         """Id -> sha of every scene that a training on it sees, as context too."""
         ids = {scene for example in self.examples if example.split == "train" for scene in example.scenes}

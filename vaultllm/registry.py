@@ -22,6 +22,7 @@ from vaultllm.dataset import Dataset
 from vaultllm.errors import ModelError, UsageError, nearest
 from vaultllm.files import write_whole
 from vaultllm.ledger import Ledger
+from vaultllm.power import Wait
 from vaultllm.schema import Example, Progress, Report, Run, to_dict
 from vaultllm.splits import SPLITS
 
@@ -252,7 +253,7 @@ def micro_base(workspace: Workspace, built: Dataset, *, minutes: float, seed: in
     from vaultllm.models import micro
 
     found = _newest_micro(workspace)
-    train = [example for example in built.split("train") if example.form != "task"]  # their text is in the notes already
+    train = built.written("train")
     size = sum(len(message.text.encode()) for example in train for message in example.messages)
     if found is not None and not fresh:
         about = json.loads((found / "micro.json").read_text(encoding="utf-8"))
@@ -311,11 +312,12 @@ def train(
     resume: bool,
     fresh: bool,
     gate: bool = True,
+    ask: Callable[[], Wait | None] = lambda: None,
 ) -> dict[str, Any]:
     """Train an adapter within the minutes, measure it, and promote it if held-out text did not get dearer.
 
     An interrupted training of the same base, data and seed is gone on with when `resume`. `gate` off: measured,
-    never promoted. Returns {run, status, metrics, promoted, reason, plot}.
+    never promoted. `ask` may stop it (`loop.Paused`). Returns {run, status, metrics, promoted, reason, plot}.
     """
     from vaultllm import train as training
     from vaultllm.models import hf
@@ -346,9 +348,9 @@ def train(
         if run.metrics and (folder / "adapter" / "adapter_model.safetensors").is_file():  # stopped while it was compared
             metrics = dict(run.metrics)
         else:
-            metrics = training.train_lora(base, built, folder, settings, progress=progress, resume=again, seed=settings.seed)
-    except KeyboardInterrupt:
-        _record(workspace, ledger, dataclasses.replace(run, status="interrupted", reason=stopped))
+            metrics = training.train_lora(base, built, folder, settings, progress=progress, resume=again, seed=settings.seed, ask=ask)
+    except KeyboardInterrupt as stop:
+        _record(workspace, ledger, dataclasses.replace(run, status="interrupted", reason=str(stop) or stopped))
         raise
     except BaseException as error:
         _record(workspace, ledger, dataclasses.replace(run, status="failed", reason=str(error)[:500]))
@@ -486,7 +488,7 @@ def _scorecard(workspace: Workspace, ledger: Ledger, run: Run, built: Dataset, s
     samples = loaded.folder / "samples.json" if beside else workspace.bases / f"samples-{run.base_sha[:16]}.json"
     workspace.bases.mkdir(exist_ok=True)
     return scorecard.measure(
-        loaded, built.split("train"), built.split("val"), evaluate.read_scores(folder / "scores.json"),
+        loaded, built.written("train"), built.split("val"), evaluate.read_scores(folder / "scores.json"),
         max(seconds - (time.monotonic() - began), seconds / 2), base_sha=run.base_sha, samples=samples,
         recall=_recaller(workspace, ledger), progress=progress,
     )  # fmt: skip
