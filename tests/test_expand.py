@@ -383,5 +383,6 @@ def test_only_the_vaults_own_embedder_has_synonyms(kitchen: tuple[Ledger, Path, 
     monkeypatch.undo()
     about = json.loads(ledger.get(live.LIVE) or "")
     ledger.set(live.LIVE, json.dumps({**about, "spec": "st:some"}))
+    monkeypatch.setattr(live, "embedder", lambda *given: object())
     monkeypatch.setattr(expand, "synonyms", lambda *given: pytest.fail("asked"))
     assert recall.recall(ledger, folder, settings, "мука", 20)
