@@ -290,8 +290,9 @@ GOOD = Choice(NAME, Weights(0.7, 0.2, 0.1), 80, 40, 0.5, 0.6, 0.05, 0.15).to_dic
 def test_damaged_meta_is_the_default(ledger: Ledger, stored: str) -> None:
     ledger.set("fusion", stored)
     assert fusion.weights(ledger, SETTINGS, NAME) == DEFAULT
-    assert fusion.described(ledger, NAME)["learnt"] is False
-    assert "default" in fusion.line(fusion.described(ledger, NAME))
+    assert fusion.described(ledger, NAME, MemorySettings())["learnt"] is False
+    assert "default" in fusion.described(ledger, NAME, MemorySettings())["reason"]
+    assert fusion.described(ledger, NAME, MemorySettings(dense=0.1))["reason"] == "as set in config.toml"
 
 
 def test_what_is_stored_is_read_again() -> None:
@@ -340,8 +341,8 @@ def test_the_benchmarks_arms_with_all_legs_have_what_was_chosen_and_one_leg_is_a
 
 
 def test_a_memory_that_is_made_anew_says_what_came_of_it(ledger: Ledger, memory: Path) -> None:
-    about = remember.described(ledger)["fusion"]
-    assert about == fusion.described(ledger, remember.fitted(ledger)["fingerprint"])
+    about = remember.described(ledger, SETTINGS)["fusion"]
+    assert about == fusion.described(ledger, remember.fitted(ledger)["fingerprint"], SETTINGS)
     assert (about["learnt"], about["words"], about["default"]) == (False, 0.5, None)
     assert "too few held-out pairs" in about["reason"]
     assert json.dumps(about)

@@ -74,7 +74,7 @@ def test_refresh_gives_every_passage_a_vector_and_chroma_every_vector(ledger: Le
     seen: list[Progress] = []
     done = remember.refresh(ledger, tmp_path / "m", SETTINGS, seen.append)
     n = ledger.counts()["passages"]
-    assert done.pop("embedder") == remember.described(ledger)
+    assert done.pop("embedder") == remember.described(ledger, SETTINGS)
     assert done == {"embedded": n, "upserted": n, "deleted": 0, "refitted": True, "generation": 1, "away": ""}
     assert seen
     assert all(0 <= progress.done <= 1 for progress in seen)
@@ -96,7 +96,7 @@ def test_refresh_with_nothing_new_opens_and_writes_nothing(ledger: Ledger, memor
     changes = ledger.db.total_changes
     before = {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in memory.rglob("*")}
     done = remember.refresh(ledger, memory, SETTINGS)
-    assert done.pop("embedder") == remember.described(ledger)
+    assert done.pop("embedder") == remember.described(ledger, SETTINGS)
     assert done == {"embedded": 0, "upserted": 0, "deleted": 0, "refitted": False, "generation": 1, "away": ""}
     assert ledger.db.total_changes == changes
     assert {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in memory.rglob("*")} == before

@@ -44,7 +44,7 @@ class Follower:
         try:
             with Ledger(workspace.ledger) as ledger:
                 done = remember.follow(ledger, workspace.memory, workspace.settings.memory, self.progress, base=base)
-                about = remember.described(ledger) or {}
+                about = remember.described(ledger, workspace.settings.memory) or {}
             if done.get("refitted"):
                 self.trouble = ""
                 self.say("embedder", name=about.get("name"), embedded=done.get("embedded", 0), reason=about.get("reason"))

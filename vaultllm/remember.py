@@ -108,13 +108,13 @@ def refresh(
         _sweep(ledger, folder)
         if done["refitted"] and not background and (learn or counts["passages"] <= live.LEARN_AT_ONCE):
             _calibrate(ledger, folder, settings, progress)
-    return {**done, "embedder": described(ledger)}
+    return {**done, "embedder": described(ledger, settings)}
 
 
-def described(ledger: Ledger) -> dict[str, Any] | None:
+def described(ledger: Ledger, settings: MemorySettings) -> dict[str, Any] | None:
     """`live.described`, and `fusion` (`fusion.described`): what each leg was found to count beside these vectors."""
     about = live.described(ledger)
-    return about and {**about, "fusion": fusion.described(ledger, about["fingerprint"])}
+    return about and {**about, "fusion": fusion.described(ledger, about["fingerprint"], settings)}
 
 
 def owed(ledger: Ledger, settings: MemorySettings, *, base: str = "", learn: bool = False) -> bool:

@@ -253,7 +253,7 @@ class Hit:
     score: float
     """0..1 within one answer of the memory; comparable only there."""
     why: dict[str, float]
-    """What it is made of: `words`, `grams`, `dense`, `time`, and what resonance lent it (`near`, `links`, `tags`, …)."""
+    """What it is made of: `words`, `grams`, `dense`, `time`, and what resonance lent it (`near`, `links`, `tags`, …); or `filter`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -330,7 +330,7 @@ def status(job: Job) -> dict[str, Any]:
 
     counts = job.ledger.counts()
     unwanted = forgotten.load(job.workspace.state).entries
-    embedder = remember.described(job.ledger)
+    embedder = remember.described(job.ledger, job.workspace.settings.memory)
     linked = job.ledger.link_duplicates(most=STATUS_READS)
     surveyed = survey.survey(job.ledger.db)
     current = registry.current(job.workspace)
@@ -440,20 +440,38 @@ def retrain(
     min_new: Annotated[int | None, typer.Option("--min-new", min=1, help="Scenes that must be new; default: the settings.")] = None,
     report: Annotated[bool, typer.Option("--report/--no-report", help="Write a note about the training into the vault.")] = True,
 ) -> dict[str, Any]:
-    """What cron calls: read the vault, and train if enough is new. One at a time; exit 75 when one is at work."""
-    from vaultllm import registry
+    """What cron calls: read the vault, and train if enough is new, or go on with what was stopped.
+
+    One at a time; exit 75 when one is at work. On battery, or while others keep the computer busy, it waits for the next call:
+    train.only_on_ac, train.max_load.
+    """
+    from vaultllm import power, registry
 
     with job.lock("train.lock", wait=0.0):
-        ingest(job)
-        needed = min_new or job.workspace.settings.train.min_new
-        new = registry.new_scenes(job.workspace, job.ledger)
-        if new < needed:
-            return {"status": "nothing new", "new_scenes": new, "min_new": needed}
         settings = job.workspace.settings.train
         if minutes is not None:
             settings = settings.model_copy(update={"minutes": minutes})
-        built = _dataset(job)
-        result = registry.train(job.workspace, job.ledger, built, settings, job.progress, resume=True, fresh=False)
+        ask = power.asked(settings.only_on_ac, settings.max_load)
+        ingest(job)
+        needed = min_new or settings.min_new
+        new = registry.new_scenes(job.workspace, job.ledger)
+        known = registry.unfinished(job.workspace, job.ledger, settings)
+        if new < needed and known is None:
+            return {"status": "nothing new", "new_scenes": new, "min_new": needed}
+        stopped, built = known or (None, None)
+        if wait := ask():
+            return {"status": wait.status, "reason": wait.reason, "run": stopped, "step": None, "new_scenes": new}
+        power.step_back(settings.nice)
+        from vaultllm.loop import Paused
+
+        built = built or _dataset(job)
+        try:
+            result = registry.train(
+                job.workspace, job.ledger, built, settings, job.progress, resume=known is not None, fresh=False, ask=ask
+            )
+        except Paused as pause:
+            wait, run = pause.wait, job.ledger.runs()[-1].id
+            return {"status": wait.status, "reason": wait.reason, "run": run, "step": pause.step, "new_scenes": new}
         return {**result, "new_scenes": new, **(_reported(job, result["run"], built) if report and result["status"] == "done" else {})}
 
 

@@ -253,6 +253,10 @@ def train(result: Result) -> RenderableType:
     """What was learnt, what it costs now, and whether it answers."""
     if result["status"] == "nothing new":
         return Text(f"nothing new: {result['new_scenes']} new scenes, training starts at {result['min_new']}")
+    if result["status"] in ("on battery", "busy"):
+        step = f" at step {result['step']}" if result["step"] is not None else ""
+        goes_on = f"run {result['run']} goes on{step} with the next: vaultllm retrain" if result["run"] else "again with: vaultllm retrain"
+        return Text(f"{result['status']}: {result['reason']}\n{goes_on}")
     metrics = result["metrics"]
     parts: list[RenderableType] = [
         Text(f"run {result['run']}: {'promoted' if result['promoted'] else 'not promoted'}: {result['reason']}"),
@@ -454,6 +458,7 @@ def status(result: Result) -> RenderableType:
         ("taken out", f"{sum(scenes['redactions'].values()):,} secrets and personal data{_because(scenes['redactions'])}"),
         ("memory", f"{memory['vectors']} of {memory['passages']} passages have a vector; {memory['waiting']} wait for Chroma"),
         ("embedder", _embedder(memory.get("embedder"), memory["passages"])),
+        *([("legs", _legs(memory["embedder"]["fusion"]))] if memory.get("embedder") else []),
         ("answers", result["current"] or "the base alone, or memory alone; train with: vaultllm train"),
         ("new", f"{result['dataset']['new_scenes']} scenes since the last training; retrain starts at {result['dataset']['min_new']}"),
         ("problems", len(result["problems"])),
@@ -473,6 +478,11 @@ def _embedder(about: Result | None, passages: int) -> str:
     after = about["next"]
     follows = f"{after['name']} follows: {after['vectors']} of {passages} passages have a vector of it" if after else ""
     return "; ".join(filter(None, (said, about["reason"], follows)))
+
+
+def _legs(fusion: Result) -> str:
+    """What words, 4-grams and vectors count in a search, and why."""
+    return f"words {fusion['words']:.2f}, grams {fusion['grams']:.2f}, vectors {fusion['dense']:.2f} ({fusion['reason']})"
 
 
 def _because(counts: Result) -> str:

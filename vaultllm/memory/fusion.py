@@ -157,24 +157,20 @@ def save(ledger: Ledger, choice: Choice) -> None:
     ledger.set(_META, json.dumps(choice.to_dict()))
 
 
-def described(ledger: Ledger, fingerprint: str) -> dict[str, Any]:
-    """What was chosen, as `--json` shows it: words, grams, dense, learnt; pairs, notes, default, chosen (nDCG@10), low, high; reason.
-
-    It says nothing of whether the user has set other weights, which win.
-    """
+def described(ledger: Ledger, fingerprint: str, settings: MemorySettings) -> dict[str, Any]:
+    """What the legs count, for `--json`: words, grams, dense, learnt; pairs, notes, default, chosen (nDCG@10), low, high; reason."""
     choice = load(ledger, fingerprint)
+    if is_set(settings):
+        reason = "as set in config.toml"
+    else:
+        reason = "the default: nothing was asked of this embedder yet" if choice is None else choice.reason
     said = choice or Choice(fingerprint, DEFAULT, 0, 0)
     return {
-        **said.weights._asdict(),
+        **weights(ledger, settings, fingerprint)._asdict(),
         "learnt": said.is_learnt,
         **{name: getattr(said, name) for name in ("pairs", "notes", "default", "chosen", "low", "high")},
-        "reason": "the default: nothing was asked of this embedder yet" if choice is None else choice.reason,
+        "reason": reason,
     }
-
-
-def line(about: Mapping[str, Any]) -> str:
-    """What `described` says, for people: `words 0.50, grams 0.50, vectors 0.30 (the default: …)`."""
-    return f"words {about['words']:.2f}, grams {about['grams']:.2f}, vectors {about['dense']:.2f} ({about['reason']})"
 
 
 # -- chosen
