@@ -118,3 +118,12 @@ def test_the_note_about_a_training_is_named_or_why_there_is_none() -> None:
     about = {"run": "r1", "decision": "refused", "reason": "it got worse", "note": "a.md"}
     assert shown(views.reported(about | {"written": False})) == "run r1: refused: it got worse\nnote     a.md\n"
     assert "written  a.md" in shown(views.reported(about | {"written": True}))
+
+
+def test_a_search_says_what_a_model_looked_for_besides_and_what_it_could_not() -> None:
+    found = {"query": "дом", "answerable": True, "confidence": 1.0, "hits": []}
+    said = shown(views.search(found | {"rewritten": ["Где стоит дом?"], "notice": ""}))
+    assert "also looked for: Где стоит дом?" in said
+    said = shown(views.search(found | {"rewritten": [], "notice": "the micro model cannot write queries"}))
+    assert "the micro model cannot write queries" in said
+    assert "also looked for" not in said

@@ -188,12 +188,14 @@ def explanation(result: Result) -> RenderableType:
 
 def search(result: Result) -> RenderableType:
     """Hits with title, place, date, the text with the query's words marked, and the reasons."""
+    parts: list[RenderableType] = [Text(f"also looked for: {'; '.join(result['rewritten'])}", style="dim")] if result["rewritten"] else []
+    if result["notice"]:
+        parts.append(Text(result["notice"], style="yellow"))
     if not result["hits"]:
-        return Text("nothing in the vault speaks of this")
+        return Group(*parts, Text("nothing in the vault speaks of this"))
     from vaultllm.text import stem, stems
 
-    wanted = set(stems(result["query"]))
-    parts: list[RenderableType] = []
+    wanted = set(stems(" ".join([result["query"], *result["rewritten"]])))
     if not result["answerable"]:
         parts.append(
             Text(f"perhaps nothing in the vault speaks of this (confidence {result['confidence']:.2f}); the nearest:", style="yellow")
