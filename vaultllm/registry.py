@@ -490,7 +490,7 @@ def _scorecard(workspace: Workspace, ledger: Ledger, run: Run, built: Dataset, s
     return scorecard.measure(
         loaded, built.written("train"), built.split("val"), evaluate.read_scores(folder / "scores.json"),
         max(seconds - (time.monotonic() - began), seconds / 2), base_sha=run.base_sha, samples=samples,
-        recall=_recaller(workspace, ledger), progress=progress,
+        recall=recaller(workspace, ledger), progress=progress,
     )  # fmt: skip
 
 
@@ -509,7 +509,7 @@ def _proven(metrics: dict[str, Any], leak_limit: float, promoted: bool, reason: 
     return promoted, reason
 
 
-def _recaller(workspace: Workspace, ledger: Ledger) -> Callable[[str, str], str]:
+def recaller(workspace: Workspace, ledger: Ledger) -> Callable[[str, str], str]:
     """What memory finds for a question (question, path), never in the note that is measured."""
     from vaultllm import recall
 
@@ -542,7 +542,7 @@ def arms(workspace: Workspace, ledger: Ledger, run: Run, built: Dataset, progres
         return {}
     loaded = hf.load(run.base, workspace.runs / run.id / "adapter")
     sample = _sample(talks, ARM_EXAMPLES if loaded.parameters < 100_000_000 else 6)
-    remembered = _recaller(workspace, ledger)
+    remembered = recaller(workspace, ledger)
     recalled = {}
     for example in sample:
         question = next((message.text for message in reversed(example.messages) if message.role == "user"), "")

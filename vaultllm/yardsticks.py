@@ -99,7 +99,7 @@ def xz_scores(
     speed = len(probe) / max(clock() - began, 1e-4)
     left = max(seconds - (clock() - began), 0.1)
     # Priming alone, and a group twice: with and without what its answers answer.
-    text = text[: max(int(left * speed / 5), 20_000)]
+    text = text[: max(int(left * speed / 5), 100_000)]
     whole = clock()
     alone = _compressed(text)
     each = max(clock() - whole, 1e-4)
@@ -166,12 +166,12 @@ def _interval(before: Sequence[Score], after: Sequence[Score]) -> dict[str, Any]
 def measure(train: Sequence[Example], examples: Sequence[Example], scores: Mapping[str, Sequence[Score]], seconds: float) -> dict[str, Any]:
     """`side_by_side` of `scores` (of models, by others) with the n-gram model and `xz`, and what those two were fed.
 
-    Takes about `seconds`: a third of it for the n-gram model, which stops at a smaller order when it needs longer.
+    Takes about `seconds`: a third of it for the n-gram model, which reads less and stops at a smaller order when it needs longer.
     """
     if not examples or not any(map(evaluate.learnt_bytes, examples)):
         return {"skipped": "no note is held out"}
     began = time.monotonic()
-    text = training_text(train, min(NGRAM_CHARACTERS, max(50_000, int(seconds * 200_000))))
+    text = training_text(train, min(NGRAM_CHARACTERS, max(500_000, int(seconds * 400_000))))
     if not text:
         raise DataError("there is no training text to count")
     model = ngram.train(text, go_on=lambda: time.monotonic() - began < seconds / 3)
