@@ -98,7 +98,7 @@ def _run(job: steps.Job, folder: Path, minutes: float, say: Callable[[str], None
         say(f"     {answer['question']}\n       → {quote}")
 
     metrics = trained[0]["metrics"]
-    micro = metrics["base"]
+    micro, yard = metrics["base"], metrics["yardsticks"]
     peak = peak_rss_mb()
     rows = [
         ("notes", f"{found['notes']['seen']} ({counts['train_notes']} to train on, {held_out})"),
@@ -114,6 +114,11 @@ def _run(job: steps.Job, folder: Path, minutes: float, say: Callable[[str], None
             f"{verdict['before']:.4f} → {verdict['after']:.4f} bits per byte of held-out answers ({verdict['notes']} notes, 3 seeds)",
         ),
         ("difference", f"{verdict['mean']:+.4f}, 95 % interval {verdict['low']:+.4f} … {verdict['high']:+.4f}"),
+        *(
+            (f"  {name}", f"{yard[key]:.4f} bits per byte of all held-out notes; the adapter: {yard['candidate']:.4f}")
+            for key, name in (("ngram", "n-gram model"), ("xz", "xz"))
+            if key in yard and "candidate" in yard
+        ),
         *((f"  {name}", f"{metrics['arms'][name]:.4f} bits per byte") for name in ("base", "base+memory", "trained", "trained+memory")),
         ("time, memory", f"{time.perf_counter() - began:.0f} s, {peak:,} MB at most"),
     ]
@@ -159,6 +164,9 @@ def _verdict(workspace: config.Workspace, built: Dataset, base: str, runs: list[
     mean = [dataclasses.replace(scores[0], bits=sum(one.bits for one in scores) / len(scores)) for scores in zip(*after, strict=True)]
     interval = evaluate.paired_bootstrap(before, mean)
     words = "the adapter helps: held-out answers cost less, and the whole interval is below zero"
+    if not interval.decided:
+        few = f"{interval.notes} notes are too few to decide (it takes {evaluate.MIN_NOTES})"
+        words = f"held-out answers cost less with the adapter, and the whole interval is below zero; but {few}"
     if interval.high >= 0:
         words = "the adapter did not prove itself: the interval of the difference reaches zero; trust the memory, not the adapter"
     return {
@@ -169,6 +177,6 @@ def _verdict(workspace: config.Workspace, built: Dataset, base: str, runs: list[
         "high": interval.high,
         "notes": interval.notes,
         "seeds": len(runs),
-        "helps": interval.high < 0,
+        "helps": interval.decided and interval.high < 0,
         "words": words,
     }
