@@ -126,6 +126,13 @@ def _only_what_was_trained_may_answer(job: steps.Job, run: str) -> None:
         assert (base / name).is_file()
         refused(base / name, lambda data: data + b" ", "another base|cannot be loaded")
     assert registry.verify(job.workspace, registry.find(job.ledger, run)) == ""
+    whole = (folder / "reload.json").read_text(encoding="utf-8")
+    elsewhere = json.dumps(json.loads(whole) | {"device": "cuda", "torch": "9.9"})
+    (folder / "reload.json").write_text(elsewhere, encoding="utf-8")
+    assert registry.verify(job.workspace, registry.find(job.ledger, run)).startswith(
+        "its logits were recorded with device cuda, now cpu; torch 9.9"
+    )
+    (folder / "reload.json").write_text(whole, encoding="utf-8")
     (folder / "reload.json").rename(folder / "aside")  # an adapter from before this was recorded
     assert "not recorded" in registry.verify(job.workspace, registry.find(job.ledger, run))
     (folder / "aside").rename(folder / "reload.json")

@@ -433,6 +433,14 @@ def test_what_changed_since_the_training_before_is_listed_and_a_broken_vault_cos
     assert result["status"] == "done"
     assert result["report"] is None
     assert "No space left" in result["report_error"]
+    with monkeypatch.context() as patched:
+
+        def stopped(*arguments: Any, **options: Any) -> None:
+            raise KeyboardInterrupt
+
+        patched.setattr(reporting, "collect", stopped)
+        told = steps._reported(job, result["run"], steps._dataset(job))
+    assert told == {"report": None, "report_error": "stopped; to write it: vaultllm report"}
     facts = reporting.collect(job.workspace, job.ledger, result["run"], lambda progress: None)
     assert isinstance(facts.changes, Changes)
     assert edited in facts.changes.edited

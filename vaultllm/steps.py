@@ -430,6 +430,8 @@ def _reported(job: Job, run: str, built: Dataset) -> dict[str, Any]:
         facts = reporting.collect(job.workspace, job.ledger, run, job.progress, built)
         with job.lock():
             return {"report": reporting.write(job.workspace, job.ledger, facts)["note"]}
+    except KeyboardInterrupt:
+        return {"report": None, "report_error": "stopped; to write it: vaultllm report"}
     except Exception as error:  # whatever it is: the training is over, and its result must be told
         return {"report": None, "report_error": str(error) or type(error).__name__}
 
