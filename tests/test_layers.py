@@ -52,6 +52,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "report",
     ),
     (
+        "power",
         "vault",
         "imports",
         "forgotten",

@@ -22,6 +22,7 @@ from vaultllm.config import TrainSettings
 from vaultllm.dataset import Dataset
 from vaultllm.errors import DataError, ModelError
 from vaultllm.models import hf
+from vaultllm.power import Wait
 from vaultllm.schema import Example, Message, Progress
 
 ANSWERS = ("Дождь идёт над рекой.", "The pump starts when the soil is dry.", "নদীর জল বেড়েছে।")
@@ -199,6 +200,32 @@ def test_an_interrupted_training_goes_on_to_the_same_adapter(
     assert metrics["loss_last"] == pytest.approx(whole["loss_last"])
     lines = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert lines == list(range(1, whole["steps"] + 1))
+
+
+def test_a_training_that_may_not_go_on_stops_with_a_reason_and_comes_to_the_same_adapter(
+    bases: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    base, data, run = str(bases["gpt2"]), corpus(36), tmp_path / "run"
+    whole = train.train_lora(base, data, tmp_path / "whole", settings(), progress=silent)
+    asked: list[bool] = []
+
+    def battery_from_step_3_on() -> Wait | None:
+        asked.append(True)
+        return Wait("on battery", "the plug was pulled") if len(asked) > 2 else None
+
+    train.train_lora(base, data, tmp_path / "fast", settings(), progress=silent, ask=battery_from_step_3_on)
+    assert not asked  # within half a minute nobody asks
+    monkeypatch.setattr(loop, "ASK_SECONDS", 0.0)
+    with pytest.raises(loop.Paused, match="the plug was pulled; the next vaultllm retrain goes on at step 3") as stopped:
+        train.train_lora(base, data, run, settings(), progress=silent, ask=battery_from_step_3_on)
+    assert (stopped.value.wait.status, stopped.value.step, len(asked)) == ("on battery", 3, 3)
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["checkpoint-3"]
+    random.seed()  # another process would have other random numbers
+    asked.clear()
+    metrics = train.train_lora(base, data, run, settings(), progress=silent, resume=True, ask=lambda: asked.append(True))
+    assert len(asked) == whole["steps"] - 4  # three are done, and after the last one there is nothing to stop
+    assert metrics["adapter_sha256"] == whole["adapter_sha256"]
+    assert metrics["tokens"] == whole["tokens"]
 
 
 def test_a_training_that_was_killed_goes_on_from_its_last_checkpoint(

@@ -227,6 +227,12 @@ class TrainSettings(_Section):
     """Share of the notes, by a hash of the path, that is neither learnt nor decided by: only a run's report looks at them."""
     min_new: int = Field(20, ge=1)
     """`retrain` starts when so many scenes are new."""
+    only_on_ac: bool = True
+    """`retrain` neither starts nor goes on while the battery feeds the computer."""
+    max_load: float = Field(0.0, ge=0.0)
+    """`retrain` neither starts nor goes on while other programs want more than this share of each core (0.5: half); 0: however busy."""
+    nice: int = Field(10, ge=0, le=19)
+    """How much `retrain` lets other programs go first: 0 not at all, 19 always."""
     seed: int = 0
     """Of data order and initialisation."""
     leak_limit: float = Field(0.1, ge=0.0, le=1.0)

@@ -24,10 +24,27 @@ from vaultllm import evaluate
 from vaultllm.errors import ModelError
 from vaultllm.evaluate import Window
 from vaultllm.models import hf
+from vaultllm.power import Wait
 from vaultllm.schema import Progress, Report
 
 CHECKPOINT_SECONDS = 300.0
 """What a power cut can cost."""
+ASK_SECONDS = 30.0
+"""How long a training goes on before it asks again whether it may."""
+
+
+class Paused(KeyboardInterrupt):
+    """A training that stopped for a while, with a checkpoint behind it: what to the caller is an interruption that has a reason."""
+
+    def __init__(self, wait: Wait, step: int) -> None:
+        """`step`: how many are done."""
+        super().__init__(f"{wait.reason}; the next vaultllm retrain goes on at step {step}")
+        self.wait, self.step = wait, step
+
+
+def go_on() -> Wait | None:
+    """Nobody asks to wait."""
+    return None
 
 
 @dataclass(slots=True)
@@ -133,10 +150,13 @@ class Job:
     rate: float
     seed: int
     data: Data
+    ask: Callable[[], Wait | None] = go_on
+    wait: Wait | None = None
     interrupted: bool = False
     finished: bool = False
     saved_at: float = 0.0
     spoken_at: float = 0.0
+    asked_at: float = 0.0
 
     def speak(self, step: int) -> None:
         """Progress, at most five times a second."""
@@ -149,7 +169,7 @@ class Job:
 
 
 def run(model: Any, job: Job, checkpoint: Path | None) -> int:
-    """Train, or go on; returns the number of steps. Raises KeyboardInterrupt with a checkpoint behind it."""
+    """Train, or go on; returns the number of steps. Raises KeyboardInterrupt, or Paused, with a checkpoint behind it."""
     if checkpoint is not None:
         state = json.loads((checkpoint / "vaultllm.json").read_text(encoding="utf-8"))
         job.log = Log(**(state["log"] | {"losses": [(step, loss) for step, loss in state["log"]["losses"]]}))
@@ -163,8 +183,10 @@ def run(model: Any, job: Job, checkpoint: Path | None) -> int:
     trainer = _trainer(model, job)
     with _signals(job):
         job.pace.start(job.log.seconds)
-        job.saved_at = time.monotonic()
+        job.saved_at = job.asked_at = time.monotonic()
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    if job.wait is not None:
+        raise Paused(job.wait, int(trainer.state.global_step))
     if job.interrupted:
         raise KeyboardInterrupt
     return int(trainer.state.global_step)
@@ -277,7 +299,9 @@ def _trainer(model: Any, job: Job) -> Any:
             self._speak(step)
             due = time.monotonic() - job.saved_at > CHECKPOINT_SECONDS
             job.finished = pace.over(step)
-            if job.interrupted or job.finished:
+            if not job.finished and not job.interrupted and time.monotonic() - job.asked_at >= ASK_SECONDS:
+                job.wait, job.asked_at = job.ask(), time.monotonic()
+            if job.interrupted or job.finished or job.wait is not None:
                 control.should_training_stop = due = True
             if due:
                 control.should_save, job.saved_at = True, time.monotonic()

@@ -19,7 +19,7 @@ from vaultllm import dataset as datasets
 from vaultllm import lineage
 from vaultllm.config import TrainSettings, Workspace
 from vaultllm.dataset import Dataset
-from vaultllm.errors import ModelError, UsageError, nearest
+from vaultllm.errors import DataError, ModelError, UsageError, nearest
 from vaultllm.files import write_whole
 from vaultllm.ledger import Ledger
 from vaultllm.power import Wait
@@ -33,6 +33,8 @@ BASE_SHARE = 0.6  # of the minutes, when the micro base has to be trained first
 ARM_EXAMPLES = 24  # held-out answers on which the four arms are measured: enough to see, few enough to wait for
 MEASURES = 0.2  # of the minutes: what the measures of `scorecard` may take beyond the training
 GATE_EXAMPLES = 200  # held-out examples on which the current run and the new one are compared
+# Settings that may change between two nights of one training.
+_OF_A_NIGHT = {"minutes", "min_new", "leak_limit", "keep", "only_on_ac", "max_load", "nice"}
 _REVOKED = "revoked"  # in a base's folder: why it is used no more
 
 
@@ -406,6 +408,26 @@ def _open_run(
     return Run(
         run_id, "lora", base, base_sha, built.id, options, settings.seed, parent, "running", {}, {}, now.isoformat(timespec="seconds")
     ), False  # fmt: skip
+
+
+def unfinished(workspace: Workspace, ledger: Ledger, settings: TrainSettings) -> tuple[str, Dataset] | None:
+    """Id and data of the newest training, when it was stopped and these settings would go on with it; None: begin another.
+
+    Its data are those that it began with: the vault changes daily, and each change would throw away what a night has learnt.
+    Not when it learns from a scene that is gone or may no longer be trained on.
+    """
+    run = next(reversed(ledger.runs()), None)
+    if run is None or run.status not in ("interrupted", "running") or run.revoked:
+        return None
+    wanted = settings.model_dump()
+    if any(wanted[key] != run.options.get(key) for key in wanted.keys() - _OF_A_NIGHT):
+        return None
+    try:
+        built = datasets.read(workspace.datasets / run.dataset)
+    except DataError:
+        return None
+    allowed = {scene for scene, _ in ledger.trainable()}
+    return (run.id, built) if built.learnt().keys() <= allowed else None
 
 
 def _stamp(now: dt.datetime | None = None) -> str:

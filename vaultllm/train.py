@@ -17,7 +17,7 @@ import random
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,9 @@ from vaultllm.config import TrainSettings
 from vaultllm.dataset import Dataset
 from vaultllm.errors import DataError
 from vaultllm.evaluate import Score, Window
-from vaultllm.loop import Data, Job, Log, Pace, newest, run
+from vaultllm.loop import Data, Job, Log, Pace, go_on, newest, run
 from vaultllm.models import hf, reload
+from vaultllm.power import Wait
 from vaultllm.schema import Example, Progress, Report
 
 BATCH = 8
@@ -48,6 +49,7 @@ def train_lora(
     progress: Report,
     resume: bool = False,
     seed: int | None = None,
+    ask: Callable[[], Wait | None] = go_on,
 ) -> dict[str, Any]:
     """Train an adapter on the dataset's training side and measure it on the other; returns the metrics.
 
@@ -55,7 +57,8 @@ def train_lora(
     `scores.json` (of each held-out example, before and after), `plot.png`, and `checkpoints/` while it runs. `settings.minutes` covers measuring too; the learning rate has
     fallen to nothing when they are over. `seed` None: the one of the settings. `resume` goes on from the newest
     complete checkpoint, if there is one. Raises DataError when there is nothing to learn, ModelError when the base cannot be used
-    or the loss is no longer a number, KeyboardInterrupt after Ctrl-C or SIGTERM, with a checkpoint written.
+    or the loss is no longer a number, KeyboardInterrupt after Ctrl-C or SIGTERM, with a checkpoint written; `loop.Paused` likewise
+    when `ask`, called about twice a minute, says to wait.
     """
     begun = time.monotonic()
     seed = settings.seed if seed is None else seed
@@ -83,7 +86,7 @@ def train_lora(
     measured, before, took = _measure(model, loaded.tokenizer, held_out, limit, budget * MEASURE, progress)
     steps = math.ceil(settings.epochs * math.ceil(len(data.batches) / data.accumulate))
     pace = Pace(max(budget - (time.monotonic() - begun) - 1.1 * took, budget / 2), steps)
-    job = Job(run_folder, identity, pace, Log(), progress, rate, seed, data)
+    job = Job(run_folder, identity, pace, Log(), progress, rate, seed, data, ask)
     step = run(model, job, checkpoint)
 
     adapter = _save_adapter(model, run_folder, {"base": base, "base_sha": base_sha, "dataset": dataset.id})
