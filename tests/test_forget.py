@@ -7,6 +7,7 @@ import hashlib
 import json
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ import pytest
 
 from tests.test_imports import Message, note, talk, write_export
 from vaultllm import answer, cli, config, forget, forgotten, importing, imports, registry, remember, steps, views
-from vaultllm.errors import DataError, UsageError, VaultError
+from vaultllm.errors import DataError, LockedError, UsageError, VaultError
 from vaultllm.memory import embed
 from vaultllm.schema import Answer, Citation, Run
 from vaultllm.text import words
@@ -480,14 +481,16 @@ def test_the_list_holds_no_word_and_no_path(job: steps.Job) -> None:
     assert "may be read again" in str(views.forgotten(steps.forget(job, PRIVATE[0], undo=True)))
 
 
-def test_one_entry_is_put_in_place_of_those_it_covers() -> None:
-    first = forgotten.Entry("message", "2025", frozenset({"message a"}))
-    second = forgotten.Entry("note", "2025", frozenset({"path b", "message a"}))
-    found = forgotten.remembering(forgotten.Forgotten.of([first]), second)
-    assert found.entries == (second,)
+def test_an_entry_is_undone_by_its_own_name_and_else_by_what_it_took_along() -> None:
+    message = forgotten.Entry("message", "message a", "2025", frozenset({"message a"}))
+    whole = forgotten.Entry("note", "path b", "2025", frozenset({"path b", "message a", "message c"}))
+    found = forgotten.remembering(forgotten.Forgotten.of([message]), whole)
+    assert found.entries == (message, whole)
     left, gone = forgotten.undone(found, {"message a"})
-    assert (bool(left), gone) == (False, (second,))
-    assert forgotten.remembering(found, dataclasses.replace(second, done=True)).entries[0].done
+    assert (left.entries, gone) == ((whole,), (message,))
+    assert forgotten.undone(found, {"path b"})[0].entries == (message,)  # the message was named by itself: it stays forgotten
+    assert forgotten.undone(left, {"message c"})[1] == (whole,)
+    assert forgotten.remembering(found, dataclasses.replace(whole, done=True)).entries[1].done
 
 
 def test_room_that_chroma_keeps_free_holds_nothing_of_our_memory(tmp_path: Path) -> None:
@@ -511,3 +514,16 @@ def test_room_that_chroma_keeps_free_holds_nothing_of_our_memory(tmp_path: Path)
         memory.upsert([20], -vectors[:1])
     assert chroma.nearest(tmp_path, "f", -vectors[0], 1)[0][0] == 20
     chroma.let_go()
+
+
+def test_while_another_process_reads_the_ledger_it_says_so_and_is_not_done(job: steps.Job) -> None:
+    job.ledger.db.execute("PRAGMA busy_timeout = 50")
+    reader = sqlite3.connect(job.workspace.ledger, isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM scenes").fetchone()  # a snapshot of before, which the log must keep
+    with pytest.raises(LockedError, match="reads the ledger"):
+        steps.forget(job, "Дом/Клад.md")
+    assert steps.status(job)["forgotten"]["unfinished"] == 1
+    reader.close()
+    steps.forget(job, "Дом/Клад.md")
+    assert holding(job, SECRET) == []

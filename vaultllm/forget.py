@@ -159,7 +159,7 @@ def forget(workspace: Workspace, ledger: Ledger, what: str, *, base: str = "", p
     found = derived(workspace, ledger, goal)
     removed = _counts(workspace, ledger, goal, found)
     runs = _runs(workspace, ledger, found)
-    entry = Entry(goal.kind, dt.datetime.now(dt.UTC).isoformat(timespec="seconds"), goal.marks)
+    entry = Entry(goal.kind, goal.named, dt.datetime.now(dt.UTC).isoformat(timespec="seconds"), goal.marks)
     known = forgotten.remembering(known, entry)
     forgotten.save(workspace.state, known)
     progress(Progress("forgetting", 0.1))
@@ -365,7 +365,7 @@ def _prune_embedder(ledger: Ledger, folder: Path) -> None:
 
 
 def _rewrite(ledger: Ledger) -> None:
-    """The database's file anew: deleted rows are zeroed at once, copies of rows that were moved are not. Raises LockedError."""
+    """The database's file anew: SQLite zeroes what is deleted, but promises nothing of what it moved before. Raises LockedError."""
     try:
         ledger.db.execute("VACUUM")
         (busy, _, _) = ledger.db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()

@@ -36,6 +36,8 @@ class Entry:
 
     kind: Kind
     """What was named."""
+    named: str
+    """The mark of the name that was given."""
     at: str
     """When, ISO 8601."""
     marks: frozenset[str]
@@ -132,7 +134,10 @@ def _read(path: Path, size: int, mtime_ns: int, inode: int) -> Forgotten:
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if record["format"] != _FORMAT:
             raise ValueError(f"its format is {record['format']!r}")
-        found = [Entry(one["kind"], str(one["at"]), frozenset(map(str, one["marks"])), bool(one["done"])) for one in record["entries"]]
+        found = [
+            Entry(one["kind"], str(one["named"]), str(one["at"]), frozenset(map(str, one["marks"])), bool(one["done"]))
+            for one in record["entries"]
+        ]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise VaultError(
             f"the list of what was forgotten is damaged ({error}); put back an older copy, or remove it: then all of it is read again",
@@ -143,16 +148,20 @@ def _read(path: Path, size: int, mtime_ns: int, inode: int) -> Forgotten:
 
 def save(state: Path, found: Forgotten) -> None:
     """Write the list, lasting: what is done next counts on it. The caller holds the lock. Raises OSError."""
-    rows = [{"kind": entry.kind, "at": entry.at, "done": entry.done, "marks": sorted(entry.marks)} for entry in found.entries]
+    rows = [
+        {"kind": entry.kind, "named": entry.named, "at": entry.at, "done": entry.done, "marks": sorted(entry.marks)}
+        for entry in found.entries
+    ]
     write_whole(state / FILE, json.dumps({"format": _FORMAT, "entries": rows}, indent=1) + "\n", lasting=True)
 
 
 def remembering(found: Forgotten, entry: Entry) -> Forgotten:
-    """The list with an entry, in place of those that it covers."""
-    return Forgotten.of([*(one for one in found.entries if not one.marks <= entry.marks), entry])
+    """The list with an entry, in place of an older one of the same name."""
+    return Forgotten.of([*(one for one in found.entries if one.named != entry.named), entry])
 
 
 def undone(found: Forgotten, marks: Collection[str]) -> tuple[Forgotten, tuple[Entry, ...]]:
-    """The list without the entries that hold one of these marks, and these entries."""
-    gone = tuple(entry for entry in found.entries if not entry.marks.isdisjoint(marks))
+    """The list without what was named so; where nothing was, without what took it along. The second: the entries that went."""
+    gone = tuple(entry for entry in found.entries if entry.named in marks)
+    gone = gone or tuple(entry for entry in found.entries if not entry.marks.isdisjoint(marks))
     return Forgotten.of(entry for entry in found.entries if entry not in gone), gone

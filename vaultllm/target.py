@@ -33,6 +33,8 @@ class Target:
 
     kind: Kind
     """What was named."""
+    named: str
+    """The mark of its name."""
     marks: frozenset[str]
     """Fingerprints by which it is known from now on."""
     paths: frozenset[str]
@@ -55,7 +57,7 @@ def find(workspace: Workspace, ledger: Ledger, what: str, known: Forgotten) -> T
     """
     kind, named = _named(workspace, ledger, what, known)
     paths = frozenset(named) if kind in ("note", "talk") else frozenset()
-    again = [entry.marks for entry in known.entries if not entry.marks.isdisjoint(names_of(what))]
+    again = [entry.marks for entry in known.entries if entry.named in names_of(what)]
     touched = set(named)
     if again and not paths:
         touched |= {path for path, problem in ledger.problems() if problem.code == forgotten.CODE}
@@ -83,12 +85,17 @@ def find(workspace: Workspace, ledger: Ledger, what: str, known: Forgotten) -> T
             kept = set(map(id, left.turns))
             texts += [turn.text for turn in talk.turns if id(turn) not in kept]
     wanted = Needles(part for text in texts for part in fragments(text))
-    names = [*staying, *ledger.known(), *(path for path, _ in ledger.problems()), *paths, str(workspace.vault)]
-    said = wanted.within("\n".join(names).encode("utf-8", "surrogatepass"))  # a path is a name, no text
+    rows = ledger.db.execute("SELECT path, conversation, uids FROM talks").fetchall()
+    ids = [name for path, conversation, uids in rows if path not in paths for name in (conversation, *json.loads(uids))]
+    names = [*staying, *ids, *ledger.known(), *(path for path, _ in ledger.problems()), *paths, str(workspace.vault)]
+    said = wanted.within("\n".join(names).encode("utf-8", "surrogatepass"))  # paths and ids are names, no text
     said |= _said(ledger, wanted, lambda path, record: path not in paths and (path not in touched or _left(record, marks)))
     elsewhere: set[str] = set()
     _said(ledger, Needles(said), lambda path, record: path not in touched, elsewhere)
-    return Target(kind, frozenset(marks), paths, frozenset(touched), frozenset(scenes), wanted.fragments - said, tuple(sorted(elsewhere)))
+    (name,) = names_of(what, kind)
+    return Target(
+        kind, name, frozenset(marks), paths, frozenset(touched), frozenset(scenes), wanted.fragments - said, tuple(sorted(elsewhere))
+    )
 
 
 def _named(workspace: Workspace, ledger: Ledger, what: str, known: Forgotten) -> tuple[Kind, list[str]]:
