@@ -57,7 +57,8 @@ INVISIBLE = re.compile(
 )
 TASK = re.compile(r"^[ \t>]*(?:[-*+]|\d+[.)])[ \t]+\[[^\]]\](?:[ \t]|$)", re.MULTILINE)
 FENCE_OR_SPAN = re.compile(
-    r"^(?:[ \t>]|[-*+][ \t]|\d{1,9}[.)][ \t])*(`{3,}).*?\1|(?<![\\`])(`+)[^\n]*?(?<!`)\2(?!`)", re.DOTALL | re.MULTILINE
+    r"^(?:[ \t>]|[-*+][ \t]|\d{1,9}[.)][ \t])*(`{3,})[^`\n]*\n(?:.*?\n)??[ \t>]*\1|(?<![\\`])(`+)[^\n]*?(?<!`)\2(?!`)",
+    re.DOTALL | re.MULTILINE,
 )
 LIVE_SPAN = re.compile(r"\s*(?:\$?=|INPUT|VIEW|button-|dice|\{)")
 
