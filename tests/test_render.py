@@ -83,7 +83,7 @@ def live(text: str) -> list[str]:
                 found.append(child.type)
             if child.type == "code_inline" and LIVE_SPAN.match(child.content):
                 found.append(f"span {child.content}")
-    found += [f"string {match[0]!r}" for match in FORBIDDEN.finditer(FENCE_OR_SPAN.sub("", text))]
+    found += [f"string {match[0]!r}" for match in FORBIDDEN.finditer(FENCE_OR_SPAN.sub("code", text))]
     found += [f"string {mark}" for mark in ("<%", "%>", "{{") if mark in text]
     found += [f"invisible {match[0]!r}" for match in INVISIBLE.finditer(text)]
     found += [f"task {match[0]!r}" for match in TASK.finditer(text)]
