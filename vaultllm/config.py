@@ -215,8 +215,8 @@ class TrainSettings(_Section):
     """Longest training sequence; the model's own limit if that is smaller."""
     learn: Literal["assistant", "user"] = "assistant"
     """Whose turns of a talk are learnt: the assistant's, or the owner's own (`user`), to learn the owner's voice."""
-    tasks: float = Field(0.0, ge=0.0, le=0.5)
-    """Share of what is learnt that may be tasks: questions that a note answers in its own words, made without a model."""
+    tasks: float = Field(0.25, ge=0.0, le=0.5)
+    """Share of what is learnt that may be tasks: questions that a note answers in its own words, made without a model; 0: none."""
     quota: float = Field(0.1, gt=0.0, le=1.0)
     """No note or talk is more than this share of what is learnt; of a larger one a sample is learnt."""
     val: float = Field(0.1, gt=0.0, lt=0.5)

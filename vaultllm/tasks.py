@@ -21,8 +21,8 @@ KINDS = ("heading", "definition", "list", "table", "link", "cloze", "dated")
 """The sorts of tasks."""
 PER_NOTE = 6
 """So many tasks of one note are kept at most."""
-WEIGHT = 0.5
-"""Of a task in the loss: its text is learnt a second time, the note itself being an example too."""
+WEIGHT = 1.0
+"""Of a task in the loss. Half was no better (docs/log.md)."""
 
 _LONGEST = 1200  # characters of an answer: more is continued text, which prose is learnt as
 _QUESTION = 1200  # characters of what is shown with a question
