@@ -73,7 +73,7 @@ def plain(base: str, run: str, settings: TrainSettings) -> dict[str, Any]:
 
     loaded = hf.load(base)
     data = train._data(loaded, corpus().split("train"), settings.max_tokens, 0)
-    model = train._adapted(loaded.model, settings, 0).train()
+    model = train.adapted(loaded.model, settings, 0).train()
     collate = loop._collator(data)
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=2e-4, weight_decay=0.0, fused=True)

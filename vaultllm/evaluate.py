@@ -224,8 +224,12 @@ def score(
 
 def batch_tokens(model: Any) -> int:
     """How many tokens are read at once: what keeps the logits (fp32) under half a gigabyte, on a GPU under eight."""
-    elements = 2**31 if next(model.parameters()).device.type == "cuda" else 2**27
-    vocabulary = model.get_input_embeddings().weight.shape[0]
+    return tokens_at_once(model.get_input_embeddings().weight.shape[0], next(model.parameters()).device.type)
+
+
+def tokens_at_once(vocabulary: int, where: str) -> int:
+    """`batch_tokens` of a model with so many words on a device of this type (`cuda`, `mps`, `cpu`)."""
+    elements = 2**31 if where == "cuda" else 2**27
     return int(min(max(elements // vocabulary, 256), 32768 if elements > 2**27 else 4096))
 
 

@@ -69,7 +69,7 @@ def train_lora(
     loaded = hf.load(base)
     limit = min(settings.max_tokens, loaded.context)
     data = _data(loaded, train, limit, seed)
-    model = _adapted(loaded.model, settings, seed)
+    model = adapted(loaded.model, settings, seed)
     base_sha = hf.fingerprint(loaded.folder)
     rate = settings.learning_rate or (MICRO_RATE if (loaded.folder / "micro.json").is_file() else RATE)
     identity = {"base_sha": base_sha, "dataset": dataset.id, "seed": seed, "limit": limit, "rate": rate, "epochs": settings.epochs}
@@ -137,6 +137,12 @@ def versions() -> dict[str, str]:
     }
 
 
+def batch_tokens(vocabulary: int, parameters: int, where: str) -> int:
+    """How many tokens, with padding, one forward and backward pass takes on a device (`cuda`, `mps`, `cpu`); one sequence may be more."""
+    tokens = evaluate.tokens_at_once(vocabulary, where) // 2  # the gradient of the logits is as large as they are
+    return min(tokens, 1024) if where == "cpu" and parameters > 100_000_000 else tokens
+
+
 def _data(loaded: hf.Loaded, examples: Sequence[Example], limit: int, seed: int) -> Data:
     pieces: list[Window] = []
     weights: list[float] = []
@@ -153,15 +159,13 @@ def _data(loaded: hf.Loaded, examples: Sequence[Example], limit: int, seed: int)
     order = list(range(len(pieces)))
     random.Random(seed).shuffle(order)
     pieces, weights = [pieces[i] for i in order], [weights[i] for i in order]
-    tokens = evaluate.batch_tokens(loaded.model) // 2  # the gradient of the logits is as large as they are
-    if hf.device() == "cpu" and loaded.parameters > 100_000_000:
-        tokens = min(tokens, 1024)
+    tokens = batch_tokens(loaded.model.get_input_embeddings().weight.shape[0], loaded.parameters, hf.device())
     batches = evaluate.batches([len(piece.ids) for piece in pieces], tokens=tokens, rows=BATCH)
     accumulate = max(1, round(BATCH * len(batches) / len(pieces))) if len(pieces) > BATCH else len(batches)
     return Data(pieces, weights, batches, accumulate, cut, empty)
 
 
-def _adapted(model: Any, settings: TrainSettings, seed: int) -> Any:
+def adapted(model: Any, settings: TrainSettings, seed: int) -> Any:
     """peft's wrapper with a fresh adapter, which changes nothing yet."""
     import torch
     from peft import LoraConfig, get_peft_model

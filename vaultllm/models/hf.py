@@ -81,6 +81,13 @@ def probe_bf16() -> bool:
     return seconds(torch.bfloat16) * 1.3 < seconds(torch.float32)
 
 
+def fast_bf16(where: str) -> bool:
+    """Whether a model is read in bf16 on this device (when its checkpoint is not fp32): measured on a CPU, known of others."""
+    import torch
+
+    return probe_bf16() if where == "cpu" else where == "mps" or torch.cuda.is_bf16_supported()
+
+
 def resolve(base: str) -> str:
     """The folder of a base model named by path or hub id, checked without loading it.
 
@@ -218,8 +225,7 @@ def load(base: str, adapter: Path | None = None, dtype: Any = None) -> Loaded:
         where = device()
         if dtype is None:
             half = getattr(config, "dtype", None) in (torch.bfloat16, torch.float16)
-            fast = probe_bf16() if where == "cpu" else where == "mps" or torch.cuda.is_bf16_supported()
-            dtype = torch.bfloat16 if half and fast else torch.float32
+            dtype = torch.bfloat16 if half and fast_bf16(where) else torch.float32
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         model, report = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
