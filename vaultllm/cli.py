@@ -182,10 +182,12 @@ def forget(
     asks = not (yes or dry_run or undo)
     if asks and (GLOBALS.json or not (sys.stdin.isatty() and sys.stdout.isatty())):
         raise UsageError("what is forgotten comes back only by reading it again; say --yes, or look first with --dry-run")
+    if asks:
+        with opened() as job:
+            plan = steps.forget(job, what, dry_run=True)
+        console().print(views.forgotten(plan))
+        typer.confirm("Forget it?", abort=True)  # with no job open: its progress bar would draw over the question
     with opened() as job:
-        if asks:
-            console().print(views.forgotten(steps.forget(job, what, dry_run=True)))
-            typer.confirm("Forget it?", abort=True)
         result = steps.forget(job, what, dry_run, undo, retrain)
     emit(result, views.forgotten)
 
