@@ -104,6 +104,7 @@ def _compare(model: Any, row: list[int]) -> tuple[float, float, float]:
         after = model(**given).logits[0, :-1].float().log_softmax(-1)
         with evaluate.base_only(model):
             before = model(**given).logits[0, :-1].float().log_softmax(-1)
-        far = float((before.exp() * (before - after)).sum(dtype=torch.float64))
-        costs = [-float(one.gather(1, labels[0, 1:, None].to(where)).sum(dtype=torch.float64)) for one in (before, after)]
+        # Summed on the CPU: MPS has no float64.
+        far = float((before.exp() * (before - after)).sum(-1).cpu().double().sum())
+        costs = [-float(one.gather(1, labels[0, 1:, None].to(where)).cpu().double().sum()) for one in (before, after)]
     return max(far, 0.0) / math.log(2), costs[0] / math.log(2), costs[1] / math.log(2)

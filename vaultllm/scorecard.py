@@ -5,6 +5,7 @@ Knows which measures there are; knows nothing about the ledger, the registry or 
 
 from __future__ import annotations
 
+import lzma
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -64,7 +65,7 @@ def measure(
         started = time.monotonic()
         try:
             found[name] = one(share * seconds + saved)
-        except (VaultllmError, ValueError, RuntimeError, MemoryError) as error:
+        except (VaultllmError, OSError, ValueError, RuntimeError, MemoryError, lzma.LZMAError) as error:
             found[name] = {"skipped": f"it failed: {str(error).splitlines()[0] if str(error) else type(error).__name__}"[:300]}
         took[name] = round(time.monotonic() - started, 2)
         saved = max(0.0, saved + share * seconds - took[name])  # what is late takes nothing from the others
