@@ -66,6 +66,13 @@ def test_where_time_is_short_it_says_how_much_it_saw_and_a_base_alone_is_told_so
     assert "too few" in memorised.measure(alone, TRAIN[:3], HELD_OUT, 60)["exposure"]["skipped"]
 
 
+def test_what_the_base_recites_too_is_not_the_adapters(loaded: hf.Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([[True, True, True, False], [True, False, False, True]])  # with the adapter, then the base
+    monkeypatch.setattr(memorised, "_verbatim", lambda *args: next(answers))
+    found = memorised.measure(loaded, TRAIN[:4], HELD_OUT, 60)["recited"]
+    assert found == {"passages": 4, "trained": 3, "base": 2, "new": 2, "share": 0.5}
+
+
 def test_exposure_is_the_rank_in_the_population() -> None:
     found = memorised.exposure([0.5, 2.5], [1.0, 2.0, 3.0])
     assert found["auc"] == pytest.approx((3 + 1) / 6)

@@ -119,6 +119,16 @@ def test_what_memory_says_stands_before_every_choice(loaded: hf.Loaded) -> None:
         assert one.bytes == other.bytes
 
 
+def test_who_finds_all_choices_alike_has_not_answered(loaded: hf.Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    def alike(
+        model: object, tokenizer: object, examples: list[Example], *args: object, **options: object
+    ) -> dict[str, list[evaluate.Score]]:
+        return {"base": [evaluate.Score(one.id, one.path, 7.0, 1) for one in examples]}
+
+    monkeypatch.setattr(evaluate, "four_arms", alike)
+    assert probes.measure(loaded, TRAIN, HELD_OUT, None, 60)["cloze"]["base"] == 0.0
+
+
 def test_where_there_is_nothing_to_ask_or_no_time_it_says_so(loaded: hf.Loaded) -> None:
     found = probes.measure(loaded, TRAIN, [prose("v", "Дождь.")], None, 60)
     assert "no held-out sentence" in found["cloze"]["skipped"]

@@ -101,6 +101,14 @@ def test_it_is_interpolated_modified_kneser_ney_as_the_paper_defines_it() -> Non
         at = np.flatnonzero(symbols == symbol)
         assert (found[at[0]] if len(at) else rest) == pytest.approx(expected(first, second, symbol), rel=1e-9), (first, second, symbol)
 
+    # Nothing stands before what begins a message: it counts as often as it does so.
+    opened = {two[1]: count for two, count in middle.items() if two[0] == ngram.END + 1}
+    assert sum(opened.values()) == len(texts)
+    for symbol in map(ord, "abc"):
+        symbols, found, _ = ngram.following(model, 0, "")
+        lowest = given_(dict(single), discounts(single), symbol, 1 / ngram.ALPHABET)
+        assert found[np.flatnonzero(symbols == symbol)[0]] == pytest.approx(given_(opened, discounts(middle), symbol, lowest), rel=1e-9)
+
 
 def test_what_it_has_read_costs_little_and_what_nobody_has_seen_costs_about_twenty_bits_a_character() -> None:
     text = " ".join(RIVER.format(i) for i in range(40))
