@@ -176,9 +176,9 @@ def test_settings_that_change_back_leave_nothing_of_the_one_that_was_to_follow(l
 
     with pytest.raises(KeyboardInterrupt):
         remember.follow(ledger, memory, SERVER, stop)
-    assert remember.described(ledger)["next"] == {"name": SERVER.embedder, "fingerprint": "letters-1", "vectors": 40}
+    assert remember.described(ledger, SETTINGS)["next"] == {"name": SERVER.embedder, "fingerprint": "letters-1", "vectors": 40}
     remember.refresh(ledger, memory, SETTINGS)
-    assert remember.described(ledger)["next"] is None
+    assert remember.described(ledger, SETTINGS)["next"] is None
     assert same(ledger, memory)
 
 

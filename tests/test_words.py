@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from tests.stored import put
 from vaultllm import ledger, text
-from vaultllm.memory import bags, postings, words
+from vaultllm.memory import bags, documents, postings, words
 from vaultllm.memory.words import Index
 
 PASSAGES = {
@@ -358,4 +358,4 @@ def test_a_passage_that_came_and_went_between_two_questions_does_no_harm(tmp_pat
 def test_the_best_are_those_that_sorting_all_puts_first(scores: list[int], k: int) -> None:
     slots = np.random.default_rng(len(scores)).permutation(len(scores)).astype(np.int64)
     right = sorted(zip(slots.tolist(), map(float, scores), strict=True), key=lambda one: (-one[1], one[0]))[:k]
-    assert words.Leg(slots, np.array(scores, float)).best(k) == right
+    assert documents.Leg(slots, np.array(scores, float)).best(k) == right

@@ -27,9 +27,9 @@ from vaultllm.schema import Progress, Report, silent
 
 if TYPE_CHECKING:
     from vaultllm.ledger import Ledger
+    from vaultllm.memory.documents import Leg
     from vaultllm.memory.embed import Embedder
     from vaultllm.memory.pairs import Pair
-    from vaultllm.memory.words import Leg
 
 VERSION = 1  # of the features: another version is fitted anew
 LOOKED_AT = 10  # passages of a ranking

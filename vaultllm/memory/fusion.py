@@ -29,7 +29,8 @@ from vaultllm import text as texts
 from vaultllm.config import MemorySettings
 from vaultllm.memory import contrast, embed, expand, pairs
 from vaultllm.memory.bags import bag
-from vaultllm.memory.words import Index, Leg
+from vaultllm.memory.documents import Leg
+from vaultllm.memory.words import Index
 from vaultllm.schema import Progress, Report, silent
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlite3
 from typing import TYPE_CHECKING
 
-from vaultllm.memory.words import Leg, Seen
+from vaultllm.memory.documents import Leg, Seen
 
 if TYPE_CHECKING:
     import numpy as np

@@ -10,14 +10,14 @@ Knows nothing about what a slot means.
 
 from __future__ import annotations
 
-import itertools
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from vaultllm import keywords
 from vaultllm import text as texts
 from vaultllm.memory.bags import MOST_WORD, TEXT_WEIGHT, Bag, bag, cut, gram_keys, stem_keys, word_keys
+from vaultllm.memory.documents import Documents, Leg, Seen
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,43 +32,6 @@ _SMALL, _MOST_SMALL = 4_096, 16  # rows of the vocabulary with fewer words are j
 WORDS, PARTS = "words", "parts"  # families of postings: word -> documents; stem or gram -> words
 
 
-class Leg(NamedTuple):
-    """Passages and their scores, in no order."""
-
-    slots: np.ndarray
-    """(n,) int64, distinct."""
-    scores: np.ndarray
-    """(n,) float64, above 0."""
-
-    def best(self, k: int) -> list[tuple[int, float]]:
-        """The best k (slot, score), best first, the smaller slot first of equals."""
-        import numpy as np
-
-        slots, scores = self
-        if 0 < k < len(scores):  # to sort what cannot be among them takes the most time
-            high = scores >= np.partition(scores, len(scores) - k)[-k]
-            slots, scores = slots[high], scores[high]
-        order = np.lexsort((slots, -scores))[: max(0, k)]
-        return list(zip(slots[order].tolist(), scores[order].tolist(), strict=True))
-
-
-class Seen(NamedTuple):
-    """Equal from one look at a database to the next as long as nothing was written, by this connection or another."""
-
-    others: int
-    """Changes when another connection commits."""
-    own: int
-    """Rows that this one has changed."""
-    amid: bool
-    """In a transaction, whose rows may never come to be: what was kept then is not to be kept longer."""
-
-    @staticmethod
-    def now(db: sqlite3.Connection) -> Seen:
-        """A look, which takes a few microseconds."""
-        (others,) = db.execute("PRAGMA data_version").fetchone()
-        return Seen(others, db.total_changes, db.in_transaction)
-
-
 class Index:
     """The index of an open database. Reads what changed before each query; segments that were read stay in memory."""
 
@@ -78,7 +41,7 @@ class Index:
         self._known: tuple[tuple[int, int], np.ndarray] | None = None  # the vocabulary's state, and its keys
         self._spelled: dict[int, list[str]] = {}  # row of the vocabulary -> its words
         self._readers: tuple[postings.Reader, postings.Reader] | None = None
-        self._documents: _Documents
+        self._documents: Documents
 
     # -- writing; the caller holds the transaction
 
@@ -428,57 +391,12 @@ class Index:
         if self._readers is not None and seen == self._seen:
             return self._readers
         if self._readers is None or self._seen is None or self._seen.amid:
-            self._readers, self._documents = (postings.Reader(WORDS), postings.Reader(PARTS)), _Documents.none()
+            self._readers, self._documents = (postings.Reader(WORDS), postings.Reader(PARTS)), Documents.none()
         for reader in self._readers:
             reader.refresh(self.db)
         self._documents = self._documents.now(self.db)
         self._seen = seen
         return self._readers
-
-
-class _Documents(NamedTuple):
-    """The passages that count."""
-
-    docs: np.ndarray  # (n,) int64, rising: document numbers
-    slots: np.ndarray  # (n,) int64
-    words: np.ndarray  # (n,) float64: length in words
-    grams: np.ndarray  # (n,) float64: length in 4-grams
-    places: np.ndarray  # document number -> row, or -1 for one that counts no more
-
-    def rows(self, docs: np.ndarray) -> np.ndarray:
-        """Rows of document numbers, -1 for those that count no more."""
-        found: np.ndarray = self.places[docs]
-        return found
-
-    @staticmethod
-    def none() -> _Documents:
-        """Before anything was read."""
-        import numpy as np
-
-        numbers, lengths = np.zeros(0, np.int64), np.zeros(0)
-        return _Documents(numbers, numbers, lengths, lengths, numbers)
-
-    def now(self, db: sqlite3.Connection) -> _Documents:
-        """As they are by now. Only what is new is read: a document never changes, it only goes."""
-        import numpy as np
-
-        last = int(self.docs[-1]) if len(self.docs) else 0
-        top, count = db.execute("SELECT coalesce(max(doc), 0), (SELECT count(*) FROM documents) FROM documents").fetchone()
-        (highest,) = db.execute("SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'documents'").fetchone()
-        # Segments also name documents that came and went since: these have places too.
-        if (top, count, highest + 1) == (last, len(self.docs), len(self.places)):
-            return self
-        rows = db.execute("SELECT doc, slot, words, grams FROM documents WHERE doc > ? ORDER BY doc", (last,))
-        new = np.fromiter(itertools.chain.from_iterable(rows), np.int64).reshape(-1, 4)
-        kept = ~np.isin(self.slots, new[:, 1])  # a slot that was written again
-        if int(kept.sum()) + len(new) != count:  # some are gone
-            (there,) = db.execute("SELECT group_concat(doc, ' ') FROM documents").fetchone()
-            kept &= np.isin(self.docs, np.fromstring(there or "", np.int64, sep=" "))
-        columns = new[:, 0], new[:, 1], new[:, 2] / TEXT_WEIGHT, new[:, 3] / TEXT_WEIGHT
-        docs, slots, words, grams = (np.concatenate([old[kept], more]) for old, more in zip(self[:4], columns, strict=True))
-        places = np.full(highest + 1, -1, np.int64)
-        places[docs] = np.arange(len(docs))
-        return _Documents(docs, slots, words, grams, places)
 
 
 def _spelled(words: bytes) -> list[str]:
