@@ -244,10 +244,11 @@ _command(steps.status, views.status)
 @app.command()
 def doctor(
     repair: Annotated[bool, typer.Option("--repair", help="Mend what can be mended, from the vault and the ledger.")] = False,
+    probe: Annotated[bool, typer.Option("--probe", help="Measure what this machine can train, and how long it takes: 20 seconds.")] = False,
 ) -> None:
     """Check the ledger, the scene files, the memory and the run that answers."""
     with opened() as job:
-        result = steps.doctor(job, repair)
+        result = steps.doctor(job, repair, probe)
     emit(result, views.doctor)
     if not result["ok"]:
         raise typer.Exit(3)

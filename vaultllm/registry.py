@@ -35,6 +35,7 @@ MEASURES = 0.2  # of the minutes: what the measures of `scorecard` may take beyo
 GATE_EXAMPLES = 200  # held-out examples on which the current run and the new one are compared
 # Settings that may change between two nights of one training.
 _OF_A_NIGHT = {"minutes", "min_new", "leak_limit", "keep", "only_on_ac", "max_load", "nice"}
+SAMPLE_EXAMPLES = 400  # that are encoded to tell how many tokens all have
 _REVOKED = "revoked"  # in a base's folder: why it is used no more
 
 
@@ -299,6 +300,22 @@ def tokens(workspace: Workspace, ledger: Ledger, built: Dataset) -> dict[str, in
         counts[f"{example.split}_learnt"] += sum(learnt)
         counts[f"{example.split}_context"] += len(learnt) - sum(learnt)
     return counts
+
+
+def pass_tokens(workspace: Workspace, ledger: Ledger, built: Dataset) -> tuple[int, bool]:
+    """About how many tokens one pass over the training side reads, context included, and whether a tokenizer said so.
+
+    A sample of the examples is encoded by the tokenizer of the base that is here; without one a token counts four bytes.
+    """
+    examples = built.split("train")
+    sample = _sample(examples, SAMPLE_EXAMPLES)
+    of_sample, of_all = (
+        sum(len(message.text.encode("utf-8", "replace")) for one in some for message in one.messages) for some in (sample, examples)
+    )
+    found = tokens(workspace, ledger, dataclasses.replace(built, examples=tuple(sample)))
+    if found is None:
+        return of_all // 4, False
+    return round((found["train_learnt"] + found["train_context"]) * of_all / max(of_sample, 1)), True
 
 
 # -- one training

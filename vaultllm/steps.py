@@ -586,7 +586,9 @@ def _answered(found: Answer, path: str | None) -> dict[str, Any]:
 
 
 def doctor(
-    job: Job, repair: Annotated[bool, typer.Option("--repair", help="Mend what can be mended, from the vault and the ledger.")] = False
+    job: Job,
+    repair: Annotated[bool, typer.Option("--repair", help="Mend what can be mended, from the vault and the ledger.")] = False,
+    probe: Annotated[bool, typer.Option("--probe", help="Measure what this machine can train, and how long it takes: 20 seconds.")] = False,
 ) -> dict[str, Any]:
     """Check the ledger, the scene files, the memory and the current run."""
     from vaultllm import ingest as ingesting
@@ -612,4 +614,16 @@ def doctor(
         if broken:
             found.append({"code": "E-RUN", "message": broken})
     left = [one for one in found if not (repair and one["code"].startswith("W-"))]
-    return {"problems": found, "repaired": len(left) < len(found), "ok": not left}
+    training = {"training": _trainable_here(job)} if probe else {}
+    return {"problems": found, "repaired": len(left) < len(found), "ok": not left, **training}
+
+
+def _trainable_here(job: Job) -> dict[str, Any]:
+    """What `hardware.probe` measures, for one pass over what is trained on now."""
+    from vaultllm import hardware, registry
+
+    settings = job.workspace.settings.train
+    tokens, counted = None, None
+    with contextlib.suppress(DataError):  # nothing to train on yet: the machine can be measured all the same
+        tokens, counted = registry.pass_tokens(job.workspace, job.ledger, _dataset(job))
+    return {**hardware.probe(settings, tokens, job.progress), "tokens_counted": counted}

@@ -520,10 +520,46 @@ def chart(name: str, counts: list[tuple[str, int]], width: int = 40) -> Table:
 
 def doctor(result: Result) -> RenderableType:
     """What is wrong, and what was mended."""
-    if not result["problems"]:
-        return Text("all is well")
-    lines = [f"{one['code']} {one['message']}" for one in result["problems"]]
-    return Text("\n".join([*lines, "repaired" if result["repaired"] else ""]).rstrip())
+    lines = [f"{one['code']} {one['message']}" for one in result["problems"]] or ["all is well"]
+    said = Text("\n".join([*lines, "repaired" if result["repaired"] else ""]).rstrip())
+    return Group(said, Text(""), *_trainable(result["training"])) if "training" in result else said
+
+
+def _trainable(found: Result) -> Iterator[RenderableType]:
+    """What this machine can train: one line for each size of base."""
+    machine, tokens = found["device"], found["dataset_tokens"]
+    yield Text(
+        f"{machine['device']} {machine['name']}, {machine['cores']} cores, {machine['free_mb'] / 1024:.1f} of "
+        f"{machine['memory_mb'] / 1024:.1f} GB free, {'bf16' if machine['bf16'] else 'fp32 (bf16 is slower here)'}; "
+        f"measured in {found['seconds']:.0f} s, no model was downloaded"
+    )
+    if found["others_per_core"] > 0.25:
+        yield Text(f"other programs kept each core {found['others_per_core']:.0%} busy meanwhile: alone it is faster", style="dim")
+    yield table(
+        "base", "dtype", "sequence|", "tokens/s|", "memory|", "", "one training|",
+        rows=[
+            (
+                one["base"], {"bfloat16": "bf16", "float32": "fp32"}[one["dtype"]], one["sequence"],
+                "?" if one["tokens_per_s"] is None else f"{'~' if one['estimated'] else ''}{one['tokens_per_s']:,.0f}",
+                f"{one['memory_mb'] / 1024:.1f} GB", "fits" if one["fits"] else "does not fit", _hours(one["hours"]),
+            )
+            for one in found["bases"]
+        ],
+    )  # fmt: skip
+    if tokens is None:
+        yield Text("there is nothing to train on yet; run: vaultllm ingest", style="dim")
+        return
+    counted = "" if found["tokens_counted"] else " (estimated: no base is here whose tokenizer could count)"
+    yield Text(f"one training: {found['epochs']:g} passes over {tokens:,} tokens{counted}, or train.minutes; ~ estimated", style="dim")
+
+
+def _hours(hours: float | None) -> str:
+    """As a person says it."""
+    if hours is None:
+        return ""
+    if hours < 1:
+        return f"{max(1, round(hours * 60))} min"
+    return f"{hours:.1f} h" if hours < 48 else f"{hours / 24:.0f} days"
 
 
 def plan(result: Result) -> RenderableType:
