@@ -66,7 +66,7 @@ def test_an_adapter_learns_by_effect_and_plain_peft_loads_it(bases: dict[str, Pa
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    base, data = bases[shape], corpus()
+    base, data = bases[shape], corpus(96)  # 32 held-out notes: enough to decide
     untouched = hf.fingerprint(base)
     seen: list[Progress] = []
     metrics = train.train_lora(str(base), data, tmp_path / "run", settings(epochs=8.0), progress=seen.append)
@@ -118,7 +118,9 @@ def test_training_says_nothing_and_writes_only_into_its_run(
     assert capfd.readouterr() == ("", "")
     assert {path.name for path in tmp_path.iterdir()} == {"here", "run"}
     assert not list((tmp_path / "here").iterdir())
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {"adapter", "metrics.jsonl", "plot.png", "vaultllm.json"}
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {
+        *("adapter", "metrics.jsonl", "plot.png", "reload.json", "scores.json", "vaultllm.json")
+    }
 
 
 def test_only_the_assistants_tokens_are_labels(bases: dict[str, Path]):
@@ -200,6 +202,110 @@ def test_an_interrupted_training_goes_on_to_the_same_adapter(
     assert metrics["loss_last"] == pytest.approx(whole["loss_last"])
     lines = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert lines == list(range(1, whole["steps"] + 1))
+
+
+class Small:
+    """A memory for so many tokens of a pass with gradients: more of them fail, in the forward pass or halfway through the backward one."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, most: int, error: Callable[[], BaseException], *, backward: bool = False) -> None:
+        self.most, self.error, self.seen, self.failed = most, error, [], 0
+        real = evaluate.token_losses
+
+        def losses(model: Any, ids: Any, mask: Any, labels: Any) -> Any:
+            if not model.training:
+                return real(model, ids, mask, labels)
+            self.seen.append(ids.numel())
+            if ids.numel() <= self.most:
+                return real(model, ids, mask, labels)
+            if not backward:
+                self.fail()
+            lowest = model.get_submodule("base_model.model.model.layers.0")
+            watched = lowest.register_forward_hook(lambda layer, given, made: made.register_hook(self.fail) and None)
+            found = real(model, ids, mask, labels)
+            watched.remove()
+            return found
+
+        monkeypatch.setattr(evaluate, "token_losses", losses)
+
+    def fail(self, gradient: Any = None) -> None:
+        self.failed += 1
+        raise self.error()
+
+
+def cuda_error() -> BaseException:
+    import torch
+
+    return torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+
+def cpu_error() -> BaseException:
+    return RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
+
+
+@pytest.mark.parametrize(("error", "backward"), [(cuda_error, False), (cuda_error, True), (cpu_error, False), (MemoryError, False)])
+def test_when_the_memory_is_not_enough_the_batch_is_halved_and_the_step_is_the_same(
+    bases: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Callable[[], BaseException], backward: bool
+):
+    base, data = str(bases["llama"]), corpus(36)
+
+    def losses(run: str) -> list[float]:
+        return [json.loads(line)["loss"] for line in (tmp_path / run / "metrics.jsonl").read_text().splitlines()]
+
+    whole = train.train_lora(base, data, tmp_path / "whole", settings(), progress=silent)
+    most = whole["chosen"]["batch_tokens"] // 2 - 1  # one half is not enough
+    memory = Small(monkeypatch, most, error, backward=backward)
+    said: list[str] = []
+    metrics = train.train_lora(base, data, tmp_path / "small", settings(), progress=lambda one: said.append(one.phase))
+    assert losses("small") == pytest.approx(losses("whole"), rel=1e-3)
+    assert metrics["bpb_after"] == pytest.approx(whole["bpb_after"], rel=1e-3)
+    assert metrics["steps"] == whole["steps"]
+    assert memory.failed <= 3  # after that it is known what fits
+    assert memory.seen[-5:] == [size for size in memory.seen[-5:] if size <= most]
+    chosen = metrics["chosen"]
+    assert (chosen["out_of_memory"], whole["chosen"]["out_of_memory"]) == (True, False)
+    assert 0 < chosen["batch_tokens"] <= most
+    assert {**chosen, "batch_tokens": 0, "out_of_memory": False} == {**whole["chosen"], "batch_tokens": 0}
+    assert any(phase.startswith("out of memory: at most ") for phase in said)
+    assert (metrics["tokens"]["learnt"], metrics["tokens"]["context"]) == (whole["tokens"]["learnt"], whole["tokens"]["context"])
+    assert metrics["tokens"]["padding"] <= whole["tokens"]["padding"]
+
+
+def test_what_fits_is_known_after_an_interruption_too(bases: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    base, data = str(bases["llama"]), corpus(36)
+    memory = Small(monkeypatch, 60, cuda_error)
+    monkeypatch.setattr(loop.Job, "speak", lambda job, step: job.progress(Progress("LoRA", 0.5, step)))
+    with pytest.raises(KeyboardInterrupt):
+        train.train_lora(base, data, tmp_path, settings(), progress=stopping(3, ctrl_c))
+    failed = memory.failed
+    assert failed
+    metrics = train.train_lora(base, data, tmp_path, settings(), progress=silent, resume=True)
+    assert memory.failed == failed
+    assert metrics["chosen"]["out_of_memory"] is True
+
+
+def test_a_sequence_that_does_not_fit_by_itself_says_what_to_do_and_other_errors_stay_what_they_are(
+    bases: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    Small(monkeypatch, 1, cuda_error)
+    with pytest.raises(ModelError, match=r"not enough for 1 x \d+ tokens; set train.max_tokens lower .* doctor --probe"):
+        train.train_lora(str(bases["llama"]), corpus(18), tmp_path / "a", settings(epochs=1.0), progress=silent)
+    Small(monkeypatch, 1, lambda: RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        train.train_lora(str(bases["llama"]), corpus(18), tmp_path / "b", settings(epochs=1.0), progress=silent)
+
+
+def test_the_halves_of_a_batch_are_the_batch(bases: dict[str, Path]):
+    data = train._data(hf.load(str(bases["qwen3"])), [example(i) for i in range(5)], 128, 0)
+    data.batches = [[0, 1, 2, 3, 4]]
+    whole = loop._collator(data)(data.batches)
+    halves = loop._halves(whole)
+    assert [len(half["input_ids"]) for half in halves] == [2, 3]
+    for half in halves:
+        assert half["attention_mask"].any(0).all()  # no column of padding alone
+    for name in ("input_ids", "labels"):
+        rows = [row[mask.bool()].tolist() for half in halves for row, mask in zip(half[name], half["attention_mask"], strict=True)]
+        assert rows == [row[mask.bool()].tolist() for row, mask in zip(whole[name], whole["attention_mask"], strict=True)]
+    assert [weight for half in halves for weight in half["weights"].tolist()] == whole["weights"].tolist()
 
 
 def test_a_training_that_may_not_go_on_stops_with_a_reason_and_comes_to_the_same_adapter(

@@ -126,6 +126,8 @@ class Log:
     loss: float | None = None
     loss_first: float | None = None
     losses: list[tuple[int, float]] = field(default_factory=list)
+    fits: int = 0
+    """Tokens, with padding, that one pass may take since the memory was not enough for twice as many; 0: it was always enough."""
 
     def read(self, real: int, learnt: int, cells: int) -> None:
         self.learnt += learnt
@@ -226,14 +228,49 @@ def _trainer(model: Any, job: Job) -> Any:
             return loss * self.accelerator.num_processes  # gradients are averaged over processes, tokens were summed
 
         def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
-            loss = super().training_step(model, inputs, num_items_in_batch)
-            self.step_loss += float(loss)
+            """A batch, in as many parts as the memory needs: each adds its share to the gradients, so the step is the same."""
+            parts, whole = [inputs], 0.0
+            while parts:
+                part = parts.pop()
+                rows, width = part["input_ids"].shape
+                if rows > 1 and 0 < job.log.fits < rows * width:
+                    parts += _halves(part)
+                    continue
+                loss = self._tried(model, part, num_items_in_batch)
+                if loss is None:
+                    if rows == 1 or self.accelerator.num_processes > 1:  # the others wait for as many parts as they have themselves
+                        raise ModelError(
+                            f"the memory is not enough for {rows} x {width} tokens; set train.max_tokens lower or choose a smaller base: "
+                            "vaultllm doctor --probe says what fits", path=str(job.folder),
+                        )  # fmt: skip
+                    job.log.fits = rows * width // 2
+                    job.progress(Progress(f"out of memory: at most {job.log.fits} tokens at once from here", job.pace.shown))
+                    parts.append(part)
+                    continue
+                whole = whole + loss
+                mask, labels = part["attention_mask"], part["labels"]
+                job.log.read(int(mask.sum()), int((labels != -100).sum()), mask.numel())
+            self.step_loss += float(whole)
             if not math.isfinite(self.step_loss):
                 message = f"the loss is not a number at step {self.state.global_step + 1}; set train.learning_rate below {job.rate:g}"
                 raise ModelError(message, path=str(job.folder))
-            mask, labels = inputs["attention_mask"], inputs["labels"]
-            job.log.read(int(mask.sum()), int((labels != -100).sum()), mask.numel())
-            return loss
+            return whole
+
+        def _tried(self, model: Any, part: Any, num_items_in_batch: Any) -> Any:
+            """The loss of a part, its gradients added; None, and the gradients as they were, when the memory was not enough."""
+            learnt = [weight for weight in model.parameters() if weight.requires_grad]
+            before = [None if weight.grad is None else weight.grad.clone() for weight in learnt]  # a backward pass may end halfway
+            try:
+                return super().training_step(model, part, num_items_in_batch)
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+            # Only here, for while an exception is handled it holds on to what filled the memory.
+            for weight, gradient in zip(learnt, before, strict=True):
+                weight.grad = gradient
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            return None
 
         def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
             warm = min(10, max(1, job.pace.steps // 20))
@@ -347,6 +384,24 @@ def _trainer(model: Any, job: Job) -> Any:
             loop.remove_callback(callback)
     loop.add_callback(Watch())
     return loop
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether torch said so: CUDA has an error of its own for it, CPU and MPS only a message."""
+    import torch
+
+    said = str(error)
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in said or "out of memory" in said
+
+
+def _halves(part: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of a batch in two parts, each as wide as its longest row."""
+    middle = len(part["input_ids"]) // 2
+    halves = [{name: rows[side] for name, rows in part.items()} for side in (slice(None, middle), slice(middle, None))]
+    for half in halves:
+        width = int(half["attention_mask"].sum(1).max())
+        half |= {name: rows[:, :width] for name, rows in half.items() if rows.ndim == 2}
+    return halves
 
 
 def _collator(data: Data) -> Callable[[list[list[int]]], dict[str, Any]]:

@@ -122,12 +122,25 @@ def train_lora(
         "trained_parameters": sum(weight.numel() for weight in model.parameters() if weight.requires_grad),
         "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
         "device": hf.device(),
+        "chosen": _chosen(model, data, log, limit),
         "adapter_sha256": adapter,
         "versions": versions(),
     }
     _plot(run_folder / "plot.png", log.losses, metrics)
     shutil.rmtree(checkpoints, ignore_errors=True)
     return metrics
+
+
+def _chosen(model: Any, data: Data, log: Log, limit: int) -> dict[str, Any]:
+    """What was taken to fit this machine; `out_of_memory` when the batches turned out to be too large for it."""
+    largest = max(len(batch) * max(len(data.pieces[i].ids) for i in batch) for batch in data.batches)
+    return {
+        "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
+        "batch_tokens": min(largest, log.fits or largest),
+        "sequence": limit,
+        "accumulate": data.accumulate,
+        "out_of_memory": log.fits > 0,
+    }
 
 
 def versions() -> dict[str, str]:

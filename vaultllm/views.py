@@ -279,7 +279,8 @@ def train(result: Result) -> RenderableType:
         Text(
             f"{tokens['learnt']:,} tokens learnt, {tokens['context']:,} read as context, {tokens['padding']:,} of padding, "
             f"{metrics['tokens_per_s']:,.0f} tokens/s, {metrics['seconds']:.0f} s, {metrics['peak_rss_mb']:,} MB\n"
-            f"loss curve  {result['plot']}\nadapter     {result['adapter']}\n"
+            + _chosen_line(metrics)
+            + f"loss curve  {result['plot']}\nadapter     {result['adapter']}\n"
             + _report_line(result)
             + (
                 "undo        vaultllm rollback"
@@ -289,6 +290,16 @@ def train(result: Result) -> RenderableType:
         )
     )
     return Group(*parts)
+
+
+def _chosen_line(metrics: Result) -> str:
+    """What was taken to fit the machine; nothing of trainings from before that was recorded."""
+    chosen = metrics.get("chosen")
+    if chosen is None:
+        return ""
+    less = " (the memory was not enough for more)" if chosen["out_of_memory"] else ""
+    most = f"up to {chosen['batch_tokens']:,} tokens at once{less}, sequences up to {chosen['sequence']:,}"
+    return f"{metrics['device']}, {chosen['dtype']}, {most}\n"
 
 
 def _report_line(result: Result) -> str:
