@@ -270,6 +270,34 @@ def test_when_the_memory_is_not_enough_the_batch_is_halved_and_the_step_is_the_s
     assert metrics["tokens"]["padding"] <= whole["tokens"]["padding"]
 
 
+def test_a_backward_pass_that_fails_halfway_leaves_no_gradients_behind(
+    bases: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Looked at directly: Adam would hide a gradient that was added twice."""
+    import torch
+
+    found = []
+    for most in (1_000_000, 150):
+        loaded = hf.load(str(bases["llama"]))
+        data = train._data(loaded, [example(i) for i in range(12)], 128, 0)
+        model = train.adapted(loaded.model, settings(), 0)
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:  # else nothing would reach the other half of the adapter
+                torch.nn.init.normal_(weight, std=0.1)
+        job = loop.Job(tmp_path, {}, loop.Pace(60.0, 10), loop.Log(), silent, 1e-3, 0, data)
+        trainer = loop._trainer(model, job)
+        with monkeypatch.context() as patched:
+            memory = Small(patched, most, cuda_error, backward=True)
+            for batch in ([0, 1], list(range(12))):  # the second one adds to what the first one left
+                trainer.training_step(model, loop._collator(data)([batch]), torch.tensor(100))
+        found.append({name: weight.grad for name, weight in model.named_parameters() if weight.requires_grad})
+        assert (memory.failed > 0) is (most == 150)
+        assert max(memory.seen) > 150
+    for name, gradient in found[0].items():
+        assert gradient.abs().max() > 0
+        torch.testing.assert_close(found[1][name], gradient, rtol=1e-4, atol=1e-7)
+
+
 def test_what_fits_is_known_after_an_interruption_too(bases: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     base, data = str(bases["llama"]), corpus(36)
     memory = Small(monkeypatch, 60, cuda_error)
@@ -295,10 +323,13 @@ def test_a_sequence_that_does_not_fit_by_itself_says_what_to_do_and_other_errors
 
 
 def test_the_halves_of_a_batch_are_the_batch(bases: dict[str, Path]):
-    data = train._data(hf.load(str(bases["qwen3"])), [example(i) for i in range(5)], 128, 0)
-    data.batches = [[0, 1, 2, 3, 4]]
-    whole = loop._collator(data)(data.batches)
+    said = [Message("user", "Дождь " * count, True) for count in (1, 3, 5, 7, 9)]
+    examples = [Example(str(i), (str(i),), f"{i}.md", "prose", (one,), "train", weight=i / 10) for i, one in enumerate(said)]
+    data = train._data(hf.load(str(bases["qwen3"])), examples, 128, 0)
+    by_length = sorted(range(5), key=lambda i: len(data.pieces[i].ids))
+    whole = loop._collator(data)([by_length])
     halves = loop._halves(whole)
+    assert halves[0]["input_ids"].shape[1] < halves[1]["input_ids"].shape[1] == whole["input_ids"].shape[1]
     assert [len(half["input_ids"]) for half in halves] == [2, 3]
     for half in halves:
         assert half["attention_mask"].any(0).all()  # no column of padding alone
