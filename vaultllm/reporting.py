@@ -87,7 +87,7 @@ def collect(workspace: Workspace, ledger: Ledger, run_id: str, progress: Report,
     folder = workspace.runs / run.id
     return Facts(
         run=run,
-        created=dt.datetime.now().astimezone().isoformat(timespec="seconds"),
+        created=dt.datetime.now().astimezone().isoformat(timespec="microseconds"),
         language=spoken,
         answers=registry.current(workspace) == run.id,
         before=registry.way_back(ledger),
