@@ -145,6 +145,8 @@ def test_hours_are_passes_over_the_tokens_at_the_speed():
     assert line["tokens_per_s"] == pytest.approx(1e12 / base.flops(512, 16), abs=0.05)
     assert line["hours"] == pytest.approx(3_000_000 / line["tokens_per_s"] / 3600, rel=1e-2)
     assert line["estimated"] is True
+    loss = hardware.row(base, settings, where(64_000), found, 1_000_000, 1e-8)["tokens_per_s"]
+    assert 1 / loss == pytest.approx(1 / line["tokens_per_s"] + 1e-8 * base.vocabulary, rel=1e-2)
     assert hardware.row(base, settings, where(64_000), found, None)["hours"] is None
     assert hardware.row(base, settings, where(100), found, 1_000_000)["hours"] is None  # how long, where it does not fit
     assert hardware.row(base, settings, where(64_000), [], 1_000_000)["tokens_per_s"] is None
@@ -193,9 +195,9 @@ def test_a_probe_measures_what_it_says_and_leaves_the_random_numbers_alone():
     for line in found["bases"]:
         assert line["fits"]
         assert line["hours"] == pytest.approx(20_000 / line["tokens_per_s"] / 3600, abs=1e-3)
-    assert found["bases"][0]["tokens_per_s"] == pytest.approx(
-        found["measured"][0]["flops_per_s"] / hardware.BASES[0].flops(256, SETTINGS.rank), rel=1e-2
-    )
+    assert found["measured"][0]["sequence"] == SETTINGS.max_tokens
+    assert found["bases"][0]["tokens_per_s"] == pytest.approx(found["measured"][0]["tokens_per_s"], rel=1e-2)  # measured whole
+    assert 0 < hardware.logit_seconds("cpu", False) < 1e-6
     assert found["device"]["free_mb"] <= found["device"]["memory_mb"]
     assert found["seconds"] < 30
     assert [one.done for one in seen] == sorted(one.done for one in seen)

@@ -12,6 +12,7 @@ import os
 import platform
 import time
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from vaultllm import evaluate, power, train
@@ -118,7 +119,7 @@ class Speed(NamedTuple):
     tokens_per_s: float
     """Of whole steps: forward, loss, backward, AdamW."""
     flops_per_s: float
-    """The same as work."""
+    """Of the matrices: the same as work, without the time that the loss takes."""
 
 
 def probe(settings: TrainSettings, tokens: int | None, progress: Report, seconds: float = SECONDS) -> dict[str, Any]:
@@ -137,16 +138,17 @@ def probe(settings: TrainSettings, tokens: int | None, progress: Report, seconds
     half = bool(where["bf16"])
     wide = BASES[-1] if where["device"] == "cuda" else BASES[2]  # wide enough to keep a GPU busy; a CPU would take too long
     models = (BASES[0], *(one._replace(layers=4, vocabulary=8192) for one in (BASES[1], wide)))
+    logit = logit_seconds(where["device"], half)
     found: list[Speed] = []
     for number, one in enumerate(models):
         left = seconds - (time.monotonic() - began)
-        found += measure(one, settings, where["device"], half and one.half, left * (0.25, 0.4, 0.8)[number])
+        found += measure(one, settings, where["device"], half and one.half, left * (0.25, 0.4, 0.8)[number], logit)
         progress(Progress("measuring speed", (number + 1) / len(models)))
     return {
         "device": where,
         "others_per_core": round(busy, 2),
         "measured": [one._asdict() for one in found],
-        "bases": [row(base, settings, where, found, tokens) for base in BASES],
+        "bases": [row(base, settings, where, found, tokens, logit) for base in BASES],
         "dataset_tokens": tokens,
         "epochs": settings.epochs,
         "seconds": round(time.monotonic() - began, 1),
@@ -176,8 +178,33 @@ def machine() -> dict[str, Any]:
     }
 
 
-def measure(base: Base, settings: TrainSettings, device: str, half: bool, seconds: float) -> list[Speed]:
-    """One LoRA training on random tokens for about `seconds`, at least two steps; empty when the memory is not enough for it."""
+def logit_seconds(device: str, half: bool) -> float:
+    """What the loss costs for each number of the output layer, beyond the matrix product: a tenth of a step with large vocabularies."""
+    import torch
+
+    rows, vocabulary = (256 if device == "cuda" else 32), BASES[-1].vocabulary
+    ids, mask, labels = (part.to(device) for part in evaluate.pad([Window([0] * (rows + 1), [False] + [True] * rows)]))
+    best = math.inf
+    try:
+        for _ in range(3):
+            dtype = torch.bfloat16 if half else torch.float32
+            logits = torch.zeros(1, rows + 1, vocabulary, dtype=dtype, device=device, requires_grad=True)
+            said = SimpleNamespace(logits=logits)
+            _waited(device)
+            began = time.perf_counter()
+            evaluate.token_losses(lambda said=said, **given: said, ids, mask, labels)[0].mean().backward()
+            _waited(device)
+            best = min(best, time.perf_counter() - began)
+    except (torch.OutOfMemoryError, MemoryError):
+        return 0.0
+    return best / (rows * vocabulary)
+
+
+def measure(base: Base, settings: TrainSettings, device: str, half: bool, seconds: float, logit: float = 0.0) -> list[Speed]:
+    """One LoRA training on random tokens for about `seconds`, at least two steps; empty when the memory is not enough for it.
+
+    `logit`: seconds of `logit_seconds`, which are no work of the matrices.
+    """
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
@@ -209,28 +236,38 @@ def measure(base: Base, settings: TrainSettings, device: str, half: bool, second
             steps += 1
     except (torch.OutOfMemoryError, MemoryError):
         return []
-    speed = sequence * rows / best
-    return [Speed(base.width, half, sequence, round(speed, 1), speed * base.flops(sequence, settings.rank))]
+    token = best / (sequence * rows)
+    matrices = max(token - logit * base.vocabulary, token / 2)  # noise must not make it fast
+    return [Speed(base.width, half, sequence, round(1 / token, 1), base.flops(sequence, settings.rank) / matrices)]
 
 
 def _step(model: Any, optimizer: Any, base: Base, sequence: int, rows: int, device: str) -> float:
     """Seconds of one optimiser step as the training takes it."""
-    import torch
-
     ids = [number * 7919 % base.vocabulary for number in range(sequence)]
     batch = [part.to(device) for part in evaluate.pad([Window(ids, [False] + [True] * (sequence - 1))] * rows)]
-    wait = {"cuda": torch.cuda.synchronize, "mps": torch.mps.synchronize}.get(device, lambda: None)
-    wait()
+    _waited(device)
     began = time.perf_counter()
     evaluate.token_losses(model, *batch)[0].mean().backward()
     optimizer.step()
     optimizer.zero_grad()
-    wait()
+    _waited(device)
     return time.perf_counter() - began
 
 
-def row(base: Base, settings: TrainSettings, where: dict[str, Any], found: Sequence[Speed], tokens: int | None) -> dict[str, Any]:
-    """One line of the table; of `where` {device, free_mb, bf16} are read."""
+def _waited(device: str) -> None:
+    """What was asked of the device is done."""
+    import torch
+
+    if device == "cuda":
+        torch.cuda.synchronize()
+    elif device == "mps":
+        torch.mps.synchronize()
+
+
+def row(
+    base: Base, settings: TrainSettings, where: dict[str, Any], found: Sequence[Speed], tokens: int | None, logit: float = 0.0
+) -> dict[str, Any]:
+    """One line of the table; of `where` {device, free_mb, bf16} are read; `logit`: seconds of `logit_seconds`."""
     half = bool(where["bf16"]) and base.half
     sequence = settings.max_tokens
     usual = train.batch_tokens(base.vocabulary, base.parameters(), where["device"])
@@ -243,7 +280,7 @@ def row(base: Base, settings: TrainSettings, where: dict[str, Any], found: Seque
             sequence = batch = max(SHORTEST, sequence // 2)
     fits = base.memory(batch, settings.rank, half) <= free
     rate = flops_per_s(found, base.width, half)
-    speed = rate / base.flops(sequence, settings.rank) if rate else None
+    speed = 1 / (base.flops(sequence, settings.rank) / rate + logit * base.vocabulary) if rate else None
     usable = speed if fits else None
     return {
         "base": base.name,
