@@ -159,12 +159,12 @@ def test_retrain_has_nothing_to_do_when_little_is_new(shell: Shell) -> None:
 def test_training_survives_ctrl_c_and_the_same_command_goes_on(tmp_path: Path) -> None:
     shell = Shell(tmp_path)
     for number in range(30):
-        body = f"# Река {number}\n\n" + " ".join(f"Вода поднялась на {number + i} сантиметров утром {i} числа." for i in range(20))
+        body = f"# Река {number}\n\n" + " ".join(f"Вода поднялась на {number + i} сантиметров утром {i} числа." for i in range(12))
         (shell.vault / f"Река {number}.md").write_text(body, encoding="utf-8")
     base = models.build(tmp_path / "base", "llama")
     shell.run("init", ".")
     shell.run("ingest")
-    command = ("train", "--base", str(base), "--minutes", "0.4")
+    command = ("train", "--base", str(base), "--minutes", "0.2")
     with shell.start(*command) as process:
         deadline = time.monotonic() + 60
         while not list(shell.state.glob("runs/*/metrics.jsonl")) and time.monotonic() < deadline:
