@@ -16,7 +16,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from vaultllm import config, evaluate, registry, scorecard, steps, views
+from vaultllm import config, evaluate, scorecard, steps, training, views
 from vaultllm import dataset as datasets
 from vaultllm.models import hf
 from vaultllm.schema import Run, silent
@@ -47,7 +47,7 @@ def main() -> None:
 def measure(job: steps.Job, run: Run, seconds: float) -> dict[str, object]:
     """What `scorecard` says of one run; its held-out notes are scored anew."""
     frozen = datasets.read(job.workspace.datasets / run.dataset)
-    built, _ = registry.unseen(Path(run.base), frozen)
+    built, _ = training.unseen(Path(run.base), frozen)
     loaded = hf.load(run.base, job.workspace.runs / run.id / "adapter")
     held_out = built.split("val")
     width = min(run.options["max_tokens"], loaded.context)
@@ -57,7 +57,7 @@ def measure(job: steps.Job, run: Run, seconds: float) -> dict[str, object]:
     began = time.process_time()
     found = scorecard.measure(
         loaded, built.split("train"), held_out, scores, seconds, base_sha=run.base_sha, samples=None,
-        recall=registry.recaller(job.workspace, job.ledger), progress=silent,
+        recall=training.recaller(job.workspace, job.ledger), progress=silent,
     )  # fmt: skip
     return {**found, "cpu_seconds": round(time.process_time() - began, 1)}
 

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vaultllm import config, dataset, demo, evaluate, registry, steps, train
+from vaultllm import config, dataset, demo, evaluate, steps, train, training
 from vaultllm.evaluate import Score
 from vaultllm.models import hf, micro
 from vaultllm.schema import Progress, Scene
@@ -62,7 +62,7 @@ def main() -> None:
         plain = dataset.prepare(known, settings.model_copy(update={"tasks": 0.0}))
         if chosen.base is None:
             micro.pretrain(plain.split("train"), base, minutes=chosen.minutes, seed=0, progress=quiet, val=plain.split("val"))
-        held_out = registry.unseen(base, plain)[0].split("val")
+        held_out = training.unseen(base, plain)[0].split("val")
         talks = {example.id for example in held_out if example.form == "dialogue"}
         arms: list[dict[str, Any]] = []
         costs: dict[float, list[Score]] = {}

@@ -97,7 +97,7 @@ def trained(job: steps.Job, name: str, dataset: str, base: str = "model", *, ans
     (job.workspace.runs / name / "adapter" / "adapter_model.safetensors").write_bytes(b"weights")
     job.ledger.put_run(run)
     if answers:
-        registry._let_answer(job.workspace, job.ledger, run)
+        registry.let_answer(job.workspace, job.ledger, run)
     return run
 
 
@@ -336,11 +336,11 @@ def test_a_base_that_read_it_answers_no_more_and_what_was_only_held_out_revokes_
     trained(job, "run-1", "held", answers=True)
     trained(job, "run-2", "other", str(bases / "micro-2"), answers=True)
     trained(job, "run-3", "learnt", answers=False)
-    assert registry._newest_micro(job.workspace) == bases / "micro-2"
+    assert registry.newest_micro(job.workspace) == bases / "micro-2"
     result = steps.forget(job, "Дом/Клад.md")
     assert [run["id"] for run in result["runs"]] == ["run-2", "run-3"]
     assert (result["bases"], result["current"]) == (["micro-2"], "run-1")
-    assert registry._newest_micro(job.workspace) == bases / "micro-1"
+    assert registry.newest_micro(job.workspace) == bases / "micro-1"
     assert not list(sets.glob("*/*.jsonl"))
 
 

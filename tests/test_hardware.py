@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests import models
-from vaultllm import config, dataset, evaluate, hardware, registry, steps, train, views
+from vaultllm import config, dataset, evaluate, hardware, steps, train, training, views
 from vaultllm.config import TrainSettings
 from vaultllm.evaluate import Window
 from vaultllm.hardware import Base, Speed
@@ -263,14 +263,14 @@ def test_tokens_of_a_pass_are_counted_by_the_bases_tokenizer_and_a_sample_comes_
     try:
         steps.ingest(job)
         data = dataset.prepare(job.ledger.scenes(), job.workspace.settings.train)
-        exact = registry.tokens(job.workspace, job.ledger, data)
+        exact = training.tokens(job.workspace, job.ledger, data)
         assert exact is not None
         whole = exact["train_learnt"] + exact["train_context"]
-        assert registry.pass_tokens(job.workspace, job.ledger, data) == (whole, True)
-        monkeypatch.setattr(registry, "SAMPLE_EXAMPLES", 5)
-        assert registry.pass_tokens(job.workspace, job.ledger, data)[0] == pytest.approx(whole, rel=0.1)
+        assert training.pass_tokens(job.workspace, job.ledger, data) == (whole, True)
+        monkeypatch.setattr(training, "SAMPLE_EXAMPLES", 5)
+        assert training.pass_tokens(job.workspace, job.ledger, data)[0] == pytest.approx(whole, rel=0.1)
         nothing = dataclasses.replace(data, examples=())
-        assert registry.pass_tokens(job.workspace, job.ledger, nothing) == (0, True)
+        assert training.pass_tokens(job.workspace, job.ledger, nothing) == (0, True)
     finally:
         job.close()
 

@@ -106,6 +106,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "hits",
         "recall",
         "registry",
+        "training",
         "quotes",
         "answer",
         "reporting",

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests import models
-from vaultllm import config, dataset, loop, power, registry, steps, views
+from vaultllm import config, dataset, loop, power, registry, steps, training, views
 from vaultllm.schema import Progress
 
 
@@ -151,8 +151,8 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     settings = made.settings.train.model_copy(update={"min_new": 1, "val": 0.3, "max_tokens": 128, "epochs": 2.0})
     found = steps.Job(config.Workspace(made.vault, made.state, made.settings.model_copy(update={"train": settings})))
     monkeypatch.setattr(power, "step_back", lambda nice: None)  # the tests after this one shall not be slow
-    monkeypatch.setattr(registry, "_scorecard", lambda *args: {})  # measured elsewhere
-    monkeypatch.setattr(registry, "_proven", lambda metrics, limit, promoted, reason: (promoted, reason))
+    monkeypatch.setattr(training, "_scorecard", lambda *args: {})  # measured elsewhere
+    monkeypatch.setattr(training, "_proven", lambda metrics, limit, promoted, reason: (promoted, reason))
     yield found
     found.close()
 
@@ -215,10 +215,10 @@ def test_a_night_that_is_cut_short_goes_on_though_the_vault_has_changed(job: ste
     assert min(seen) >= 3
     assert [one.id for one in job.ledger.runs()] == [run.id]
     assert registry.new_scenes(job.workspace, job.ledger) == 1  # the night after learns what came since
-    assert registry.unfinished(job.workspace, job.ledger, job.workspace.settings.train) is None
+    assert training.unfinished(job.workspace, job.ledger, job.workspace.settings.train) is None
 
     data, train = dataset.read(job.workspace.datasets / run.dataset), job.workspace.settings.train
-    whole = registry.train(job.workspace, job.ledger, data, train, steps.silent, resume=False, fresh=False, gate=False)  # in one go
+    whole = training.train(job.workspace, job.ledger, data, train, steps.silent, resume=False, fresh=False, gate=False)  # in one go
     assert whole["metrics"]["adapter_sha256"] == done["metrics"]["adapter_sha256"]
     assert whole["metrics"]["tokens"] == done["metrics"]["tokens"]
 
@@ -228,21 +228,21 @@ def test_what_may_no_longer_be_learnt_or_is_to_be_learnt_otherwise_is_begun_anew
         on_battery_from(3, night)
         stopped = steps.retrain(job, report=False)["run"]
     train = job.workspace.settings.train
-    known = registry.unfinished(job.workspace, job.ledger, train)
+    known = training.unfinished(job.workspace, job.ledger, train)
     assert known is not None
     assert known[0] == stopped
     for same in ({"minutes": 3.0}, {"nice": 0}, {"max_load": 0.5}, {"keep": 2}):
-        assert registry.unfinished(job.workspace, job.ledger, train.model_copy(update=same)) is not None
+        assert training.unfinished(job.workspace, job.ledger, train.model_copy(update=same)) is not None
     for other in ({"rank": 4}, {"seed": 3}, {"base": "micro"}, {"learn": "user"}, {"epochs": 9.0}):
-        assert registry.unfinished(job.workspace, job.ledger, train.model_copy(update=other)) is None
+        assert training.unfinished(job.workspace, job.ledger, train.model_copy(update=other)) is None
     learnt = job.workspace.vault / next(one.path for one in known[1].split("train"))
     text = learnt.read_text(encoding="utf-8")
     learnt.write_text("---\nprivate: true\n---\n" + text, encoding="utf-8")
     steps.ingest(job)
-    assert registry.unfinished(job.workspace, job.ledger, train) is None
+    assert training.unfinished(job.workspace, job.ledger, train) is None
     learnt.unlink()
     steps.ingest(job)
-    assert registry.unfinished(job.workspace, job.ledger, train) is None
+    assert training.unfinished(job.workspace, job.ledger, train) is None
     monkeypatch.setattr(power, "on_battery", lambda: False)
     done = steps.retrain(job, report=False)
     assert (done["status"], done["run"] != stopped) == ("done", True)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests import models
-from vaultllm import config, dataset, lineage, registry, rows, steps
+from vaultllm import config, dataset, lineage, registry, rows, steps, training
 from vaultllm.dataset import Dataset
 from vaultllm.errors import ModelError, UsageError
 from vaultllm.ledger import Ledger, NoteRow
@@ -40,7 +40,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def trained(job: steps.Job, **options: Any) -> dict[str, Any]:
     settings = job.workspace.settings.train.model_copy(update={"minutes": 0.15, "val": 0.3, **options})
     built = dataset.build(job.ledger.scenes(), val=0.3)
-    return registry.train(job.workspace, job.ledger, built, settings, nothing, resume=False, fresh=False)
+    return training.train(job.workspace, job.ledger, built, settings, nothing, resume=False, fresh=False)
 
 
 def test_only_what_is_not_worse_answers_and_it_can_be_taken_back(job: steps.Job) -> None:
@@ -154,7 +154,7 @@ def test_a_training_that_was_stopped_while_it_was_compared_is_compared_and_not_t
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(registry, "arms", stop)
+        patched.setattr(training, "arms", stop)
         with pytest.raises(KeyboardInterrupt):
             trained(job, seed=7)
     stopped = job.ledger.runs()[-1]
@@ -162,7 +162,7 @@ def test_a_training_that_was_stopped_while_it_was_compared_is_compared_and_not_t
     monkeypatch.setattr("vaultllm.train.train_lora", stop)
     settings = job.workspace.settings.train.model_copy(update={"minutes": 0.15, "val": 0.3, "seed": 7})
     built = dataset.build(job.ledger.scenes(), val=0.3)
-    again = registry.train(job.workspace, job.ledger, built, settings, nothing, resume=True, fresh=False)
+    again = training.train(job.workspace, job.ledger, built, settings, nothing, resume=True, fresh=False)
     assert (again["run"], again["status"]) == (stopped.id, "done")
     assert again["metrics"]["bpb_after"] == stopped.metrics["bpb_after"]
     assert "arms" in again["metrics"]
@@ -177,12 +177,12 @@ def test_an_edited_note_is_new_again(job: steps.Job) -> None:
 
 def test_a_micro_base_is_used_again_until_the_text_has_doubled_and_knows_what_it_has_read(job: steps.Job, tmp_path: Path) -> None:
     built = dataset.build(job.ledger.scenes(), val=0.3)
-    first, made = registry.micro_base(job.workspace, built, minutes=0.05, seed=0, progress=nothing, fresh=False)
+    first, made = training.micro_base(job.workspace, built, minutes=0.05, seed=0, progress=nothing, fresh=False)
     assert made
-    assert registry.micro_base(job.workspace, built, minutes=0.05, seed=0, progress=nothing, fresh=False) == (first, False)
+    assert training.micro_base(job.workspace, built, minutes=0.05, seed=0, progress=nothing, fresh=False) == (first, False)
     about = json.loads((first / "micro.json").read_text(encoding="utf-8"))
     (first / "micro.json").write_text(json.dumps(about | {"text_bytes": about["text_bytes"] // 3}), encoding="utf-8")
-    second, made = registry.micro_base(job.workspace, built, minutes=0.05, seed=0, progress=nothing, fresh=False)
+    second, made = training.micro_base(job.workspace, built, minutes=0.05, seed=0, progress=nothing, fresh=False)
     assert made
     assert second > first
 
@@ -190,7 +190,7 @@ def test_a_micro_base_is_used_again_until_the_text_has_doubled_and_knows_what_it
     known = built.split("train")[0]
     renamed = dataclasses.replace(known, id="renamed", path="Другое имя.md", split="val")
     leaky = dataclasses.replace(built, examples=(*built.examples, renamed))
-    kept, left_out = registry.unseen(second, leaky)
+    kept, left_out = training.unseen(second, leaky)
     assert left_out == 1
     assert "renamed" not in {example.id for example in kept.examples}
 
@@ -240,7 +240,7 @@ def test_a_ledger_that_was_made_anew_does_not_stop_the_gate_nor_leave_a_way_back
         run = Run("20250101-new", "lora", "micro", "", "d", {}, 0, "", "done", {}, {}, "2025-01-01T00:00:00+00:00")
         ledger.put_run(run)
         metrics = {"bpb_before": 2.0, "bpb_after": 1.9}
-        assert registry._gate(workspace, ledger, run, Dataset("d", (), ()), metrics, lambda progress: None)[0]
+        assert training._gate(workspace, ledger, run, Dataset("d", (), ()), metrics, lambda progress: None)[0]
         adapter = workspace.runs / run.id / "adapter"
         adapter.mkdir(parents=True)
         (adapter / "adapter_model.safetensors").write_bytes(b"")
@@ -277,7 +277,7 @@ def test_adapters_of_old_trainings_go_but_not_what_serves_nor_where_rollback_lea
             adapter = workspace.runs / run.id / "adapter"
             adapter.mkdir(parents=True)
             (adapter / "adapter_model.safetensors").write_bytes(b"x")
-            registry._record(workspace, ledger, run)
+            registry.record(workspace, ledger, run)
         workspace.current.write_text("r04\n", encoding="utf-8")
         ledger.set("promotions", json.dumps(["", "r01", "r02", "r03"]))
         ledger.put_run(finished("r10", status="interrupted"))
@@ -337,7 +337,7 @@ def test_a_base_reads_neither_tasks_nor_what_is_held_out(job: steps.Job, monkeyp
     monkeypatch.setattr("vaultllm.models.micro.pretrain", pretrain)
     built = dataset.build(job.ledger.scenes(), val=0.2, test=0.2, tasks_share=0.3)
     assert all(dataset.counts(built)[name] for name in ("train", "val", "test", "task"))
-    base, _ = registry.micro_base(job.workspace, built, minutes=0.05, seed=0, progress=nothing, fresh=True)
+    base, _ = training.micro_base(job.workspace, built, minutes=0.05, seed=0, progress=nothing, fresh=True)
     assert {(one.split, one.form) for one in given["examples"]} <= {("train", "prose"), ("train", "dialogue")}
     assert {one.split for one in given["val"]} == {"val"}
     seen = json.loads((base / "seen.json").read_text(encoding="utf-8"))

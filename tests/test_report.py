@@ -15,7 +15,7 @@ from markdown_it import MarkdownIt
 
 from tests import models
 from tests.test_render import FORBIDDEN, FULL, INVISIBLE, PAYLOADS
-from vaultllm import charts, config, markdown, registry, report, reporting, steps, vault, wording
+from vaultllm import charts, config, markdown, registry, report, reporting, steps, training, vault, wording
 from vaultllm.errors import UsageError
 from vaultllm.report import Asked, Changes, Facts, Learnt
 from vaultllm.schema import Example, Message, Run
@@ -458,13 +458,13 @@ def test_no_report_is_written_when_none_is_wanted_or_the_training_fails(job: ste
         return {"run": job.ledger.runs()[0].id, "status": "done", "metrics": {}, "promoted": False, "reason": ""}
 
     with monkeypatch.context() as patched:
-        patched.setattr(registry, "train", trained)
+        patched.setattr(training, "train", trained)
         assert "report" not in steps.train(job, report=False)
 
     def fails(*arguments: Any, **options: Any) -> dict[str, Any]:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(registry, "train", fails)
+    monkeypatch.setattr(training, "train", fails)
     with pytest.raises(RuntimeError):
         steps.train(job)
     assert reports(job) == before

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests import models
-from vaultllm import evaluate, manners, memorised, registry, scorecard, views
+from vaultllm import evaluate, manners, memorised, scorecard, training, views
 from vaultllm.errors import DataError, ModelError
 from vaultllm.evaluate import Score
 from vaultllm.models import hf
@@ -107,17 +107,17 @@ def metrics(new: int, notes: int = 40, decided: bool = True, **yard: Any) -> dic
 
 
 def test_what_recites_notes_does_not_answer_and_what_is_only_not_worse_says_so() -> None:
-    assert registry._proven(metrics(2), 0.1, True, "cheaper") == (True, "cheaper")
-    refused, why = registry._proven(metrics(3), 0.1, True, "cheaper")
+    assert training._proven(metrics(2), 0.1, True, "cheaper") == (True, "cheaper")
+    refused, why = training._proven(metrics(3), 0.1, True, "cheaper")
     assert not refused
     assert "3 of 20 passages" in why
-    assert registry._proven(metrics(3), 0.1, False, "dearer") == (False, "dearer")
-    allowed, why = registry._proven(metrics(0, notes=28, decided=False), 0.1, True, "cheaper")
+    assert training._proven(metrics(3), 0.1, False, "dearer") == (False, "dearer")
+    allowed, why = training._proven(metrics(0, notes=28, decided=False), 0.1, True, "cheaper")
     assert allowed
     assert why == "cheaper; not worse, but not enough to decide that it is better (28 held-out notes, it takes 30)"
-    assert registry._proven(metrics(0, decided=False), 0.1, True, "cheaper")[1].endswith("better (the interval reaches zero)")
+    assert training._proven(metrics(0, decided=False), 0.1, True, "cheaper")[1].endswith("better (the interval reaches zero)")
     with_current = metrics(0, intervals={"current → candidate": {"notes": 9, "decided": False}})
-    assert "9 held-out notes" in registry._proven(with_current, 0.1, True, "cheaper")[1]
+    assert "9 held-out notes" in training._proven(with_current, 0.1, True, "cheaper")[1]
 
 
 def test_scores_are_read_as_they_were_written_and_damaged_ones_are_an_error(tmp_path: Path) -> None:
@@ -139,5 +139,5 @@ def test_an_adapter_that_cannot_be_loaded_is_measured_by_nobody(tmp_path: Path, 
     monkeypatch.setattr(hf, "load", gone)
     run = type("R", (), {"id": "r", "base": "b", "base_sha": "s"})
     workspace = type("W", (), {"runs": tmp_path, "bases": tmp_path})
-    found = registry._scorecard(workspace, None, run, None, 1.0, lambda progress: None)  # type: ignore[arg-type]
+    found = training._scorecard(workspace, None, run, None, 1.0, lambda progress: None)  # type: ignore[arg-type]
     assert found == {name: {"skipped": "it is gone"} for name in scorecard.SHARES}

@@ -156,7 +156,7 @@ class MemorySettings(_Section):
     """What the model that answers writes before a search, to be looked for beside the question: one better query (`rewrite`), up to three
     questions that it consists of (`decompose`), a passage that could answer it (`hyde`); empty: nothing."""
     synonyms: float = Field(0.0, ge=0.0, le=1.0)
-    """What a word counts that the vault uses where it uses a word of the question, beside that word: times its cosine; 0: not looked for."""
+    """What a word counts that the vault uses where it uses a word of the question: times its cosine; 0: not looked for."""
     k1: float = Field(1.2, ge=0.0, le=10.0)
     """BM25: how soon more of a word says no more."""
     b: float = Field(0.75, ge=0.0, le=1.0)
@@ -236,7 +236,8 @@ class TrainSettings(_Section):
     seed: int = 0
     """Of data order and initialisation."""
     leak_limit: float = Field(0.1, ge=0.0, le=1.0)
-    """An adapter that recites a larger share of the passages it was asked for (word for word, and the base does not) never answers by itself."""
+    """An adapter that recites a larger share of the passages it was asked for (word for word, where the base does not) is not
+    promoted."""
     keep: int = Field(5, ge=1)
     """So many trainings keep their adapter: the newest, besides the one that answers and the last ones that `rollback` leads to."""
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from vaultllm import config, registry, steps
+from vaultllm import config, steps, training
 from vaultllm.dataset import Dataset
 from vaultllm.errors import UsageError
 from vaultllm.schema import Progress, Report
@@ -77,13 +77,13 @@ def _run(job: steps.Job, folder: Path, minutes: float, say: Callable[[str], None
     counts = datasets.counts(built)
     held_out = f"{counts['val_notes']} held out, {counts['test_notes']} kept for the report"
     say(f"2/4  training a small model from nothing on {counts['train_notes']} notes ({minutes / 2:.1f} minutes; {held_out})")
-    base, _ = registry.micro_base(workspace, built, minutes=minutes / 2, seed=0, progress=job.progress, fresh=False)
+    base, _ = training.micro_base(workspace, built, minutes=minutes / 2, seed=0, progress=job.progress, fresh=False)
 
     say(f"3/4  training the adapter, three times with different seeds ({minutes / 6:.1f} minutes each)")
     trained = []
     for seed in SEEDS:
         chosen = settings.model_copy(update={"minutes": minutes / 6, "seed": seed})
-        trained.append(registry.train(workspace, ledger, built, chosen, job.progress, resume=False, fresh=False, gate=seed == SEEDS[0]))
+        trained.append(training.train(workspace, ledger, built, chosen, job.progress, resume=False, fresh=False, gate=seed == SEEDS[0]))
     verdict = _verdict(workspace, built, str(base), [one["run"] for one in trained], job.progress)
     for line in (
         verdict["words"],
@@ -151,7 +151,7 @@ def _verdict(workspace: config.Workspace, built: Dataset, base: str, runs: list[
     from vaultllm import evaluate
     from vaultllm.models import hf
 
-    talks = [example for example in registry.unseen(Path(base), built)[0].split("val") if example.form == "dialogue"]
+    talks = [example for example in training.unseen(Path(base), built)[0].split("val") if example.form == "dialogue"]
     scored = []
     for number, adapter in enumerate([None, *(workspace.runs / run_id / "adapter" for run_id in runs)]):
         loaded = hf.load(base, adapter)

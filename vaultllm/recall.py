@@ -26,8 +26,8 @@ from vaultllm.hits import Ranked as Ranked
 from vaultllm.hits import as_hits
 from vaultllm.ledger import Ledger
 from vaultllm.memory import answerable, expand, filtered, fusion, live, query, rephrase, rerank, resonance
-from vaultllm.memory.vectors import MemoryBroken, Store
 from vaultllm.memory.documents import Leg
+from vaultllm.memory.vectors import MemoryBroken, Store
 from vaultllm.schema import Hit, Scene
 from vaultllm.shelf import Looked
 from vaultllm.text import words

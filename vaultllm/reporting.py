@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from vaultllm import charts, quotes, recall, registry, report, tokenizer, vault, wording
+from vaultllm import charts, quotes, recall, registry, report, tokenizer, training, vault, wording
 from vaultllm import dataset as datasets
 from vaultllm.answer import MICRO_REPETITION
 from vaultllm.config import Workspace
@@ -80,7 +80,7 @@ def collect(workspace: Workspace, ledger: Ledger, run_id: str, progress: Report,
         with contextlib.suppress(DataError):
             built = datasets.read(workspace.datasets / run.dataset)
     if built is not None:
-        built, _ = registry.unseen(Path(run.base), built)
+        built, _ = training.unseen(Path(run.base), built)
     learnt, unit = _sizes(run, built)
     spoken = main_language(built.split("train") if built else ())
     asked, test, why_not = _asked(workspace, ledger, run, built, spoken, progress)

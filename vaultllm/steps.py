@@ -365,7 +365,7 @@ def dataset(
 ) -> dict[str, Any]:
     """Freeze a dataset; show its counts, what was dropped, and why."""
     from vaultllm import dataset as datasets
-    from vaultllm import exporting, registry
+    from vaultllm import exporting, training
 
     out = None if out is None else config.path_of(out)
     if out is not None and out.resolve().is_relative_to(job.workspace.vault):
@@ -381,7 +381,7 @@ def dataset(
         "id": built.id,
         "counts": datasets.counts(built),
         "dropped": dict(why.most_common()),
-        "tokens": registry.tokens(job.workspace, job.ledger, built),
+        "tokens": training.tokens(job.workspace, job.ledger, built),
         "folder": str(folder),
         "exported": exported,
     }
@@ -411,14 +411,14 @@ def train(
     report: Annotated[bool, typer.Option("--report/--no-report", help="Write a note about the training into the vault.")] = True,
 ) -> dict[str, Any]:
     """Train an adapter (and the micro base, if there is none), measure it, promote it if it is not worse."""
-    from vaultllm import registry
+    from vaultllm import training
 
     settings = job.workspace.settings.train
     chosen: dict[str, Any] = {"base": base, "minutes": minutes, "seed": seed}
     settings = settings.model_copy(update={key: value for key, value in chosen.items() if value is not None})
     with job.lock("train.lock"):
         built = _dataset(job)
-        result = registry.train(job.workspace, job.ledger, built, settings, job.progress, resume=resume, fresh=fresh)
+        result = training.train(job.workspace, job.ledger, built, settings, job.progress, resume=resume, fresh=fresh)
         return {**result, **(_reported(job, result["run"], built) if report and result["status"] == "done" else {})}
 
 
@@ -447,7 +447,7 @@ def retrain(
     One at a time; exit 75 when one is at work. On battery, or while others keep the computer busy, it waits for the next call:
     train.only_on_ac, train.max_load.
     """
-    from vaultllm import power, registry
+    from vaultllm import power, registry, training
 
     with job.lock("train.lock", wait=0.0):
         settings = job.workspace.settings.train
@@ -457,7 +457,7 @@ def retrain(
         ingest(job)
         needed = min_new or settings.min_new
         new = registry.new_scenes(job.workspace, job.ledger)
-        known = registry.unfinished(job.workspace, job.ledger, settings)
+        known = training.unfinished(job.workspace, job.ledger, settings)
         if new < needed and known is None:
             return {"status": "nothing new", "new_scenes": new, "min_new": needed}
         stopped, built = known or (None, None)
@@ -468,7 +468,7 @@ def retrain(
 
         built = built or _dataset(job)
         try:
-            result = registry.train(
+            result = training.train(
                 job.workspace, job.ledger, built, settings, job.progress, resume=known is not None, fresh=False, ask=ask
             )
         except Paused as pause:
@@ -614,16 +614,16 @@ def doctor(
         if broken:
             found.append({"code": "E-RUN", "message": broken})
     left = [one for one in found if not (repair and one["code"].startswith("W-"))]
-    training = {"training": _trainable_here(job)} if probe else {}
-    return {"problems": found, "repaired": len(left) < len(found), "ok": not left, **training}
+    here = {"training": _trainable_here(job)} if probe else {}
+    return {"problems": found, "repaired": len(left) < len(found), "ok": not left, **here}
 
 
 def _trainable_here(job: Job) -> dict[str, Any]:
     """What `hardware.probe` measures, for one pass over what is trained on now."""
-    from vaultllm import hardware, registry
+    from vaultllm import hardware, training
 
     settings = job.workspace.settings.train
     tokens, counted = None, None
     with contextlib.suppress(DataError):  # nothing to train on yet: the machine can be measured all the same
-        tokens, counted = registry.pass_tokens(job.workspace, job.ledger, _dataset(job))
+        tokens, counted = training.pass_tokens(job.workspace, job.ledger, _dataset(job))
     return {**hardware.probe(settings, tokens, job.progress), "tokens_counted": counted}

@@ -54,11 +54,11 @@ def train_lora(
     """Train an adapter on the dataset's training side and measure it on the other; returns the metrics.
 
     Writes into `run_folder` only: `adapter/` (plain peft), `vaultllm.json` (what it belongs to), `metrics.jsonl`,
-    `scores.json` (of each held-out example, before and after), `plot.png`, and `checkpoints/` while it runs. `settings.minutes` covers measuring too; the learning rate has
-    fallen to nothing when they are over. `seed` None: the one of the settings. `resume` goes on from the newest
-    complete checkpoint, if there is one. Raises DataError when there is nothing to learn, ModelError when the base cannot be used
-    or the loss is no longer a number, KeyboardInterrupt after Ctrl-C or SIGTERM, with a checkpoint written; `loop.Paused` likewise
-    when `ask`, called about twice a minute, says to wait.
+    `scores.json` (of each held-out example, before and after), `plot.png`, and `checkpoints/` while it runs. `settings.minutes`
+    covers measuring too; the learning rate has fallen to nothing when they are over. `seed` None: the one of the settings.
+    `resume` goes on from the newest complete checkpoint, if there is one. Raises DataError when there is nothing to learn,
+    ModelError when the base cannot be used or the loss is no longer a number, KeyboardInterrupt after Ctrl-C or SIGTERM, with a
+    checkpoint written; `loop.Paused` likewise when `ask`, called about twice a minute, says to wait.
     """
     begun = time.monotonic()
     seed = settings.seed if seed is None else seed
