@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from vaultllm import chats, config, dataset, reading, splits, steps, text, views
+from vaultllm import chats, config, dataset, reading, splits, steps, text, training_views
 from vaultllm.config import Settings, TrainSettings
 from vaultllm.scene_yaml import from_yaml
 
@@ -82,7 +82,7 @@ def check_dataset(job: steps.Job, settings: TrainSettings) -> None:
     result = steps.dataset(job)
     assert sum(result["dropped"].values()) == len(dataset.prepare(scenes.values(), job.workspace.settings.train).dropped)
     console = Console(width=200, file=io.StringIO())
-    console.print(views.dataset(result))
+    console.print(training_views.dataset(result))
     shown = console.file.getvalue()  # type: ignore[attr-defined]  # a StringIO
     assert "{scenes:,} scenes = {used:,} used + {dropped_scenes:,} dropped".format(**result["counts"]) in shown
     assert all(why.split()[0] in shown for why in result["dropped"])

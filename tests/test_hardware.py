@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests import models
-from vaultllm import config, dataset, evaluate, hardware, steps, train, training, views
+from vaultllm import config, dataset, evaluate, hardware, steps, train, training, training_views
 from vaultllm.config import TrainSettings
 from vaultllm.evaluate import Window
 from vaultllm.hardware import Base, Speed
@@ -243,8 +243,8 @@ def test_doctor_shows_a_table_when_it_is_asked_to(tmp_path: Path):
         steps.ingest(job)
         assert "training" not in steps.doctor(job)
         result = steps.doctor(job, probe=True)
-        console.print(views.doctor(empty))
-        console.print(views.doctor(result))
+        console.print(training_views.doctor(empty))
+        console.print(training_views.doctor(result))
     finally:
         job.close()
     shown = console.export_text()
@@ -254,7 +254,7 @@ def test_doctor_shows_a_table_when_it_is_asked_to(tmp_path: Path):
     for said in ("all is well", "micro", "middle", "large", "fits", "tokens/s", " min", f"{result['training']['dataset_tokens']:,} tokens"):
         assert said in shown
     more = {**result, "training": {**result["training"], "others_per_core": 0.9}}
-    console.print(views.doctor(more))
+    console.print(training_views.doctor(more))
     assert "kept each core 90% busy" in console.export_text()
 
 
@@ -292,5 +292,5 @@ def test_doctor_alone_loads_no_torch(tmp_path: Path):
     ("hours", "said"), [(None, ""), (0.0, "1 min"), (0.5, "30 min"), (0.999, "60 min"), (1.0, "1.0 h"), (47.0, "47.0 h"), (100.0, "4 days")]
 )
 def test_a_time_is_said_as_a_person_says_it(hours: float | None, said: str):
-    assert views._hours(hours) == said
+    assert training_views._hours(hours) == said
     assert math.isfinite(hours or 0.0)

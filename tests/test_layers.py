@@ -118,7 +118,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "pipeline",
         "schedule",
     ),
-    ("follower", "watch", "demo", "bench", "views", "terminal", "cli"),
+    ("follower", "watch", "demo", "bench", "views", "training_views", "terminal", "cli"),
 )
 
 

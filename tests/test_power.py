@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests import models
-from vaultllm import config, dataset, loop, power, registry, steps, training, views
+from vaultllm import config, dataset, loop, power, registry, steps, training, training_views
 from vaultllm.schema import Progress
 
 
@@ -181,7 +181,7 @@ def test_on_battery_nothing_is_begun(job: steps.Job, monkeypatch: pytest.MonkeyP
     }
     assert not job.ledger.runs()
     assert json.loads(json.dumps(result)) == result
-    assert str(views.train(result)).startswith("on battery: the battery feeds")
+    assert str(training_views.train(result)).startswith("on battery: the battery feeds")
     train = job.workspace.settings.train.model_copy(update={"min_new": 500})
     job.workspace = config.Workspace(job.workspace.vault, job.workspace.state, job.workspace.settings.model_copy(update={"train": train}))
     assert steps.retrain(job, report=False)["status"] == "nothing new"  # which is so whatever feeds the machine
@@ -193,7 +193,7 @@ def test_a_night_that_is_cut_short_goes_on_though_the_vault_has_changed(job: ste
         result = steps.retrain(job, report=False)
     assert asked == [1, 2, 3, 4]  # before it began, and after each step until it had to stop
     assert (result["status"], result["step"], result["new_scenes"]) == ("on battery", 3, 24)
-    assert f"run {result['run']} goes on at step 3" in str(views.train(result))
+    assert f"run {result['run']} goes on at step 3" in str(training_views.train(result))
     run = job.ledger.runs()[-1]
     assert (run.id, run.status) == (result["run"], "interrupted")
     assert "goes on at step 3" in run.reason

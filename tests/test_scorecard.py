@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests import models
-from vaultllm import evaluate, manners, memorised, scorecard, training, views
+from vaultllm import evaluate, manners, memorised, scorecard, training, training_views
 from vaultllm.errors import DataError, ModelError
 from vaultllm.evaluate import Score
 from vaultllm.models import hf
@@ -60,12 +60,12 @@ def test_every_measure_is_there_and_shown_side_by_side(loaded: hf.Loaded, scores
     assert found["memorised"]["recited"] == {"skipped": "no learnt text is long enough to be recited"}
     assert found["probes"]["headings"] == {"skipped": "fewer than 4 held-out sections of one language"}
     assert found["drift"]["kl_bits"] > 0
-    rows = {row[0]: row for row in views.yardstick_rows(found["yardsticks"])}
+    rows = {row[0]: row for row in training_views.yardstick_rows(found["yardsticks"])}
     assert set(rows) == {"base", "the new adapter", "n-gram model", "xz"}
     assert rows["the new adapter"][3] == ""
     gain = found["yardsticks"]["intervals"]["candidate → ngram"]
     assert rows["n-gram model"][3].startswith(f"{-gain['mean']:+.3f} ({-gain['high']:+.3f} to {-gain['low']:+.3f})")
-    said = {row[0]: row for row in views.measure_rows(found)}
+    said = {row[0]: row for row in training_views.measure_rows(found)}
     assert said["drift"][3].endswith(f"KL {found['drift']['kl_bits']:.3f} bits a token")
     assert said["answers that loop"][3] == f"of {found['manners']['questions']} questions"
 
@@ -87,7 +87,7 @@ def test_a_measure_that_fails_is_skipped_with_its_reason_and_the_others_are_not(
     found = measured(loaded, scores, 1.0)
     assert found["manners"] == {"skipped": "it failed: E-DATA no such thing"}
     assert "skipped" not in found["drift"]
-    assert ("answers", "", "", "skipped: it failed: E-DATA no such thing") in views.measure_rows(found)
+    assert ("answers", "", "", "skipped: it failed: E-DATA no such thing") in training_views.measure_rows(found)
 
 
 def test_an_interrupt_is_no_failure_of_a_measure(

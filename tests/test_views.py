@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.console import Console
 
-from vaultllm import lineage, views
+from vaultllm import lineage, training_views, views
 from vaultllm.schema import Run
 
 
@@ -79,9 +79,9 @@ def test_a_run_that_was_not_promoted_offers_its_promotion_and_no_rollback() -> N
         "peak_rss_mb": 1,
     }
     result = {"run": "r1", "status": "done", "promoted": False, "reason": "it got worse", "metrics": metrics, "plot": "p", "adapter": "a"}
-    assert "vaultllm promote r1" in shown(views.train(result))
-    assert "rollback" not in shown(views.train(result))
-    assert "rollback" in shown(views.train(result | {"promoted": True}))
+    assert "vaultllm promote r1" in shown(training_views.train(result))
+    assert "rollback" not in shown(training_views.train(result))
+    assert "rollback" in shown(training_views.train(result | {"promoted": True}))
 
 
 def test_without_a_model_no_words_of_it_are_announced() -> None:
@@ -102,22 +102,22 @@ def test_runs_are_a_line_with_what_was_refused_hanging_on_it() -> None:
         run("03", "01", promoted=True, reason="better again"),
     ]  # fmt: skip
     records = [{"id": one.id, "adapter": one.id != "02"} for one in found]
-    said = shown(views.runs({"runs": records, "current": "03", "descent": lineage.descent(found, "03")}))
+    said = shown(training_views.runs({"runs": records, "current": "03", "descent": lineage.descent(found, "03")}))
     assert [line.split("  ")[0].rstrip() for line in said.split("\n")[1:5]] == ["Qwen3", "● 01", "├─○ 02", "● 03"]
     assert "refused (adapter removed)" in said
     assert "answers" in said
     assert "2.000 → 1.900" in said
     assert "abcdef01 " in said
-    assert "no run yet" in shown(views.runs({"runs": [], "current": None, "descent": []}))
+    assert "no run yet" in shown(training_views.runs({"runs": [], "current": None, "descent": []}))
 
 
 def test_the_note_about_a_training_is_named_or_why_there_is_none() -> None:
-    assert "report      a.md" in views._report_line({"report": "a.md"})
-    assert "no report   disk full" in views._report_line({"report": None, "report_error": "disk full"})
-    assert views._report_line({}) == ""
+    assert "report      a.md" in training_views._report_line({"report": "a.md"})
+    assert "no report   disk full" in training_views._report_line({"report": None, "report_error": "disk full"})
+    assert training_views._report_line({}) == ""
     about = {"run": "r1", "decision": "refused", "reason": "it got worse", "note": "a.md"}
-    assert shown(views.reported(about | {"written": False})) == "run r1: refused: it got worse\nnote     a.md\n"
-    assert "written  a.md" in shown(views.reported(about | {"written": True}))
+    assert shown(training_views.reported(about | {"written": False})) == "run r1: refused: it got worse\nnote     a.md\n"
+    assert "written  a.md" in shown(training_views.reported(about | {"written": True}))
 
 
 def test_a_search_says_what_a_model_looked_for_besides_and_what_it_could_not() -> None:

@@ -23,7 +23,7 @@ import typer
 from rich.text import Text
 from typer.core import TyperGroup
 
-from vaultllm import __version__, config, steps, views
+from vaultllm import __version__, config, steps, training_views, views
 from vaultllm.database import explained
 from vaultllm.errors import UsageError, VaultError, VaultllmError
 from vaultllm.terminal import GLOBALS, ReaderLeft, console, emit, opened, progress_shown
@@ -192,13 +192,13 @@ def forget(
     emit(result, views.forgotten)
 
 
-_command(steps.dataset, views.dataset)
-_command(steps.train, views.train)
-_command(steps.retrain, views.train)
-_command(steps.runs, views.runs)
-_command(steps.report, views.reported)
-_command(steps.promote, views.promoted)
-_command(steps.rollback, views.promoted)
+_command(steps.dataset, training_views.dataset)
+_command(steps.train, training_views.train)
+_command(steps.retrain, training_views.train)
+_command(steps.runs, training_views.runs)
+_command(steps.report, training_views.reported)
+_command(steps.promote, training_views.promoted)
+_command(steps.rollback, training_views.promoted)
 
 
 @app.command()
@@ -249,7 +249,7 @@ def doctor(
     """Check the ledger, the scene files, the memory and the run that answers."""
     with opened() as job:
         result = steps.doctor(job, repair, probe)
-    emit(result, views.doctor)
+    emit(result, training_views.doctor)
     if not result["ok"]:
         raise typer.Exit(3)
 
@@ -408,7 +408,7 @@ def demo(
         result = demonstration.run(
             folder, minutes, progress, say=lambda line: None if GLOBALS.json or GLOBALS.quiet else print(line, flush=True)
         )
-    emit(result, views.demo)
+    emit(result, training_views.demo)
 
 
 # -- the process
