@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from vaultllm import views
+from vaultllm import training_views
 
 result = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
 home = str(Path(result["folder"]).parent)
@@ -25,7 +25,7 @@ with Path("/dev/null").open("w") as nowhere:
         for source in answer["sources"][:1]:
             console.print(f"  → {source['quote'].replace('**', '')}\n    [dim]{source['path']}:{source['lines'][0]}[/dim]")
     console.print()
-    console.print(views.demo(result))
+    console.print(training_views.demo(result))
 picture = console.export_svg(title="vaultllm demo")
 picture = re.sub(r"@font-face \{.*?\}", "", picture, flags=re.DOTALL)  # a picture must not call anybody
 Path(sys.argv[2]).write_text(picture, encoding="utf-8")
