@@ -218,6 +218,10 @@ def rebuild(
 
     What was forgotten leaves the disk with it. The arguments are those of `refresh`. Raises VaultError when it cannot be written.
     """
+    is_damaged = bool(ledger.index.check())
+    if is_damaged:
+        with ledger.transaction():
+            ledger.index.rebuild()
     refresh(ledger, folder, settings, progress, base=base, background=background)  # an embedder and all vectors first
     about = fitted(ledger)
     if about is not None:
@@ -226,14 +230,17 @@ def rebuild(
                 _rebuild(ledger, _place(ledger, folder, settings), about["fingerprint"], progress)
             except server.MemoryAway as error:
                 raise VaultError(str(error)) from error
-    with ledger.transaction():
-        ledger.index.purge()
+    if not is_damaged:
+        with ledger.transaction():
+            ledger.index.purge()
     ledger.db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
 
 def check(ledger: Ledger, folder: Path, settings: MemorySettings) -> str:
-    """ "" when Chroma and the ledger agree (embedder, count, a sample of vectors); else what is wrong, in a sentence."""
+    """ "" when the words index, Chroma and the ledger agree (embedder, count, samples); else what is wrong, in a sentence."""
     try:
+        if said := ledger.index.check():
+            return said
         counts = ledger.counts()
         about = fitted(ledger)
         if about is None:

@@ -13,8 +13,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vaultllm.errors import VaultError
+
 FAN = 8  # segments of one size are merged when there are so many
 MOST = 2**18  # postings: a merge that would make more is left, so that none takes longer than a few hundredths of a second
+
+
+class DamagedIndexError(VaultError):
+    """The words index is not as it was written; all of it can be made anew from the passages."""
+
+    code = "E-WORDS"
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"the words index is damaged ({what}); mend: vaultllm doctor --repair")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,11 +61,13 @@ class Segment:
 
     @staticmethod
     def from_bytes(data: bytes) -> Segment:
-        """The inverse of `to_bytes`. Raises ValueError when the bytes are something else."""
+        """The inverse of `to_bytes`. Raises DamagedIndexError when the bytes are something else."""
+        if len(data) < 16:
+            raise DamagedIndexError(f"a segment has {len(data)} bytes")
         keys, count, key, table = map(int, np.frombuffer(data, "<u4", 4))
         at = np.cumsum([16, key * keys, 8 * table, 4 * (keys + 1), 4 * count, count]).tolist()
         if key not in (4, 8) or len(data) != at[-1]:
-            raise ValueError(f"a segment of {keys} keys and {count} postings has {len(data)} bytes")
+            raise DamagedIndexError(f"a segment of {keys} keys and {count} postings has {len(data)} bytes")
         return Segment(
             np.frombuffer(data, f"<u{key}", keys, at[0]),
             np.frombuffer(data, "<u4", keys + 1, at[2]),

@@ -83,7 +83,7 @@ class Index:
         rows = self.db.execute("SELECT keys, words FROM vocabulary").fetchall()
         self.db.execute("DELETE FROM vocabulary")
         self._write_words(
-            [(key, word) for keys, words in rows for key, word in zip(np.frombuffer(keys, "<u8"), _spelled(words), strict=True)],
+            [(key, word) for keys, words in rows for key, word in zip(_keys(keys), _spelled(words), strict=True)],
             used,
         )
         postings.compact(self.db, PARTS, lambda values: np.isin(values, used))
@@ -95,6 +95,32 @@ class Index:
         for family, alive in ((WORDS, self._alive), (PARTS, None)):
             if postings.large(self.db, family) > _MOST_LARGE:
                 postings.compact(self.db, family, alive)
+
+    def check(self) -> str:
+        """ "" when every passage is in the index and some of them are found by each of their words; else what is wrong, in a sentence.
+
+        Reads all of it. Raises sqlite3.Error.
+        """
+        import numpy as np
+
+        from vaultllm.memory.postings import DamagedIndexError
+
+        self._readers = None  # as it is in the file
+        try:
+            slots = {slot for (slot,) in self.db.execute("SELECT slot FROM passages")}
+            known = set(self.slots().tolist())
+            if known != slots:
+                return f"the words index lacks {len(slots - known)} passages and has {len(known - slots)} that are gone"
+            for slot, text, context in self.db.execute(
+                "SELECT slot, text, context FROM passages WHERE slot IN (SELECT slot FROM passages ORDER BY slot % 997, slot LIMIT 20)"
+            ):
+                said = list(dict.fromkeys(bag(text, context).words.split()))
+                lacking = len(self._words(np.unique(word_keys(said)))) < len(said)
+                if lacking or not all(slot in self.holding([word]) for word in said[:: len(said) // 8 + 1]):
+                    return f"the words index does not find passage {slot} by its own words"
+        except DamagedIndexError as error:
+            return error.message.partition(";")[0]
+        return ""
 
     def rebuild(self) -> None:
         """Write the index anew from the passages."""
@@ -179,15 +205,19 @@ class Index:
         """Key -> word, of those keys (n,) that the vocabulary has."""
         import numpy as np
 
+        from vaultllm.memory import postings
+
         found: dict[int, str] = {}
         spelled: dict[int, list[str]] = {}
         for number, held in self.db.execute("SELECT id, keys FROM vocabulary").fetchall():
-            its = np.frombuffer(held, "<u8")
+            its = _keys(held)
             at = np.minimum(np.searchsorted(its, keys), len(its) - 1)
             there = its[at] == keys
             if there.any():
                 if number not in self._spelled:
                     self._spelled[number] = _spelled(*self.db.execute("SELECT words FROM vocabulary WHERE id = ?", (number,)).fetchone())
+                if len(self._spelled[number]) != len(its):
+                    raise postings.DamagedIndexError(f"{len(its)} keys and {len(self._spelled[number])} words")
                 words = spelled[number] = self._spelled[number]
                 found.update(zip(keys[there].tolist(), [words[place] for place in at[there].tolist()], strict=True))
         self._spelled = spelled | {number: words for number, words in self._spelled.items() if number not in spelled}
@@ -399,8 +429,24 @@ class Index:
         return self._readers
 
 
+def _keys(held: bytes) -> np.ndarray:
+    """Keys of a row of the vocabulary, (n,) uint64."""
+    import numpy as np
+
+    from vaultllm.memory.postings import DamagedIndexError
+
+    if not held or len(held) % 8:
+        raise DamagedIndexError(f"keys of words have {len(held)} bytes")
+    return np.frombuffer(held, "<u8")
+
+
 def _spelled(words: bytes) -> list[str]:
-    return words.decode("utf-8", "surrogatepass").split("\n")
+    from vaultllm.memory.postings import DamagedIndexError
+
+    try:
+        return words.decode("utf-8", "surrogatepass").split("\n")
+    except UnicodeDecodeError as error:
+        raise DamagedIndexError("words that are no UTF-8") from error
 
 
 def _worth(word: str) -> float:
