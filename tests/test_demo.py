@@ -35,6 +35,9 @@ def test_the_demo_goes_the_whole_way_and_leaves_the_example_alone(tmp_path: Path
         for source in answer["sources"]:
             assert source["quote"].split("\n")[0] in (vault / source["path"]).read_text(encoding="utf-8").replace("> ", "")
     assert any(line.startswith("4/4") for line in said)
+    report = markdown.parse(result["report"], (vault / result["report"]).read_bytes())
+    assert (report.properties["vaultllm"], report.properties["vaultllm_run"]) == ("report", result["runs"][0])
+    assert f"  report      {result['report']}" in result["lines"]
     for path in part.rglob("*.md"):
         assert (vault / path.relative_to(part)).read_bytes() == path.read_bytes()
     with pytest.raises(UsageError, match="exists already"):

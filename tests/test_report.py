@@ -15,7 +15,7 @@ from markdown_it import MarkdownIt
 
 from tests import models
 from tests.test_render import FORBIDDEN, FULL, INVISIBLE, PAYLOADS
-from vaultllm import charts, config, markdown, registry, report, reporting, steps, training, vault, wording
+from vaultllm import charts, config, lineage, markdown, registry, report, reporting, steps, training, vault, wording
 from vaultllm.errors import UsageError
 from vaultllm.report import Asked, Changes, Facts, Learnt
 from vaultllm.schema import Example, Message, Run
@@ -448,6 +448,9 @@ def test_what_changed_since_the_training_before_is_listed_and_a_broken_vault_cos
     job.ledger.put_run(dataclasses.replace(registry.find(job.ledger, result["run"]), id="20990101-x", status="interrupted"))
     with pytest.raises(UsageError, match="interrupted"):
         reporting.collect(job.workspace, job.ledger, "20990101-x", lambda progress: None)
+    seed = dataclasses.replace(registry.find(job.ledger, result["run"]), id="20990102-x", created="2099-01-02", promoted=False, metrics={}, reason="")
+    job.ledger.put_run(seed)  # trained beside, never judged
+    assert lineage.decision(seed) == "not judged"
     assert reporting.latest(job.ledger) == result["run"]
 
 

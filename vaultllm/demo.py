@@ -97,6 +97,7 @@ def _run(job: steps.Job, folder: Path, minutes: float, say: Callable[[str], None
         quote = answer["sources"][0]["quote"].replace("**", "") if answer["sources"] else "nothing in the vault speaks of this"
         say(f"     {answer['question']}\n       → {quote}")
 
+    report = steps.report(job, trained[0]["run"])
     metrics = trained[0]["metrics"]
     micro, yard = metrics["base"], metrics["yardsticks"]
     peak = peak_rss_mb()
@@ -126,6 +127,7 @@ def _run(job: steps.Job, folder: Path, minutes: float, say: Callable[[str], None
         "",
         "Open in Obsidian: " + str(workspace.vault),
         *(f"  answer      {answer['note']}" for answer in answers),
+        f"  report      {report['note']}",
         "Look at:",
         f"  loss curve  {trained[0]['plot']}",
         *(f"  its scenes  {workspace.scenes / (source['path'] + '.yaml')}" for source in answers[0]["sources"][:1]),
@@ -139,6 +141,7 @@ def _run(job: steps.Job, folder: Path, minutes: float, say: Callable[[str], None
         "metrics": metrics,
         "verdict": verdict,
         "answers": answers,
+        "report": report["note"],
         "seconds": round(time.perf_counter() - began, 1),
         "peak_rss_mb": peak,
         "table": rows,

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from vaultllm import charts, quotes, recall, registry, report, tokenizer, training, vault, wording
+from vaultllm import charts, lineage, quotes, recall, registry, report, tokenizer, training, vault, wording
 from vaultllm import dataset as datasets
 from vaultllm.answer import MICRO_REPETITION
 from vaultllm.config import Workspace
@@ -51,10 +51,10 @@ class Probe(NamedTuple):
 
 
 def latest(ledger: Ledger) -> str:
-    """Id of the newest finished run. Raises UsageError when there is none."""
-    for run in reversed(ledger.runs()):
-        if run.status == "done":
-            return run.id
+    """Id of the newest finished run, best one that was judged. Raises UsageError when there is none."""
+    done = [run for run in reversed(ledger.runs()) if run.status == "done"]
+    for run in sorted(done, key=lambda run: lineage.decision(run) == "not judged"):
+        return run.id
     raise UsageError("there is no finished training to report on; start one with: vaultllm train")
 
 

@@ -479,7 +479,7 @@ def retrain(
 
 def report(
     job: Job,
-    run: Annotated[str | None, typer.Argument(help="Id of a finished training; default: the newest.")] = None,
+    run: Annotated[str | None, typer.Argument(help="Id of a finished training; default: the newest that was judged.")] = None,
     again: Annotated[bool, typer.Option("--again", help="Write another note, even if there is one.")] = False,
 ) -> dict[str, Any]:
     """Say where the note about a training is; write it if there is none (asks the model a few questions)."""
