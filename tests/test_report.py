@@ -448,7 +448,8 @@ def test_what_changed_since_the_training_before_is_listed_and_a_broken_vault_cos
     job.ledger.put_run(dataclasses.replace(registry.find(job.ledger, result["run"]), id="20990101-x", status="interrupted"))
     with pytest.raises(UsageError, match="interrupted"):
         reporting.collect(job.workspace, job.ledger, "20990101-x", lambda progress: None)
-    seed = dataclasses.replace(registry.find(job.ledger, result["run"]), id="20990102-x", created="2099-01-02", promoted=False, metrics={}, reason="")
+    run = registry.find(job.ledger, result["run"])
+    seed = dataclasses.replace(run, id="20990102-x", created="2099-01-02", promoted=False, metrics={}, reason="")
     job.ledger.put_run(seed)  # trained beside, never judged
     assert lineage.decision(seed) == "not judged"
     assert reporting.latest(job.ledger) == result["run"]
