@@ -58,3 +58,10 @@ def kill_refresh(root: Path, settings: MemorySettings, where: str, name: str, nt
         assert child.stdout.readline() == b"now\n"
         child.send_signal(signal.SIGKILL)
         child.wait()
+
+
+def write_rivers(vault: Path, notes: int, sentences: int) -> None:
+    """Notes that a model can learn something of: the same sentence, its numbers counted up."""
+    for number in range(notes):
+        body = f"# Река {number}\n\n" + " ".join(f"Вода поднялась на {number + i} сантиметров утром {i} числа." for i in range(sentences))
+        (vault / f"Река {number}.md").write_text(body, encoding="utf-8")

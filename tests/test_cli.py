@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests import models
+from tests.stored import write_rivers
 from tests.test_ingest import make_vault
 from vaultllm import cli
 
@@ -158,9 +159,7 @@ def test_retrain_has_nothing_to_do_when_little_is_new(shell: Shell) -> None:
 
 def test_training_survives_ctrl_c_and_the_same_command_goes_on(tmp_path: Path) -> None:
     shell = Shell(tmp_path)
-    for number in range(30):
-        body = f"# Река {number}\n\n" + " ".join(f"Вода поднялась на {number + i} сантиметров утром {i} числа." for i in range(12))
-        (shell.vault / f"Река {number}.md").write_text(body, encoding="utf-8")
+    write_rivers(shell.vault, 30, 12)
     base = models.build(tmp_path / "base", "llama")
     shell.run("init", ".")
     shell.run("ingest")

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests import models
+from tests.stored import write_rivers
 from vaultllm import config, dataset, loop, power, registry, steps, training, training_views
 from vaultllm.schema import Progress
 
@@ -144,9 +145,7 @@ def test_stepping_back_reaches_every_thread_and_is_not_added_to_what_cron_did():
 def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     vault = tmp_path / "vault"
     vault.mkdir()
-    for number in range(24):
-        body = f"# Река {number}\n\n" + " ".join(f"Вода поднялась на {number + i} сантиметров утром {i} числа." for i in range(12))
-        (vault / f"Река {number}.md").write_text(body, encoding="utf-8")
+    write_rivers(vault, 24, 12)
     made = config.init_workspace(vault, str(tmp_path / "state"), str(models.build(tmp_path / "base", "llama")))
     settings = made.settings.train.model_copy(update={"min_new": 1, "val": 0.3, "max_tokens": 128, "epochs": 2.0})
     found = steps.Job(config.Workspace(made.vault, made.state, made.settings.model_copy(update={"train": settings})))

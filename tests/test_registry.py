@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests import models
+from tests.stored import write_rivers
 from vaultllm import config, dataset, lineage, registry, rows, steps, training
 from vaultllm.dataset import Dataset
 from vaultllm.errors import ModelError, UsageError
@@ -28,9 +29,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Any:
     root = tmp_path_factory.mktemp("registry")
     vault = root / "vault"
     vault.mkdir()
-    for number in range(24):
-        body = f"# Река {number}\n\n" + " ".join(f"Вода поднялась на {number + i} сантиметров утром {i} числа." for i in range(12))
-        (vault / f"Река {number}.md").write_text(body, encoding="utf-8")
+    write_rivers(vault, 24, 12)
     made = steps.Job(config.init_workspace(vault, str(root / "state"), str(models.build(root / "base", "llama"))))
     steps.ingest(made)
     yield made

@@ -14,6 +14,7 @@ import pytest
 from markdown_it import MarkdownIt
 
 from tests import models
+from tests.stored import write_rivers
 from tests.test_render import FORBIDDEN, FULL, INVISIBLE, PAYLOADS
 from vaultllm import charts, config, lineage, markdown, registry, report, reporting, steps, training, vault, wording
 from vaultllm.errors import UsageError
@@ -279,9 +280,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Any:
     root = tmp_path_factory.mktemp("report")
     folder = root / "vault"
     folder.mkdir()
-    for number in range(20):
-        body = f"# Река {number}\n\n" + " ".join(f"Вода поднялась на {number + i} сантиметров утром {i} числа." for i in range(8))
-        (folder / f"Река {number}.md").write_text(body, encoding="utf-8")
+    write_rivers(folder, 20, 8)
     for number in range(12):
         turns = "\n\n".join(
             f"User: Сколько воды было {i} числа в реке {number}?\n\nAssistant: Вода поднялась на {number + i} сантиметров."

@@ -286,8 +286,7 @@ def _tested(loaded: Loaded, examples: Sequence[Example], progress: Report) -> di
 
     if not examples:
         return {}
-    most = TEST_EXAMPLES if loaded.parameters < 100_000_000 else 6
-    sample = [examples[i * len(examples) // min(most, len(examples))] for i in range(min(most, len(examples)))]
+    sample = training.sample_of(examples, TEST_EXAMPLES if loaded.parameters < 100_000_000 else 6)
     limit = min(512, loaded.context)
 
     def show(share: float) -> None:

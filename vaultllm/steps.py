@@ -419,7 +419,7 @@ def train(
     with job.lock("train.lock"):
         built = _dataset(job)
         result = training.train(job.workspace, job.ledger, built, settings, job.progress, resume=resume, fresh=fresh)
-        return {**result, **(_reported(job, result["run"], built) if report and result["status"] == "done" else {})}
+        return result | (_reported(job, result["run"], built) if report else {})
 
 
 def _reported(job: Job, run: str, built: Dataset) -> dict[str, Any]:
@@ -474,7 +474,7 @@ def retrain(
         except Paused as pause:
             wait, run = pause.wait, job.ledger.runs()[-1].id
             return {"status": wait.status, "reason": wait.reason, "run": run, "step": pause.step, "new_scenes": new}
-        return {**result, "new_scenes": new, **(_reported(job, result["run"], built) if report and result["status"] == "done" else {})}
+        return result | {"new_scenes": new} | (_reported(job, result["run"], built) if report else {})
 
 
 def report(

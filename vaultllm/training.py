@@ -93,7 +93,7 @@ def pass_tokens(workspace: Workspace, ledger: Ledger, built: Dataset) -> tuple[i
     A sample of the examples is encoded by the tokenizer of the base that is here; without one a token counts four bytes.
     """
     examples = built.split("train")
-    sample = _sample(examples, SAMPLE_EXAMPLES)
+    sample = sample_of(examples, SAMPLE_EXAMPLES)
     of_sample, of_all = (
         sum(len(message.text.encode("utf-8", "replace")) for one in some for message in one.messages) for some in (sample, examples)
     )
@@ -149,7 +149,7 @@ def train(
     write_whole(folder / "scenes.json", learnt, lasting=True)  # before it learns them: what was learnt can be told even if it is killed
     stopped = "stopped; the same command goes on"
     try:
-        if run.metrics and (folder / "adapter" / "adapter_model.safetensors").is_file():  # stopped while it was compared
+        if run.metrics and registry.has_adapter(workspace, run.id):  # stopped while it was compared
             metrics = dict(run.metrics)
         else:
             metrics = lora.train_lora(base, built, folder, settings, progress=progress, resume=again, seed=settings.seed, ask=ask)
@@ -252,7 +252,7 @@ def _gate(workspace: Workspace, ledger: Ledger, run: Run, built: Dataset, metric
         if after <= before:
             return True, f"held-out notes cost {after:.3f} bits per byte, {before:.3f} without it"
         return False, f"held-out notes cost {after:.3f} bits per byte, {before:.3f} without it: it got worse"
-    sample = _sample(built.split("val"), GATE_EXAMPLES)
+    sample = sample_of(built.split("val"), GATE_EXAMPLES)
     costs: list[float] = []
     for base, adapter in (registry.serving(workspace, ledger) or ("", None, ""))[:2], (run.base, workspace.runs / run.id / "adapter"):
         try:
@@ -339,10 +339,10 @@ def recaller(workspace: Workspace, ledger: Ledger) -> Callable[[str, str], str]:
     return found
 
 
-def _sample(examples: Sequence[Example], most: int) -> list[Example]:
+def sample_of(examples: Sequence[Example], most: int) -> list[Example]:
     """At most so many, spread evenly."""
-    step = max(1.0, len(examples) / most)
-    return [examples[int(i * step)] for i in range(min(most, len(examples)))]
+    count = min(most, len(examples))
+    return [examples[i * len(examples) // count] for i in range(count)]
 
 
 def arms(workspace: Workspace, ledger: Ledger, run: Run, built: Dataset, progress: Report) -> dict[str, Any]:
@@ -357,7 +357,7 @@ def arms(workspace: Workspace, ledger: Ledger, run: Run, built: Dataset, progres
     if not talks:
         return {}
     loaded = hf.load(run.base, workspace.runs / run.id / "adapter")
-    sample = _sample(talks, ARM_EXAMPLES if loaded.parameters < 100_000_000 else 6)
+    sample = sample_of(talks, ARM_EXAMPLES if loaded.parameters < 100_000_000 else 6)
     remembered = recaller(workspace, ledger)
     recalled = {}
     for example in sample:

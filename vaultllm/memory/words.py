@@ -82,10 +82,7 @@ class Index:
         used = held.keys()
         rows = self.db.execute("SELECT keys, words FROM vocabulary").fetchall()
         self.db.execute("DELETE FROM vocabulary")
-        self._write_words(
-            [(key, word) for keys, words in rows for key, word in zip(_keys(keys), _spelled(words), strict=True)],
-            used,
-        )
+        self._write_words([entry for keys, words in rows for entry in _entries(keys, words)], used)
         postings.compact(self.db, PARTS, lambda values: np.isin(values, used))
 
     def tidy(self) -> None:
@@ -176,7 +173,7 @@ class Index:
         if len(rows) >= _MOST_SMALL:
             self.db.executemany("DELETE FROM vocabulary WHERE id = ?", [(number,) for number, _, _ in rows])
             for _, keys, said in rows:
-                words += zip(np.frombuffer(keys, "<u8").tolist(), _spelled(said), strict=True)
+                words += _entries(keys, said)
         words.sort()
         keys = np.array([key for key, _ in words], np.uint64)
         spelled = [word for _, word in words]
@@ -197,15 +194,13 @@ class Index:
 
         state = self._vocabulary_state()
         if self._known is None or self._known[0] != state:  # nothing was read yet, another process has written, or a batch failed
-            rows = [np.frombuffer(keys, "<u8") for (keys,) in self.db.execute("SELECT keys FROM vocabulary")]
+            rows = [_keys(keys) for (keys,) in self.db.execute("SELECT keys FROM vocabulary")]
             self._known = (state, np.sort(np.concatenate(rows)) if rows else np.zeros(0, np.uint64))
         return self._known[1]
 
     def _words(self, keys: np.ndarray) -> dict[int, str]:
         """Key -> word, of those keys (n,) that the vocabulary has."""
         import numpy as np
-
-        from vaultllm.memory import postings
 
         found: dict[int, str] = {}
         spelled: dict[int, list[str]] = {}
@@ -215,9 +210,8 @@ class Index:
             there = its[at] == keys
             if there.any():
                 if number not in self._spelled:
-                    self._spelled[number] = _spelled(*self.db.execute("SELECT words FROM vocabulary WHERE id = ?", (number,)).fetchone())
-                if len(self._spelled[number]) != len(its):
-                    raise postings.DamagedIndexError(f"{len(its)} keys and {len(self._spelled[number])} words")
+                    (said,) = self.db.execute("SELECT words FROM vocabulary WHERE id = ?", (number,)).fetchone()
+                    self._spelled[number] = [word for _, word in _entries(held, said)]
                 words = spelled[number] = self._spelled[number]
                 found.update(zip(keys[there].tolist(), [words[place] for place in at[there].tolist()], strict=True))
         self._spelled = spelled | {number: words for number, words in self._spelled.items() if number not in spelled}
@@ -438,6 +432,16 @@ def _keys(held: bytes) -> np.ndarray:
     if not held or len(held) % 8:
         raise DamagedIndexError(f"keys of words have {len(held)} bytes")
     return np.frombuffer(held, "<u8")
+
+
+def _entries(held: bytes, words: bytes) -> list[tuple[int, str]]:
+    """(key, word) of a row of the vocabulary."""
+    from vaultllm.memory.postings import DamagedIndexError
+
+    keys, spelled = _keys(held), _spelled(words)
+    if len(keys) != len(spelled):
+        raise DamagedIndexError(f"{len(keys)} keys and {len(spelled)} words")
+    return list(zip(keys.tolist(), spelled, strict=True))
 
 
 def _spelled(words: bytes) -> list[str]:
