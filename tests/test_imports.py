@@ -360,6 +360,23 @@ def test_whatever_comes_first_the_ledger_is_the_same(job: steps.Job, tmp_path: P
         other.close()
 
 
+def test_a_note_that_is_looked_at_alone_takes_its_talk_over_from_the_store_and_gives_it_back(job: steps.Job, tmp_path: Path) -> None:
+    for number in range(24):
+        (job.workspace.vault / f"{number}.md").write_text(f"# {number}\n\nслово {number}\n", encoding="utf-8")
+    bring(job, write_export(tmp_path, talk("c1", TALK, current="a3"), talk("c2", OTHER, title="Липа")))
+    alone = state_of(job)
+    path = job.workspace.vault / "Чат.md"
+    path.write_text(note("c1", TALK[:-1]), encoding="utf-8")
+    assert ingest.ingest(job.workspace, job.ledger, only=["Чат.md"]).parsed == 2  # the note, and the stored talk that it holds
+    both = state_of(job)
+    assert not list(job.ledger.scenes(stored_path("c1")))
+    assert bring(job).parsed == 0
+    assert state_of(job) == both
+    path.unlink()
+    ingest.ingest(job.workspace, job.ledger, only=["Чат.md"])
+    assert state_of(job) == alone
+
+
 def test_a_newer_export_mends_again_and_a_removed_talk_leaves_the_memory(job: steps.Job, tmp_path: Path) -> None:
     path = job.workspace.vault / "Чат.md"
     path.write_text(note("c1", TALK), encoding="utf-8")

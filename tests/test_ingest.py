@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import random
 import shutil
 import unicodedata
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from vaultllm import config, scene_yaml, steps
+from vaultllm import ingest as ingesting
 from vaultllm.errors import VaultError
 from vaultllm.memory import chroma
 
@@ -146,6 +148,49 @@ def test_incremental_equals_full(job: steps.Job, tmp_path: Path) -> None:
         name: state[1] for name, state in snapshot(other.workspace.scenes).items()
     }
     other.close()
+
+
+def _state(job: steps.Job) -> dict[str, Any]:
+    """All that reading yields; keywords weigh words by the notes that were there when they were counted."""
+    notes = job.ledger.db.execute("SELECT path, title, size, inode, sha256, reader FROM notes ORDER BY path").fetchall()
+    files = {name: digest for name, (_, digest) in snapshot(job.workspace.scenes).items()}
+    return {"scenes": list(job.ledger.scenes()), "problems": job.ledger.problems(), "notes": notes, "files": files}
+
+
+def test_named_notes_are_looked_at_alone_and_leave_what_a_scan_leaves(tmp_path: Path) -> None:
+    vault = make_vault(tmp_path, notes=24)
+    job = steps.Job(config.init_workspace(vault, str(tmp_path / "state")))
+    ingesting.ingest(job.workspace, job.ledger)
+    names = [f"Дача/Заметка {number}.md" for number in range(30)] + ["Чаты/датчик.md", "Чаты/вниз/новая.md", ".hidden.md"]
+    chance = random.Random(3)
+    for step in range(40):
+        named = chance.sample(names, chance.randrange(1, 4))
+        for name in named:
+            path = vault / name
+            path.parent.mkdir(exist_ok=True)
+            path.with_name(f".{path.name}.icloud").unlink(missing_ok=True)
+            what = chance.randrange(6)
+            if what == 0:
+                path.unlink(missing_ok=True)
+            elif what == 1 and path.exists():  # the cloud took it away for a while: it is not forgotten
+                path.rename(path.with_name(f".{path.name}.icloud"))
+            elif what == 2:
+                path.write_bytes(b"\x00\x01\x02" * 50)
+            else:
+                path.write_text(f"# Шаг {step}\n\nЗдесь стоит слово{step} и {name}.\n", encoding="utf-8")
+        found = ingesting.ingest(job.workspace, job.ledger, only=named)
+        assert found.parsed <= len(named)
+    after = _state(job)
+    assert ingesting.ingest(job.workspace, job.ledger).parsed == 0  # a scan of all finds nothing that was missed
+    assert _state(job) == after
+    assert {code for _, problem in after["problems"] if (code := problem.code)} >= {"W-OFFLINE"}
+    # what was not named is not looked at, until a scan; nor is anything but a scan trusted with many, or with what no ledger can name
+    (vault / "Дача" / "Заметка 5.md").write_text("# Мимо\n\nЭто никто не назвал.\n", encoding="utf-8")
+    assert ingesting.ingest(job.workspace, job.ledger, only=["Дача/Заметка 6.md"]).parsed == 0
+    assert ingesting.ingest(job.workspace, job.ledger, only=["\udcff.md"]).parsed == 1
+    (vault / "Дача" / "Заметка 5.md").write_text("# Мимо\n\nИ этого никто не назвал.\n", encoding="utf-8")
+    assert ingesting.ingest(job.workspace, job.ledger, only=[f"{number}.md" for number in range(21)]).parsed == 1
+    job.close()
 
 
 def test_bad_notes_are_reported_and_hurt_only_themselves(job: steps.Job) -> None:

@@ -54,16 +54,20 @@ class Running:
         self.events: list[dict[str, Any]] = []
         self.snapshots: list[dict[str, str]] = []
         self.fail: list[Exception] = []
+        self.named_only: list[tuple[str, ...] | None] = []
         self.stop = threading.Event()
         self.thread = threading.Thread(target=self._run)
         monkeypatch.setattr(steps, "ingest", self._ingest)
+        monkeypatch.setattr(steps, "ingest_named", self._ingest)
         monkeypatch.setattr(watch, "STOP_TICK", 0.05)
 
-    def _ingest(self, job: steps.Job) -> dict[str, Any]:
+    def _ingest(self, job: steps.Job, only: tuple[str, ...] | None = None) -> dict[str, Any]:
+        self.named_only.append(only)
         if self.fail:
             raise self.fail.pop(0)
-        found = vault.scan(self.workspace.vault, self.workspace.settings.scan, self.workspace.settings.own_folders)
-        self.snapshots.append({file.path: (self.workspace.vault / file.path).read_text(encoding="utf-8") for file in found.files})
+        found = vault.scan(self.workspace.vault, self.workspace.settings.scan, self.workspace.settings.own_folders, only)
+        kept = {} if only is None else {path: text for path, text in self.snapshots[-1].items() if path not in only}
+        self.snapshots.append(kept | {file.path: (self.workspace.vault / file.path).read_text(encoding="utf-8") for file in found.files})
         return RESULT
 
     def _run(self) -> None:
@@ -120,6 +124,36 @@ def test_a_note_that_is_written_moved_and_deleted_is_read_each_time(running):
     assert "а.md" not in daemon.snapshots[-1]
     (root / "б.md").unlink()
     assert daemon.read("б.md", None)
+
+
+def test_only_what_events_named_is_looked_at_until_the_next_scan_or_a_folder_is_named(running):
+    daemon = running().start()
+    root = daemon.workspace.vault
+    (root / "а.md").write_text("один", encoding="utf-8")
+    assert daemon.read("а.md", "один")
+    assert daemon.named_only == [None, ("а.md",)]
+    (root / "папка").mkdir()
+    (root / "папка" / "б.md").write_text("два", encoding="utf-8")
+    assert daemon.read("папка/б.md", "два")
+    assert None in daemon.named_only[2:]
+
+
+def test_what_was_named_while_somebody_else_wrote_is_found_by_the_next_scan(running):
+    daemon = running().start()
+    daemon.fail.append(LockedError("another"))
+    (daemon.workspace.vault / "а.md").write_text("один", encoding="utf-8")
+    assert daemon.read("а.md", "один")
+    assert daemon.named_only == [None, ("а.md",), None]
+
+
+def test_a_steady_stream_of_saves_does_not_put_the_scan_off(running):
+    daemon = running(settle=0.05, reconcile=0.6).start()
+    end = time.monotonic() + 2.0
+    while time.monotonic() < end:
+        (daemon.workspace.vault / "а.md").write_text(str(time.monotonic()), encoding="utf-8")
+        time.sleep(0.1)
+    assert daemon.named_only.count(None) >= 3
+    assert daemon.named_only.count(("а.md",)) >= 3
 
 
 def test_a_child_that_reads_starts_while_a_note_settles_and_none_waits_longer(running, monkeypatch):

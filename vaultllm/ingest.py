@@ -14,7 +14,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
@@ -32,6 +32,7 @@ from vaultllm.schema import Problem, Progress, Report, silent
 from vaultllm.text import decode, sha
 
 BATCH = 500  # notes per transaction, at most
+MANY_GONE = 20  # notes that may vanish at once without a question
 FEWEST_NOTES = 20  # below, no word is known to be common in the vault
 SAMPLE_NOTES = 200  # whose words are counted, the first
 SAMPLE_CHARS = 4_000  # of each
@@ -57,38 +58,67 @@ class Ingested:
     """What became of the scenes."""
 
 
-def ingest(workspace: Workspace, ledger: Ledger, *, full: bool = False, confirm: bool = False, progress: Report = silent) -> Ingested:
+def ingest(
+    workspace: Workspace,
+    ledger: Ledger,
+    *,
+    full: bool = False,
+    confirm: bool = False,
+    only: Collection[str] | None = None,
+    progress: Report = silent,
+) -> Ingested:
     """Bring the ledger and the scene files to what the vault holds. The caller holds the lock.
 
-    Raises VaultError (E-VANISHED) when many notes are gone and `confirm` is not set.
+    `only`: the notes (vault-relative, spelt as on disk) outside which nothing has changed; all are looked at nevertheless
+    where they alone cannot tell. Raises VaultError (E-VANISHED) when many notes are gone and `confirm` is not set.
     """
+    if only is not None and not _can_be_alone(ledger, only):
+        only = None
     root = imports.root_of(workspace.state)
     unwanted = forgotten.load(workspace.state)
-    scan, stored = vault.scan(workspace.vault, workspace.settings.scan, workspace.settings.own_folders), imports.scan(root)
-    known = ledger.known()
+    scan = vault.scan(workspace.vault, workspace.settings.scan, workspace.settings.own_folders, only)
+    stored = imports.scan(root) if only is None else vault.Scan((), ())  # `import` itself tells of a stored talk that is new
+    known = ledger.known(only)
     notes, talks = (
         _gone([path for path in known if imports.is_stored(path) == of], which) for of, which in ((False, scan), (True, stored))
     )
     if not confirm:
         _refuse_vanished(notes, sum(not imports.is_stored(path) for path in known), workspace.vault)
         _refuse_vanished(talks, sum(imports.is_stored(path) for path in known), root)
-    about = functools.cache(lambda: _statistics(workspace, ledger, scan.files + stored.files, unwanted))
+    files = scan.files + stored.files
+    about = functools.cache(lambda: _statistics(workspace, ledger, files, unwanted) if only is None else _fitted(ledger, 0))
     # First the notes, which imported talks mend; then these, which make scenes only of what no note holds.
-    stale = imports.stale_notes(root, ledger.talks(imports.MENDED), _digests(root, stored.files, known))
+    stale = imports.stale_notes(root, ledger.talks(imports.MENDED), _digests(root, stored.files, known)) if only is None else {}
+    held = set() if only is None else ledger.talks_in(only)
     parsed, unchanged, change = _read_changed(workspace, ledger, scan.files, known, full, stale, about, unwanted, progress)
     for path in (*notes, *talks):
         scene_file(workspace, path).unlink(missing_ok=True)
         change += Change(removed=ledger.remove_note(path))
-    stale = {path: now for path, name, joined in ledger.talks(imports.READER) if (now := _held(ledger, name)[0]) != joined}
+    dependent = ledger.talks(imports.READER, None if only is None else held | ledger.talks_in(only))
+    stale = {path: now for path, name, joined in dependent if (now := _held(ledger, name)[0]) != joined}
+    if only is not None and stale:
+        stored = imports.scan(root)
+        stored = stored._replace(files=tuple(file for file in stored.files if file.path in stale))
+        known = ledger.known(stale)
     parsed_too, unchanged_too, change_too = _read_changed(workspace, ledger, stored.files, known, full, stale, about, unwanted, progress)
-    _keep_problems(ledger, vault.Scan(scan.files + stored.files, scan.skipped + stored.skipped))
-    seen = len(scan.files) + len(stored.files)
-    return Ingested(seen, parsed + parsed_too, unchanged + unchanged_too, len(notes) + len(talks), change + change_too)
+    _keep_problems(ledger, vault.Scan(scan.files + stored.files, scan.skipped + stored.skipped), only)
+    parsed, unchanged = parsed + parsed_too, unchanged + unchanged_too
+    seen = len(scan.files) + len(stored.files) if only is None else ledger.counts()["notes"]
+    return Ingested(seen, parsed, unchanged if only is None else seen - parsed, len(notes) + len(talks), change + change_too)
+
+
+def _can_be_alone(ledger: Ledger, only: Collection[str]) -> bool:
+    """Whether these files can be looked at alone: few, names that a ledger can hold, and no count over all notes is due."""
+    try:
+        "".join(only).encode()
+    except UnicodeEncodeError:
+        return False
+    return len(only) <= MANY_GONE and _fitted(ledger, ledger.counts()["notes"] + len(only)) is not None
 
 
 def _refuse_vanished(gone: Sequence[str], known: int, where: Path) -> None:
     """Raises VaultError (E-VANISHED) when so many are gone that the folder is likelier to be incomplete than cleared out."""
-    if len(gone) > 20 and len(gone) > known / 5:
+    if len(gone) > MANY_GONE and len(gone) > known / 5:
         what = "notes" if where.name != "imports" else "imported talks"
         raise VaultError(
             f"{len(gone)} of {known} known {what} have vanished; nothing was removed. "
@@ -222,10 +252,8 @@ def _statistics(workspace: Workspace, ledger: Ledger, files: Sequence[vault.File
     """
     if len(files) < FEWEST_NOTES:
         return None
-    with contextlib.suppress(ValueError, KeyError, TypeError):
-        known = json.loads(ledger.get(STATISTICS) or "null")
-        if known is not None and len(files) < 2 * known["files"]:
-            return Statistics.from_dict(known["statistics"])
+    if (known := _fitted(ledger, len(files))) is not None:
+        return known
     left_out = {path for path, problem in ledger.problems() if problem.code == forgotten.CODE} if unwanted else set()
     chosen = sorted(
         (sha(file.path), file.path)
@@ -235,6 +263,15 @@ def _statistics(workspace: Workspace, ledger: Ledger, files: Sequence[vault.File
     fitted = statistics(said for _, path in chosen if (said := _sample(workspace, path)))
     ledger.set(STATISTICS, json.dumps({"files": len(files), "statistics": fitted.to_dict()}, ensure_ascii=False))
     return fitted
+
+
+def _fitted(ledger: Ledger, files: int) -> Statistics | None:
+    """The statistics that were fitted, if they serve so many notes."""
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        known = json.loads(ledger.get(STATISTICS) or "null")
+        if known is not None and files < 2 * known["files"]:
+            return Statistics.from_dict(known["statistics"])
+    return None
 
 
 def _sample(workspace: Workspace, path: str) -> str:
@@ -306,9 +343,9 @@ def write_scenes(workspace: Workspace, ledger: Ledger, path: str) -> None:
     write_if_changed(scene_file(workspace, path), to_yaml(path, list(ledger.scenes(path))))
 
 
-def _keep_problems(ledger: Ledger, scan: vault.Scan) -> None:
-    """The problems of files that were skipped; those of files that are gone are dropped."""
+def _keep_problems(ledger: Ledger, scan: vault.Scan, only: Collection[str] | None) -> None:
+    """The problems of files that were skipped; those of files that are gone are dropped. `only`: those that were looked at, if not all."""
     skipped: dict[str, Sequence[Problem]] = {path: (problem,) for path, problem in scan.skipped}
     present = {file.path for file in scan.files} | set(skipped)
-    gone = {path for path, _ in ledger.problems()} - present
-    ledger.set_problems(skipped | dict.fromkeys(gone, ()))
+    gone = {path for path, _ in ledger.problems()} if only is None else set(only)
+    ledger.set_problems(skipped | dict.fromkeys(gone - present, ()))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import operator
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -156,9 +156,10 @@ class Ledger(Shelf):
 
     # -- notes, scenes, passages
 
-    def known(self) -> dict[str, KnownNote]:
-        """Path -> fingerprint of every note."""
-        rows = self.db.execute("SELECT path, id, size, mtime_ns, ctime_ns, inode, sha256, parser FROM notes")
+    def known(self, only: Collection[str] | None = None) -> dict[str, KnownNote]:
+        """Path -> fingerprint of every note, or of those of `only` that were ingested."""
+        query = "SELECT path, id, size, mtime_ns, ctime_ns, inode, sha256, parser FROM notes"
+        rows = self.db.execute(query) if only is None else self.among(f"{query} WHERE path IN ({{}})", tuple(only))
         return {row[0]: KnownNote._make(row[1:]) for row in rows}
 
     def knows(self, path: str) -> bool:
@@ -323,10 +324,16 @@ class Ledger(Shelf):
         """A note could not be read with the other copies as they are now: it is not tried again until they change."""
         self.db.execute("UPDATE talks SET joined = ? WHERE path = ?", (joined, path))
 
-    def talks(self, reader: str) -> list[tuple[str, str, str]]:
-        """(path, name of the talk, fingerprint of what it was joined with) of this reader's notes."""
-        query = "SELECT t.path, t.conversation, t.joined FROM talks t JOIN notes n ON n.path = t.path WHERE n.reader = ? ORDER BY t.path"
-        return self.db.execute(query, (reader,)).fetchall()
+    def talks(self, reader: str, named: Collection[str] | None = None) -> list[tuple[str, str, str]]:
+        """(path, name of the talk, fingerprint of what it was joined with) of this reader's notes; of `named` talks alone."""
+        query = "SELECT t.path, t.conversation, t.joined FROM talks t JOIN notes n ON n.path = t.path WHERE n.reader = ?"
+        if named is None:
+            return self.db.execute(f"{query} ORDER BY t.path", (reader,)).fetchall()
+        return sorted(self.among(f"{query} AND t.conversation IN ({{}})", tuple(named), reader))
+
+    def talks_in(self, paths: Collection[str]) -> set[str]:
+        """The names of the talks that these notes hold."""
+        return {name for (name,) in self.among("SELECT conversation FROM talks WHERE path IN ({})", tuple(paths))}
 
     def holders(self, conversation: str) -> dict[str, frozenset[str]]:
         """The notes of the vault that hold this conversation, and the UIDs of its messages in each."""

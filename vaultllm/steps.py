@@ -11,7 +11,7 @@ import functools
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -108,13 +108,24 @@ def ingest(
     learn: Annotated[bool, typer.Option("--learn", help="Let the memory of a large vault learn from its structure now: a minute.")] = False,
 ) -> dict[str, Any]:
     """Scan the vault; parse what changed into scenes; bring the memory up to date."""
+    return _ingest(job, full=full, confirm=confirm, learn=learn)
+
+
+def ingest_named(job: Job, only: Sequence[str]) -> dict[str, Any]:
+    """`ingest` by somebody who knows that no other notes than these (vault-relative, spelt as on disk) have changed."""
+    return _ingest(job, only=only)
+
+
+def _ingest(
+    job: Job, *, full: bool = False, confirm: bool = False, learn: bool = False, only: Sequence[str] | None = None
+) -> dict[str, Any]:
     from vaultllm import ingest as ingesting
     from vaultllm import remember
 
     started = time.perf_counter()
     workspace, ledger = job.workspace, job.ledger
     with job.lock():
-        found = ingesting.ingest(workspace, ledger, full=full, confirm=confirm, progress=job.progress)
+        found = ingesting.ingest(workspace, ledger, full=full, confirm=confirm, only=only, progress=job.progress)
         memory = remember.refresh(
             ledger,
             workspace.memory,

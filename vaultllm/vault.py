@@ -16,7 +16,7 @@ import secrets
 import shutil
 import stat
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -71,22 +71,24 @@ class Scan(NamedTuple):
     """Notes and folders that could not be taken, by path, and why. What lies under a skipped folder is unknown, not deleted."""
 
 
-def scan(vault: Path, settings: ScanSettings, own_folders: tuple[str, ...]) -> Scan:
-    """All notes of the vault: `.md`, `.markdown`, `.canvas`, and chat exports (`is_note`).
+def scan(vault: Path, settings: ScanSettings, own_folders: tuple[str, ...], only: Collection[str] | None = None) -> Scan:
+    """All notes of the vault: `.md`, `.markdown`, `.canvas`, and chat exports (`is_note`); or those of `only` that are there.
 
+    `only` (vault-relative, spelt as on disk): other folders than theirs are not listed, other files not examined.
     Left out in silence: dot files and folders, temporary and sync files, `settings.ignore`, and `own_folders` with our notes.
     Raises VaultError when the vault itself cannot be listed.
     """
     files: list[FileStat] = []
     skipped: list[tuple[str, Problem]] = []
     ignored = _ignored(settings.ignore, own_folders)
+    named = None if only is None else _by_folder(only)
     folders = [""]
     while folders:
         folder = folders.pop()
         prefix = folder + "/" if folder else ""
         try:
             with os.scandir(vault / folder) as entries:
-                for entry in entries:
+                for entry in entries if named is None else (entry for entry in entries if entry.name in named.get(folder, ())):
                     _sort_in(entry, prefix + entry.name, ignored, files, skipped, folders)
         except OSError as error:
             if not folder:
@@ -94,6 +96,18 @@ def scan(vault: Path, settings: ScanSettings, own_folders: tuple[str, ...]) -> S
             if error.errno not in (errno.ENOENT, errno.ENOTDIR):  # removed since its parent was listed: then it is no longer there
                 skipped.append((folder, Problem("E-READ", f"the folder cannot be listed ({error.strerror}); make it readable")))
     return Scan(tuple(sorted(files)), tuple(sorted(skipped)))
+
+
+def _by_folder(paths: Collection[str]) -> dict[str, set[str]]:
+    """Folder -> the names in it that lead to these files. One that is in iCloud only stands there under another name."""
+    found: dict[str, set[str]] = {}
+    for path in paths:
+        folder, _, name = path.rpartition("/")
+        found.setdefault(folder, set()).update((name, f".{name}.icloud"))
+        while folder:
+            folder, _, name = folder.rpartition("/")
+            found.setdefault(folder, set()).add(name)
+    return found
 
 
 def all_files(vault: Path) -> Iterator[str]:

@@ -1,8 +1,9 @@
 """The daemon behind `vaultllm watch`: a saved note is in the memory within seconds.
 
 The file system's events are a hint only: they get lost (a full kernel queue, a network drive, a folder that was deleted
-and made again), so a full scan every `watch.reconcile` seconds is the truth. What changed is decided by `steps.ingest`,
-in this thread alone; what takes the memory long has one of its own (`follower.py`). Knows nothing about notes, scenes or how
+and made again), so a full scan every `watch.reconcile` seconds is the truth. Between two scans only the files that events
+named are looked at: what a saved note costs does not grow with the vault. What changed is decided by `steps.ingest`, in
+this thread alone; what takes the memory long has one of its own (`follower.py`). Knows nothing about notes, scenes or how
 the memory works, and logs no text of them.
 """
 
@@ -16,7 +17,7 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -85,7 +86,7 @@ class Dirty:
             return
         for path in (event.src_path, event.dest_path):
             if path and self.concerns(os.fsdecode(path), event.is_directory):
-                self.touch(os.fsdecode(path))
+                self.touch(os.path.join(os.fsdecode(path), "") if event.is_directory else os.fsdecode(path))
 
     def concerns(self, path: str, folder: bool) -> bool:
         """Whether a path may be a note, or a folder of notes, that is not ours."""
@@ -101,7 +102,7 @@ class Dirty:
         return folder or vaults.is_note(name)
 
     def touch(self, path: str) -> None:
-        """Something happened to a path."""
+        """Something happened to a path; a folder's ends with a slash."""
         seen = _seen(path)
         with self._lock:
             if not self._paths:  # one wake-up for a burst: how long to sleep then follows from the clock
@@ -120,8 +121,8 @@ class Dirty:
                 return None
             return max(TICK, min(last for last, _ in self._paths.values()) + self.settle - now)
 
-    def due(self, now: float) -> bool:
-        """Whether to read now: all is settled, or something is and has waited long enough for the rest. Forgets what is settled."""
+    def due(self, now: float) -> tuple[str, ...]:
+        """The paths to read now: all is settled, or something is and has waited long enough for the rest. Forgets what is settled."""
         with self._lock:
             settled = []
             for path, (last, before) in self._paths.items():
@@ -133,14 +134,23 @@ class Dirty:
                 else:  # it changed without an event: somebody still writes
                     self._paths[path] = (now, seen)
             if not settled:
-                return False
+                return ()
             self._ready = now if self._ready is None else self._ready
             if len(settled) < len(self._paths) and now - self._ready < self.settle:
-                return False
+                return ()
             self._ready = None
             for path in settled:  # before the ingest, so that an event during it counts again
                 del self._paths[path]
-            return True
+            return tuple(settled)
+
+    def inside(self, paths: Collection[str]) -> tuple[str, ...] | None:
+        """Vault-relative names of files, as they stand on disk; None when only a scan of the whole vault can tell: a folder is among them.
+
+        Also for a path that does not begin as we write the vault's (macOS may name it in another form of Unicode).
+        """
+        start = os.path.join(self.vault, "")
+        names = [path[len(start) :].replace(os.sep, "/") for path in paths if path.startswith(start) and not path.endswith(os.sep)]
+        return tuple(names) if len(names) == len(paths) else None
 
 
 class _Overflow(logging.Handler):
@@ -334,15 +344,20 @@ class _Daemon:
             self.next_scan = min(self.next_scan, now + self.settings.settle)
         if not scan_now and self.dirty.wait(now) is not None:
             workers.stand_by()  # it starts while what was saved settles
-        if scan_now or self.dirty.due(now):
-            settled = self.ingest()
+        due = () if scan_now else self.dirty.due(now)
+        if scan_now or due:
+            only = self.dirty.inside(due) if due else None
+            settled = self.ingest(only)
             workers.stand_down()
-            self.next_scan = time.monotonic() + (self.settings.reconcile if settled else self.settings.settle)
+            if not settled:  # the next scan finds what these events named
+                self.next_scan = time.monotonic() + self.settings.settle
+            elif only is None:
+                self.next_scan = time.monotonic() + self.settings.reconcile
 
-    def ingest(self) -> bool:
-        """One ingest for all that happened. False when somebody else was writing, and it must be tried again soon."""
+    def ingest(self, only: tuple[str, ...] | None) -> bool:
+        """One ingest for all that happened: of these files, or of all. False when somebody else was writing: to be tried again soon."""
         try:
-            result = steps.ingest(self.job)
+            result = steps.ingest(self.job) if only is None else steps.ingest_named(self.job, only)
             if self.first and not result["memory"]["away"]:
                 self.check()
         except LockedError as error:
