@@ -98,7 +98,23 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "memory.rerank",
         "memory.rephrase",
     ),
-    ("evaluate", "ngram", "yardsticks", "memorised", "drift", "manners", "probes", "scorecard", "loop", "train", "hardware"),
+    (
+        "evaluate",
+        "processes",
+        "fit",
+        "ngram",
+        "yardsticks",
+        "memorised",
+        "drift",
+        "manners",
+        "probes",
+        "scorecard",
+        "checkpoints",
+        "replay",
+        "loop",
+        "train",
+        "hardware",
+    ),
     (
         "importing",
         "ingest",
@@ -191,10 +207,13 @@ def test_only_the_named_modules_know_torch_and_chroma() -> None:
         "models.plan",
         "models.batched",
         "train",
+        "fit",
+        "processes",
         "hardware",
         "loop",
         "evaluate",
         "drift",
+        "replay",
     }
     assert chroma_users == {"memory.chroma"}
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
 import shutil
 import signal
 import threading
@@ -20,7 +19,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vaultllm import evaluate
+from vaultllm import checkpoints, evaluate
 from vaultllm.errors import ModelError
 from vaultllm.evaluate import Window
 from vaultllm.models import hf
@@ -29,6 +28,8 @@ from vaultllm.schema import Progress, Report
 
 CHECKPOINT_SECONDS = 300.0
 """What a power cut can cost."""
+SLOW_STEP = 5.0
+"""A step that took so long is kept at once: who is told to end need not wait for the end of the next."""
 ASK_SECONDS = 30.0
 """How long a training goes on before it asks again whether it may."""
 
@@ -156,6 +157,9 @@ class Job:
     wait: Wait | None = None
     interrupted: bool = False
     finished: bool = False
+    unsaved: bool = False
+    """Whether a step is done that no checkpoint holds."""
+    step_began: float = 0.0
     saved_at: float = 0.0
     spoken_at: float = 0.0
     asked_at: float = 0.0
@@ -173,7 +177,7 @@ class Job:
 def run(model: Any, job: Job, checkpoint: Path | None) -> int:
     """Train, or go on; returns the number of steps. Raises KeyboardInterrupt, or Paused, with a checkpoint behind it."""
     if checkpoint is not None:
-        state = json.loads((checkpoint / "vaultllm.json").read_text(encoding="utf-8"))
+        state = checkpoints.read(checkpoint)
         job.log = Log(**(state["log"] | {"losses": [(step, loss) for step, loss in state["log"]["losses"]]}))
         job.pace.shown = state["shown"]
         _rewind(job.folder / "metrics.jsonl", state["step"])
@@ -196,13 +200,13 @@ def run(model: Any, job: Job, checkpoint: Path | None) -> int:
 
 @contextlib.contextmanager
 def _signals(job: Job) -> Iterator[None]:
-    """The first Ctrl-C or SIGTERM ends the step and writes a checkpoint; a second Ctrl-C stops at once."""
+    """The first Ctrl-C or SIGTERM ends the step and writes a checkpoint; a second one, or when nothing would be lost, stops at once."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def stop(number: int, frame: Any) -> None:
-        if job.interrupted:
+        if job.interrupted or not job.unsaved:
             raise KeyboardInterrupt
         job.interrupted = True
 
@@ -283,7 +287,7 @@ def _trainer(model: Any, job: Job) -> Any:
             return self.lr_scheduler
 
         def _save_checkpoint(self, model: Any, trial: Any) -> None:
-            """Complete or absent: written aside, flushed, then renamed."""
+            """Complete or absent (`checkpoints`)."""
             root = job.folder / "checkpoints"
             aside = root / "writing.tmp"
             if self.args.should_save:
@@ -291,27 +295,18 @@ def _trainer(model: Any, job: Job) -> Any:
                 aside.mkdir(parents=True)
             super()._save_checkpoint(model, trial)
             if not self.args.should_save:
+                job.unsaved = False
                 return
-            step = self.state.global_step
             state = {
                 "identity": job.identity,
-                "step": step,
+                "step": self.state.global_step,
                 "log": asdict(job.log),
                 "finished": job.finished,
                 "shown": job.pace.shown,
             }
-            made = aside / f"checkpoint-{step}"
-            (made / "vaultllm.json").write_text(json.dumps(state), encoding="utf-8")
-            for path in made.iterdir():
-                with path.open("rb") as file:
-                    os.fsync(file.fileno())
-            target = root / made.name
-            shutil.rmtree(target, ignore_errors=True)
-            made.rename(target)
+            checkpoints.put(aside / f"checkpoint-{self.state.global_step}", root, state)
+            job.unsaved = False
             shutil.rmtree(aside)
-            for old in root.glob("checkpoint-*"):
-                if old != target:
-                    shutil.rmtree(old, ignore_errors=True)
 
         def _get_output_dir(self, trial: Any) -> str:
             return str(job.folder / "checkpoints" / "writing.tmp")
@@ -319,11 +314,17 @@ def _trainer(model: Any, job: Job) -> Any:
     class Watch(TrainerCallback):  # type: ignore[misc, unused-ignore]
         """After each step: count, log, report, save, stop."""
 
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if job.interrupted and not job.unsaved:  # while the checkpoint was written
+                raise KeyboardInterrupt
+            job.step_began = time.monotonic()
+
         def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             self._speak(state.global_step)
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             step, log, pace = state.global_step, job.log, job.pace
+            job.unsaved = True
             pace.step()
             log.seconds = pace.elapsed
             log.step(step, loop.step_loss)
@@ -334,7 +335,8 @@ def _trainer(model: Any, job: Job) -> Any:
                 with (job.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
                     file.write(json.dumps(line) + "\n")
             self._speak(step)
-            due = time.monotonic() - job.saved_at > CHECKPOINT_SECONDS
+            now = time.monotonic()
+            due = now - job.saved_at > CHECKPOINT_SECONDS or now - job.step_began > SLOW_STEP
             job.finished = pace.over(step)
             if not job.finished and not job.interrupted and time.monotonic() - job.asked_at >= ASK_SECONDS:
                 job.wait, job.asked_at = job.ask(), time.monotonic()
@@ -413,19 +415,6 @@ def _collator(data: Data) -> Callable[[list[list[int]]], dict[str, Any]]:
         return {"input_ids": ids, "attention_mask": mask, "labels": labels, "weights": torch.tensor([data.weights[i] for i in chosen])}
 
     return collate
-
-
-def newest(root: Path, identity: dict[str, Any]) -> Path | None:
-    """The newest complete checkpoint of this very training. Raises ModelError when it is of another one."""
-    found = [path for path in root.glob("checkpoint-*") if (path / "vaultllm.json").is_file()]
-    if not found:
-        return None
-    newest = max(found, key=lambda path: int(path.name.rpartition("-")[2]))
-    theirs = json.loads((newest / "vaultllm.json").read_text(encoding="utf-8"))["identity"]
-    changed = sorted(key for key in identity.keys() | theirs.keys() if identity.get(key) != theirs.get(key))
-    if changed:
-        raise ModelError(f"the checkpoint is of another training ({', '.join(changed)} changed); train with --new", path=str(newest))
-    return newest
 
 
 def _rewind(path: Path, step: int) -> None:

@@ -22,12 +22,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from vaultllm import evaluate
+from vaultllm import checkpoints, evaluate
 from vaultllm.config import TrainSettings
 from vaultllm.dataset import Dataset
 from vaultllm.errors import DataError
 from vaultllm.evaluate import Score, Window
-from vaultllm.loop import Data, Job, Log, Pace, go_on, newest, run
+from vaultllm.loop import Data, Job, Log, Pace, go_on, run
 from vaultllm.models import hf, reload
 from vaultllm.power import Wait
 from vaultllm.schema import Example, Progress, Report
@@ -76,10 +76,10 @@ def train_lora(
     identity |= {"rank": settings.rank, "alpha": settings.alpha, "batches": len(data.batches), "accumulate": data.accumulate}
 
     run_folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    checkpoints = run_folder / "checkpoints"
-    checkpoint = newest(checkpoints, identity) if resume else None
+    kept = run_folder / "checkpoints"
+    checkpoint = checkpoints.newest(kept, identity) if resume else None
     if checkpoint is None:
-        shutil.rmtree(checkpoints, ignore_errors=True)
+        shutil.rmtree(kept, ignore_errors=True)
         (run_folder / "metrics.jsonl").unlink(missing_ok=True)
 
     budget = settings.minutes * 60
@@ -127,7 +127,7 @@ def train_lora(
         "versions": versions(),
     }
     _plot(run_folder / "plot.png", log.losses, metrics)
-    shutil.rmtree(checkpoints, ignore_errors=True)
+    shutil.rmtree(kept, ignore_errors=True)
     return metrics
 
 

@@ -1,0 +1,112 @@
+"""What a training that goes on from an adapter reads besides what is new, so that neither old notes nor the base are forgotten.
+
+Old notes: a sample of them is learnt again. The base: its own samples are learnt beside the notes, and the adapter is held
+to what the base says at each of their places (KL). Knows nothing about runs, nor who answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from vaultllm import evaluate
+from vaultllm.schema import Example
+from vaultllm.tasks import learnt_characters
+from vaultllm.text import sha
+
+ELEMENTS = 2**23
+"""Logits that are widened to fp32 at once: 32 MB for each of the two models."""
+
+
+class Chosen(NamedTuple):
+    """What is learnt of a training side."""
+
+    new: tuple[Example, ...]
+    """Not learnt yet, or changed since."""
+    again: tuple[Example, ...]
+    """Learnt before, learnt again."""
+    left: int
+    """Examples that were learnt before and are not learnt again."""
+
+
+def chosen(examples: Sequence[Example], scenes: Mapping[str, str], learnt: Mapping[str, str], share: float, salt: str) -> Chosen:
+    """The examples that are new since `learnt` (scene -> sha), and of the others about `share` of all that is learnt then.
+
+    `scenes`: scene -> sha now. Which old ones are learnt again is decided by a hash with `salt`, another sample for each; both
+    are in the order given. What is a scene's own text counts, not the scene before it, which is only read.
+    """
+    new = tuple(one for one in examples if learnt.get(one.scenes[-1]) != scenes.get(one.scenes[-1]))
+    fresh = {one.id for one in new}
+    old = [one for one in examples if one.id not in fresh]
+    room = share / (1.0 - share) * sum(map(learnt_characters, new))
+    again: set[str] = set()
+    for one in sorted(old, key=lambda one: sha("replay", salt, one.id)):
+        room -= learnt_characters(one)
+        if room < 0:
+            break
+        again.add(one.id)
+    return Chosen(new, tuple(one for one in old if one.id in again), len(old) - len(again))
+
+
+def token_losses(model: Any, bare: Any, ids: Any, mask: Any, labels: Any, kl: float) -> tuple[Any, Any]:
+    """As `evaluate.token_losses`, of the base's own samples: each target's cost and `kl` times KL(base || adapter) at its place.
+
+    `bare` is peft's wrapper, which `model` is or wraps. The base is read without dropout. The KL of the whole vocabulary is
+    what the cost of one drawn token is an estimate of: it teaches the same with less noise (Hinton et al. 2015, arXiv:1503.02531).
+    """
+    import torch
+
+    wanted = labels[:, 1:] != -100
+    given = {"input_ids": ids, "attention_mask": mask, "use_cache": False}
+    before = None
+    if kl > 0.0:
+        was_training = bare.training
+        bare.eval()
+        with torch.no_grad(), evaluate.base_only(bare):  # first: peft takes the adapter's gradients away while it is off
+            before = model(**given).logits[:, :-1][wanted]
+        bare.train(was_training)
+    after = model(**given).logits[:, :-1][wanted]
+    losses = _costs()(after, before, labels[:, 1:][wanted], kl)
+    return losses, wanted.nonzero()[:, 0]
+
+
+def _costs() -> Any:
+    """The function, with its gradient: torch is imported late."""
+    import torch
+
+    class Costs(torch.autograd.Function):
+        """-log q(target) + kl * KL(p || q) of each row, a few rows widened at once; p and q are given as logits (N, V)."""
+
+        @staticmethod
+        def forward(ctx: Any, after: Any, before: Any, targets: Any, kl: float) -> Any:
+            ctx.save_for_backward(after, before, targets)
+            ctx.kl = kl
+            found = []
+            for rows in _parts(after):
+                q = after[rows].float().log_softmax(-1)
+                cost = -q.gather(1, targets[rows, None])[:, 0]
+                if before is not None:
+                    p = before[rows].float().log_softmax(-1)
+                    cost = cost + kl * (p.exp() * (p - q)).sum(-1)
+                found.append(cost)
+            return torch.cat(found) if found else after.new_zeros(0, dtype=torch.float32)
+
+        @staticmethod
+        def backward(ctx: Any, *gradients: Any) -> Any:
+            after, before, targets = ctx.saved_tensors
+            whole = torch.empty_like(after)
+            for rows in _parts(after):
+                q = after[rows].float().softmax(-1)
+                slope = q.scatter_add(1, targets[rows, None], torch.full_like(targets[rows, None], -1, dtype=q.dtype))
+                if before is not None:
+                    slope = slope + ctx.kl * (q - before[rows].float().softmax(-1))
+                whole[rows] = (slope * gradients[0][rows, None]).to(whole.dtype)
+            return whole, None, None, None
+
+    return Costs.apply
+
+
+def _parts(logits: Any) -> list[slice]:
+    """Its rows, `ELEMENTS` at once."""
+    count = max(1, ELEMENTS // logits.shape[1])
+    return [slice(start, start + count) for start in range(0, len(logits), count)]
