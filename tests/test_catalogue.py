@@ -7,11 +7,9 @@ where only time would be gained, and larger than the limit they are about.
 
 from __future__ import annotations
 
-import gc
 import itertools
 import json
 import random
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests import golden
+from tests.timing import assert_linear
 from vaultllm import chats, config, markdown, reading, steps
 from vaultllm.config import Settings
 from vaultllm.schema import Note, Scene, from_dict
@@ -594,19 +593,4 @@ BOMBS: dict[str, Callable[[int], str]] = {
 
 @pytest.mark.parametrize("name", BOMBS)
 def test_reading_takes_time_linear_in_the_note(name: str) -> None:
-    def seconds(size: int) -> float:
-        data = BOMBS[name](size).encode()
-        best = float("inf")
-        gc.disable()  # its full collections walk all that the tests hold, which has nothing to do with the note
-        for _ in range(2):
-            start = time.process_time()
-            reading.read_note("a.md", data, SETTINGS)
-            best = min(best, time.process_time() - start)
-        gc.enable()
-        return best
-
-    for _ in range(3):  # a busy machine may lie once or twice, not each time
-        once, twice, fourfold = (seconds(size) for size in (15_000, 30_000, 60_000))
-        if fourfold < 0.02 or (twice < 2.6 * max(once, 0.004) and fourfold < 2.6 * max(twice, 0.004)):
-            return
-    raise AssertionError((once, twice, fourfold))
+    assert_linear(lambda size: BOMBS[name](size).encode(), lambda data: reading.read_note("a.md", data, SETTINGS), 15_000)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import sys
-import time
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.timing import assert_linear
 from vaultllm import markdown, mojibake
 from vaultllm.text import decode
 
@@ -357,15 +357,7 @@ def broken_through(text: str, codecs: tuple[str, ...]) -> str:
     ],
 )
 def test_time_grows_with_length_only(unit: str) -> None:
-    def seconds(length: int) -> float:
-        text, best = unit * (length // len(unit)), 9.0
-        for _ in range(3):
-            started = time.process_time()
-            mojibake.repair(text)
-            best = min(best, time.process_time() - started)
-        return best
-
-    assert seconds(32_000) / 4 < 2.6 * max(seconds(8_000), 0.004)
+    assert_linear(lambda length: unit * (length // len(unit)), mojibake.repair, 8_000)
 
 
 # -- what a note says of it

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.timing import assert_linear
 from vaultllm import properties
 from vaultllm.properties import front_matter
 from vaultllm.text import decode
@@ -235,14 +236,4 @@ def test_no_text_makes_it_raise(text: str) -> None:
     "unit", ["a: b\n", "- x\n", "a: [b, c]\n", "a: 'b\n", "a: x#y:z \n", "{", "a: [[b]]\n", "  x\n", "# c\n", "a::::", "k" * 9 + " "]
 )
 def test_time_grows_with_length_only(unit: str) -> None:
-    def seconds(repeats: int) -> float:
-        text = "---\n" + unit * repeats + "\n---\n"
-        best = 9.0
-        for _ in range(3):
-            started = time.process_time()
-            front_matter(text)
-            best = min(best, time.process_time() - started)
-        return best
-
-    small = 60_000 // len(unit)
-    assert seconds(4 * small) / 4 < 2.6 * max(seconds(small), 0.004)
+    assert_linear(lambda size: "---\n" + unit * (size // len(unit)) + "\n---\n", front_matter, 60_000)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import importlib.util
 import random
 import re
@@ -17,6 +16,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic_core import SchemaValidator, core_schema
 
+from tests.timing import assert_linear
 from vaultllm import config, steps
 from vaultllm.config import RedactSettings
 from vaultllm.errors import ConfigError
@@ -547,22 +547,7 @@ BOMBS: dict[str, Callable[[int], str]] = {
 
 @pytest.mark.parametrize("name", BOMBS)
 def test_time_is_linear_in_hostile_text(name: str) -> None:
-    def seconds(size: int) -> float:
-        text = BOMBS[name](size)
-        times = []
-        gc.disable()  # its full collections walk all that the tests hold
-        for _ in range(2):
-            start = time.process_time()
-            redact(text, SETTINGS)
-            times.append(time.process_time() - start)
-        gc.enable()
-        return min(times)
-
-    for _ in range(3):  # a busy machine may lie once or twice, not each time
-        once, twice, fourfold = (seconds(size) for size in (40_000, 80_000, 160_000))
-        if fourfold < 0.02 or (twice < 2.6 * max(once, 0.002) and fourfold < 2.6 * max(twice, 0.002)):
-            return
-    raise AssertionError((once, twice, fourfold))
+    assert_linear(BOMBS[name], lambda text: redact(text, SETTINGS), 40_000)
 
 
 def test_an_ordinary_note_costs_next_to_nothing() -> None:

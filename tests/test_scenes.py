@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.timing import assert_linear
 from vaultllm import chats, keywords, markdown, reading, scene_yaml, scenes
 from vaultllm.config import RedactSettings, ScanSettings, SceneSettings, Settings
-from vaultllm.schema import Block, Conversation, Link, Problem, Scene, Source, Turn
+from vaultllm.schema import Block, Conversation, Link, Note, Problem, Scene, Source, Turn
 
 SETTINGS = Settings(vault_id="test")
 APART = Settings(vault_id="test", scenes=SceneSettings(min_chars=0))
@@ -621,17 +621,12 @@ def test_any_text_is_covered_once(body: str) -> None:
     ],
 )
 def test_time_grows_with_the_note_and_not_faster(part: str) -> None:
-    def cost(size: int) -> float:
-        note = markdown.parse("n.md", (part * (size // len(part))).encode())
-        started = time.process_time()
+    def cut_all(note: Note) -> None:
         found, _ = scenes.cut(note, "", [], SETTINGS)
         scene_yaml.to_yaml("n.md", found)
         assert all(scenes.passages(scene) for scene in found)
-        return time.process_time() - started
 
-    cost(2_000)
-    small, large = (min(cost(size) for _ in range(3)) for size in (60_000, 240_000))
-    assert large < 8 * max(small, 0.02)
+    assert_linear(lambda size: markdown.parse("n.md", (part * (size // len(part))).encode()), cut_all, 60_000)
 
 
 def test_problems_of_the_reader_are_kept() -> None:

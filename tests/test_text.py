@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.timing import assert_linear
 from vaultllm import text
 
 
@@ -132,15 +132,7 @@ def test_no_bytes_and_no_setting_make_decoding_raise(data: bytes, fallback: str)
     "unit", [b"\xff\xfe\x00", b"a\0", b"\0", b"\xd0", b"\xd0\xbf\xff", b"\xef\xbb\xbf", b"\r\n\r", "яблоко ".encode("cp1251")]
 )
 def test_decoding_takes_time_by_length_only(unit: bytes) -> None:
-    def seconds(repeats: int) -> float:
-        data, best = unit * repeats, 9.0
-        for _ in range(3):
-            started = time.process_time()
-            text.decode(data)
-            best = min(best, time.process_time() - started)
-        return best
-
-    assert seconds(800_000 // len(unit)) / 4 < 2.6 * max(seconds(200_000 // len(unit)), 0.004)
+    assert_linear(lambda length: unit * (length // len(unit)), text.decode, 200_000)
 
 
 def test_bengali_vowel_signs_stay_with_their_letters() -> None:
