@@ -15,13 +15,14 @@ from typing import Any
 import pytest
 
 from tests import models
-from vaultllm import config, dataset, evaluate, hardware, steps, train, training, training_views
+from vaultllm import config, dataset, evaluate, fit, hardware, steps, train, training, training_views
 from vaultllm.config import TrainSettings
 from vaultllm.evaluate import Window
-from vaultllm.hardware import Base, Speed
+from vaultllm.fit import Shape
+from vaultllm.hardware import Speed
 from vaultllm.schema import Progress
 
-TINY = Base("tiny", 2, 64, 4, 2, 32, 160, 512, True)
+TINY = Shape("tiny", 2, 64, 4, 2, 32, 160, 512, True)
 SETTINGS = TrainSettings(rank=4, alpha=8, max_tokens=256, epochs=2.0)
 
 
@@ -29,7 +30,7 @@ def silent(progress: Progress) -> None:
     """Nobody looks."""
 
 
-def built(base: Base, device: str = "cpu") -> Any:
+def built(base: Shape, device: str = "cpu") -> Any:
     """A random Qwen3 of this shape with an adapter."""
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
@@ -45,13 +46,13 @@ def built(base: Base, device: str = "cpu") -> Any:
     return model
 
 
-def batch(base: Base, sequence: int, rows: int) -> Any:
+def batch(base: Shape, sequence: int, rows: int) -> Any:
     ids = [random.Random(0).randrange(base.vocabulary) for _ in range(sequence)]
     return evaluate.pad([Window(ids, [False] + [True] * (sequence - 1))] * rows)
 
 
 @pytest.mark.parametrize("base", hardware.BASES, ids=lambda base: base.name)
-def test_parameters_are_those_of_the_model(base: Base):
+def test_parameters_are_those_of_the_model(base: Shape):
     model = built(base, "meta")
     assert base.parameters() == pytest.approx(sum(weight.numel() for weight in model.parameters()), rel=2e-3)
 
@@ -78,7 +79,7 @@ def test_an_adapters_parameters_and_the_work_of_a_step_are_those_that_torch_coun
 def test_what_waits_for_the_backward_pass_is_what_autograd_keeps(half: bool):
     import torch
 
-    def kept(base: Base) -> float:
+    def kept(base: Shape) -> float:
         model = train.adapted(built(base).to(torch.bfloat16 if half else torch.float32), SETTINGS, 0).train()
         weights = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
         storages: dict[int, Any] = {}
@@ -120,22 +121,17 @@ def where(free_mb: int, bf16: bool = True, device: str = "cpu") -> dict[str, Any
     return {"device": device, "free_mb": free_mb, "bf16": bf16}
 
 
-def test_batch_and_sequence_shrink_until_it_fits_and_never_lie():
+def test_a_line_says_what_a_training_would_take():
     base, settings = hardware.BASES[2], TrainSettings(max_tokens=1024)
-    seen = []
-    for free in range(60_000, 0, -250):
-        line = hardware.row(base, settings, where(free, device="cuda"), [], None)
-        assert line["fits"] is (line["memory_mb"] <= free)
-        assert line["memory_mb"] == base.memory(line["batch_tokens"], settings.rank, True) // 2**20
-        assert line["sequence"] <= line["batch_tokens"]
-        seen.append((line["fits"], line["batch_tokens"], line["sequence"]))
-    assert seen == sorted(seen, reverse=True)
-    assert seen[0] == (True, train.batch_tokens(base.vocabulary, base.parameters(), "cuda"), 1024)
-    assert (True, 1024, 1024) in seen  # first the batch, then the sequence
-    usual = seen[0][1]
-    assert {batch for _, batch, sequence in seen if sequence == 1024} == {usual, usual // 2, usual // 4, 1024}
-    assert seen[-1] == (False, hardware.SHORTEST, hardware.SHORTEST)
-    assert {sequence for fits, _, sequence in seen if fits} == {1024, 512, 256, 128}
+    found = [Speed(1024, True, 512, 0.0, 1e12)]
+    for free in (60_000, 4_000, 2_500, 500):
+        line = hardware.row(base, settings, where(free, device="cuda"), found, 1000)
+        taken = fit.choose(base, device="cuda", free_mb=free, bf16=True, sequence=1024, rank=settings.rank)
+        assert (line["batch_tokens"], line["sequence"], line["memory_mb"]) == (taken.tokens, taken.sequence, taken.memory_mb)
+        assert (line["checkpointing"], line["fits"], line["why"]) == (taken.checkpointing, taken.fits, list(taken.reasons))
+        again = fit.RECOMPUTED if taken.checkpointing else 1.0
+        assert line["tokens_per_s"] == pytest.approx(1e12 / base.flops(taken.sequence, settings.rank) / again, rel=1e-3)
+    assert line["fits"] is False
 
 
 def test_hours_are_passes_over_the_tokens_at_the_speed():
@@ -209,7 +205,7 @@ def test_a_machine_without_the_memory_to_measure_is_told_so_without_a_traceback(
 
     real = hardware._step
 
-    def full(model: Any, optimizer: Any, base: Base, *rest: Any) -> float:
+    def full(model: Any, optimizer: Any, base: Shape, *rest: Any) -> float:
         if base.width > 64:
             raise torch.OutOfMemoryError("out of memory")
         return real(model, optimizer, base, *rest)

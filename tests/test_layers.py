@@ -90,6 +90,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "memory.map",
         "models.plan",
         "models.micro",
+        "models.nf4",
         "models.hf",
         "models.reload",
         "models.batched",
@@ -130,6 +131,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "survey",
         "target",
         "forget",
+        "unlearning",
         "steps",
         "pipeline",
         "schedule",
@@ -201,6 +203,7 @@ def test_only_the_named_modules_know_torch_and_chroma() -> None:
     torch_users = {name for name, path in modules().items() if any(i.partition(".")[0] == "torch" for i in imports(path, top_level=False))}
     chroma_users = {name for name, path in modules().items() if any(i.startswith("chromadb") for i in imports(path, top_level=False))}
     assert torch_users <= {
+        "models.nf4",
         "models.hf",
         "models.reload",
         "models.micro",

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from tests import models
-from vaultllm import checkpoints, evaluate, loop, train
+from vaultllm import checkpoints, evaluate, fit, loop, train
 from vaultllm.config import TrainSettings
 from vaultllm.dataset import Dataset
 from vaultllm.errors import DataError, ModelError
@@ -264,7 +264,8 @@ def test_when_the_memory_is_not_enough_the_batch_is_halved_and_the_step_is_the_s
     chosen = metrics["chosen"]
     assert (chosen["out_of_memory"], whole["chosen"]["out_of_memory"]) == (True, False)
     assert 0 < chosen["batch_tokens"] <= most
-    assert {**chosen, "batch_tokens": 0, "out_of_memory": False} == {**whole["chosen"], "batch_tokens": 0}
+    varies = {"batch_tokens": 0, "free_mb": 0}
+    assert {**chosen, **varies, "out_of_memory": False} == {**whole["chosen"], **varies}
     assert any(phase.startswith("out of memory: at most ") for phase in said)
     assert (metrics["tokens"]["learnt"], metrics["tokens"]["context"]) == (whole["tokens"]["learnt"], whole["tokens"]["context"])
     assert metrics["tokens"]["padding"] <= whole["tokens"]["padding"]
@@ -554,3 +555,66 @@ def test_the_test_part_is_neither_learnt_nor_measured(bases: dict[str, Path], tm
         kept = ("adapter_sha256", "bpb_before", "bpb_after", "bpb_dialogue_after", "val_examples", "val_notes", "examples", "tokens")
         found.append({key: metrics[key] for key in kept})
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("shape", models.SHAPES)
+def test_gradient_checkpointing_changes_no_gradient_and_keeps_less(bases: dict[str, Path], shape: models.Shape):
+    import torch
+
+    def once(checkpointing: bool) -> tuple[Any, list[Any], int]:
+        loaded = hf.load(str(bases[shape]))
+        model = train.adapted(loaded.model, settings(), 0).train()
+        if checkpointing:
+            hf.checkpoint_blocks(model)
+        frozen = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
+        kept: dict[int, int] = {}
+
+        def pack(tensor: Any) -> Any:
+            if tensor.untyped_storage().data_ptr() not in frozen:
+                kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        torch.manual_seed(0)  # GPT-2 has dropout
+        ids = list(range(3, 67))
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            losses = evaluate.token_losses(model, *evaluate.pad([evaluate.Window(ids, [False] + [True] * 63)] * 4))[0]
+            held = sum(kept.values())
+        losses.mean().backward()
+        return losses.detach(), [weight.grad for weight in model.parameters() if weight.requires_grad], held
+
+    (plain, exact, much), (again, found, little) = once(False), once(True)
+    assert torch.equal(plain, again)
+    assert len(exact) == len(found) > 8
+    for one, other in zip(exact, found, strict=True):
+        torch.testing.assert_close(one, other)
+    assert any(bool(one.abs().sum() > 0) for one in found)
+    assert little < 0.7 * much  # two blocks, and the logits, which wait in both
+
+
+def test_a_training_takes_what_fits_and_an_interrupted_one_what_it_began_with(
+    bases: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(loop.Job, "speak", lambda job, step: job.progress(Progress("LoRA", 0.5, step)))
+    base, data = str(bases["llama"]), corpus(24)
+    real = fit.machine
+
+    def free(megabytes: int) -> None:
+        monkeypatch.setattr(fit, "machine", lambda: real() | {"free_mb": megabytes})
+
+    free(1)  # not even the least fits: it is tried all the same
+    whole = train.train_lora(base, data, tmp_path / "whole", settings(max_tokens=256), progress=silent)
+    chosen = whole["chosen"]
+    assert (chosen["checkpointing"], chosen["sequence"], chosen["quantize"]) == (True, fit.SHORTEST, "")
+    assert chosen["batch_tokens"] <= fit.SHORTEST
+    assert (chosen["free_mb"], chosen["memory_mb"] > 1) == (1, True)
+    assert "may be stopped" in chosen["why"][-1]
+    assert whole["loss_last"] < whole["loss_first"]
+
+    with pytest.raises(KeyboardInterrupt):
+        train.train_lora(base, data, tmp_path / "run", settings(max_tokens=256), progress=stopping(2, ctrl_c))
+    free(20_000)
+    again = train.train_lora(base, data, tmp_path / "run", settings(max_tokens=256), progress=silent, resume=True)
+    assert again["adapter_sha256"] == whole["adapter_sha256"]
+    assert not (tmp_path / "run" / train.FIT).exists()
+    anew = train.train_lora(base, data, tmp_path / "new", settings(max_tokens=256), progress=silent)
+    assert (anew["chosen"]["checkpointing"], anew["chosen"]["sequence"]) == (False, 256)

@@ -212,7 +212,9 @@ class TrainSettings(_Section):
     epochs: float = Field(3.0, gt=0.0)
     """At most this many passes; the minutes end it earlier."""
     max_tokens: int = Field(512, ge=32)
-    """Longest training sequence; the model's own limit if that is smaller."""
+    """Longest training sequence; the model's own limit if that is smaller, or what fits the memory."""
+    quantize: Literal["", "nf4"] = ""
+    """`nf4`: a base's matrices are held in 4 bits while an adapter is trained and used (QLoRA; needs bitsandbytes); empty: as they are."""
     learn: Literal["assistant", "user"] = "assistant"
     """Whose turns of a talk are learnt: the assistant's, or the owner's own (`user`), to learn the owner's voice."""
     tasks: float = Field(0.25, ge=0.0, le=0.5)
@@ -225,6 +227,14 @@ class TrainSettings(_Section):
     """The newest notes that are held out with them: this share of those whose time is known."""
     test: float = Field(0.05, ge=0.0, lt=0.4)
     """Share of the notes, by a hash of the path, that is neither learnt nor decided by: only a run's report looks at them."""
+    from_: Literal["base", "adapter"] = Field("base", alias="from")
+    """Where `retrain` begins: at the base, to learn all notes, or at the adapter that answers, to learn what is new since."""
+    replay: float = Field(0.25, ge=0.0, le=0.9)
+    """From an adapter on: share of what is learnt that is old notes, another sample each time."""
+    rehearse: float = Field(0.0, ge=0.0, le=0.5)
+    """Share of what is learnt that the base itself has said, lest it be forgotten; 0: none."""
+    kl: float = Field(1.0, ge=0.0)
+    """How much a training is held to the base where it learns what the base has said: times KL(base || adapter); 0: not at all."""
     min_new: int = Field(20, ge=1)
     """`retrain` starts when so many scenes are new."""
     only_on_ac: bool = True
@@ -421,7 +431,8 @@ def load_settings(path: Path) -> Settings:
             section: Any = Settings
             for key in keys[:-1]:
                 section = section.model_fields[key].annotation
-            message = f"there is no setting '{'.'.join(keys)}'.{nearest(keys[-1], section.model_fields)}"
+            known = [field.alias or key for key, field in section.model_fields.items()]
+            message = f"there is no setting '{'.'.join(keys)}'.{nearest(keys[-1], known)}"
         else:
             message = f"{'.'.join(keys)}: {first['msg'].removeprefix('Value error, ')}"
         raise ConfigError(message, path=str(path), line=line) from error

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
-import platform
 import time
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-from vaultllm import evaluate, power, train
+from vaultllm import evaluate, fit, power, train
 from vaultllm.config import TrainSettings
 from vaultllm.evaluate import Window
+from vaultllm.fit import Shape
 from vaultllm.models import hf, plan
 from vaultllm.schema import Progress, Report
 
@@ -25,84 +24,19 @@ SECONDS = 20.0
 """Most that a probe takes, where one step of a few layers does not take seconds itself."""
 STEP = 1.5
 """Seconds that one measured step may take; a slow machine reads fewer tokens in it."""
-SHORTEST = 128
-"""A base for which not even so many tokens fit cannot be trained here."""
-LIBRARIES_MB = 900
-"""What Python, torch, transformers and peft hold before any weight (measured on Linux: 0.7-0.9 GB; on a GPU its context)."""
-SPARE = 1.15
-"""Allocators keep more than is used, and a system wants some for itself."""
 
 
-class Base(NamedTuple):
-    """The shape of a Qwen3- or Llama-like base: what its memory and speed depend on."""
-
-    name: str
-    """As it is shown."""
-    layers: int
-    """Transformer blocks."""
-    width: int
-    """Hidden size."""
-    heads: int
-    """Attention heads of the queries."""
-    shared: int
-    """Heads of keys and values."""
-    head: int
-    """Size of one head."""
-    inner: int
-    """Inner size of the gated feed-forward layer."""
-    vocabulary: int
-    """Tokens; the output layer is the embedding table."""
-    half: bool
-    """Whether its checkpoint is bf16, so that it is read so where that is fast."""
-
-    def linear(self) -> int:
-        """Parameters of one block's matrices."""
-        return self.width * self.head * 2 * (self.heads + self.shared) + 3 * self.width * self.inner
-
-    def parameters(self) -> int:
-        """All weights, but the norms' few."""
-        return self.vocabulary * self.width + self.layers * self.linear()
-
-    def adapter(self, rank: int) -> int:
-        """Parameters of a LoRA adapter on every matrix of every block."""
-        queries, keys = self.heads * self.head, self.shared * self.head
-        ends = 2 * (self.width + queries) + 2 * (self.width + keys) + 3 * (self.width + self.inner)
-        return self.layers * rank * ends
-
-    def flops(self, sequence: int, rank: int) -> float:
-        """Of one token in one training step: frozen matrices forward and backward, the adapter with its gradients, attention."""
-        frozen = 4 * (self.layers * self.linear() + self.vocabulary * self.width)
-        return frozen + 6 * self.adapter(rank) + 12 * self.layers * self.heads * self.head * sequence
-
-    def kept(self, half: bool) -> int:
-        """Bytes of one token in one block that wait for the backward pass.
-
-        Counted from what autograd saves in Qwen3 with peft's adapters, which widen their inputs to fp32 (docs/log.md).
-        """
-        queries, keys = self.heads * self.head, self.shared * self.head
-        if half:
-            return 28 * self.width + 13 * queries + 9 * keys + 10 * self.inner + 8 * self.heads
-        return 16 * self.width + 13 * queries + 13 * keys + 16 * self.inner + 8 * self.heads
-
-    def memory(self, tokens: int, rank: int, half: bool) -> int:
-        """Bytes of a training with so many tokens in one pass: weights, adapter with AdamW, what waits, logits, libraries."""
-        size = 2 if half else 4
-        logits = self.vocabulary * tokens * (2 * size + 12)  # themselves, their gradient, and the loss in fp32
-        held = size * self.parameters() + 16 * self.adapter(rank) + tokens * self.layers * self.kept(half) + logits
-        return int(held * SPARE) + LIBRARIES_MB * 2**20
-
-
-def _micro() -> Base:
+def _micro() -> Shape:
     shape = plan.SHAPES[3]
-    return Base("micro", shape.layers, shape.width, shape.heads, shape.heads, shape.width // shape.heads, shape.inner, 4096, False)
+    return Shape("micro", shape.layers, shape.width, shape.heads, shape.heads, shape.width // shape.heads, shape.inner, 4096, False)
 
 
 BASES = (
     _micro(),
-    Base("135M", 30, 576, 9, 3, 64, 1536, 49_152, True),
-    Base("0.6B", 28, 1024, 16, 8, 128, 3072, 151_936, True),
-    Base("1.7B", 28, 2048, 16, 8, 128, 6144, 151_936, True),
-    Base("4B", 36, 2560, 32, 8, 128, 9728, 151_936, True),
+    Shape("135M", 30, 576, 9, 3, 64, 1536, 49_152, True),
+    Shape("0.6B", 28, 1024, 16, 8, 128, 3072, 151_936, True),
+    Shape("1.7B", 28, 2048, 16, 8, 128, 6144, 151_936, True),
+    Shape("4B", 36, 2560, 32, 8, 128, 9728, 151_936, True),
 )
 """micro: a middle size of our own; the others: SmolLM2-135M, Qwen3-0.6B, -1.7B and -4B as their configurations say."""
 
@@ -127,14 +61,14 @@ def probe(settings: TrainSettings, tokens: int | None, progress: Report, seconds
 
     `tokens`: of one pass over what is to be learnt, context included; None: not known. Returns {device, others_per_core,
     measured, bases, dataset_tokens, epochs, seconds}; each base has {base, parameters, dtype, sequence, batch_tokens,
-    tokens_per_s, memory_mb, fits, hours, estimated}.
+    tokens_per_s, memory_mb, fits, hours, estimated, quantize, checkpointing, why}.
     `hours` are for `train.epochs` passes; None where there are no tokens, or it does not fit.
     """
     began = time.monotonic()
     busy = power.Others().per_core()
     progress(Progress("measuring speed", 0.0))
     hf.quiet()
-    where = machine()
+    where = fit.machine()
     half = bool(where["bf16"])
     wide = BASES[-1] if where["device"] == "cuda" else BASES[2]  # wide enough to keep a GPU busy; a CPU would take too long
     models = (BASES[0], *(one._replace(layers=4, vocabulary=8192) for one in (BASES[1], wide)))
@@ -152,29 +86,6 @@ def probe(settings: TrainSettings, tokens: int | None, progress: Report, seconds
         "dataset_tokens": tokens,
         "epochs": settings.epochs,
         "seconds": round(time.monotonic() - began, 1),
-    }
-
-
-def machine() -> dict[str, Any]:
-    """{device, name, cores, threads, memory_mb, free_mb, bf16}: where models run here, and the memory that they may use."""
-    import psutil
-    import torch
-
-    device = hf.device()
-    memory = psutil.virtual_memory()
-    total, free = memory.total, memory.available
-    if device == "cuda":
-        free, total = torch.cuda.mem_get_info()
-    elif device == "mps":
-        free = min(free, torch.mps.recommended_max_memory())
-    return {
-        "device": device,
-        "name": torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine(),
-        "cores": os.cpu_count() or 1,
-        "threads": torch.get_num_threads(),
-        "memory_mb": total // 2**20,
-        "free_mb": free // 2**20,
-        "bf16": hf.fast_bf16(device),
     }
 
 
@@ -200,7 +111,7 @@ def logit_seconds(device: str, half: bool) -> float:
     return best / (rows * vocabulary)
 
 
-def measure(base: Base, settings: TrainSettings, device: str, half: bool, seconds: float, logit: float = 0.0) -> list[Speed]:
+def measure(base: Shape, settings: TrainSettings, device: str, half: bool, seconds: float, logit: float = 0.0) -> list[Speed]:
     """One LoRA training on random tokens for about `seconds`, at least two steps; empty when the memory is not enough for it.
 
     `logit`: seconds of `logit_seconds`, which are no work of the matrices.
@@ -214,7 +125,7 @@ def measure(base: Base, settings: TrainSettings, device: str, half: bool, second
         bos_token_id=None, eos_token_id=0, pad_token_id=0,
     )  # fmt: skip
     began = time.monotonic()
-    sequence = SHORTEST // 2
+    sequence = fit.SHORTEST // 2
     best = math.inf
     try:
         with torch.random.fork_rng(devices=[]):  # whoever asks keeps their random numbers
@@ -227,9 +138,7 @@ def measure(base: Base, settings: TrainSettings, device: str, half: bool, second
         longest = min(settings.max_tokens, 2048)
         while sequence * 2 <= longest and warm * 2 <= STEP:
             sequence, warm = sequence * 2, warm * 2
-        rows = (
-            1 if device == "cpu" else max(1, min(train.BATCH, train.batch_tokens(base.vocabulary, base.parameters(), device) // sequence))
-        )
+        rows = 1 if device == "cpu" else max(1, min(fit.BATCH, fit.tokens_per_pass(base.vocabulary, base.parameters(), device) // sequence))
         steps = 0
         while steps < 2 or (time.monotonic() - began + best < seconds and steps < 12):
             best = min(best, _step(model, optimizer, base, sequence, rows, device))
@@ -241,7 +150,7 @@ def measure(base: Base, settings: TrainSettings, device: str, half: bool, second
     return [Speed(base.width, half, sequence, round(1 / token, 1), base.flops(sequence, settings.rank) / matrices)]
 
 
-def _step(model: Any, optimizer: Any, base: Base, sequence: int, rows: int, device: str) -> float:
+def _step(model: Any, optimizer: Any, base: Shape, sequence: int, rows: int, device: str) -> float:
     """Seconds of one optimiser step as the training takes it."""
     ids = [number * 7919 % base.vocabulary for number in range(sequence)]
     batch = [part.to(device) for part in evaluate.pad([Window(ids, [False] + [True] * (sequence - 1))] * rows)]
@@ -265,32 +174,29 @@ def _waited(device: str) -> None:
 
 
 def row(
-    base: Base, settings: TrainSettings, where: dict[str, Any], found: Sequence[Speed], tokens: int | None, logit: float = 0.0
+    base: Shape, settings: TrainSettings, where: dict[str, Any], found: Sequence[Speed], tokens: int | None, logit: float = 0.0
 ) -> dict[str, Any]:
     """One line of the table; of `where` {device, free_mb, bf16} are read; `logit`: seconds of `logit_seconds`."""
-    half = bool(where["bf16"]) and base.half
-    sequence = settings.max_tokens
-    usual = train.batch_tokens(base.vocabulary, base.parameters(), where["device"])
-    free = where["free_mb"] * 2**20
-    batch = min(max(usual, sequence), train.BATCH * sequence)
-    while base.memory(batch, settings.rank, half) > free and sequence > SHORTEST:
-        if batch > sequence:
-            batch = max(sequence, batch // 2)
-        else:
-            sequence = batch = max(SHORTEST, sequence // 2)
-    fits = base.memory(batch, settings.rank, half) <= free
-    rate = flops_per_s(found, base.width, half)
-    speed = 1 / (base.flops(sequence, settings.rank) / rate + logit * base.vocabulary) if rate else None
-    usable = speed if fits else None
+    found_fit = fit.choose(
+        base, device=where["device"], free_mb=where["free_mb"], bf16=bool(where["bf16"]), sequence=settings.max_tokens,
+        rank=settings.rank, quantize=settings.quantize,
+    )  # fmt: skip
+    rate = flops_per_s(found, base.width, found_fit.dtype == "bfloat16")
+    again = fit.RECOMPUTED if found_fit.checkpointing else 1.0
+    speed = 1 / (again * base.flops(found_fit.sequence, settings.rank) / rate + logit * base.vocabulary) if rate else None
+    usable = speed if found_fit.fits else None
     return {
         "base": base.name,
         "parameters": base.parameters(),
-        "dtype": "bfloat16" if half else "float32",
-        "sequence": sequence,
-        "batch_tokens": batch,
+        "dtype": found_fit.dtype,
+        "quantize": found_fit.quantize,
+        "checkpointing": found_fit.checkpointing,
+        "sequence": found_fit.sequence,
+        "batch_tokens": found_fit.tokens,
         "tokens_per_s": None if speed is None else round(speed, 1),
-        "memory_mb": base.memory(batch, settings.rank, half) // 2**20,
-        "fits": fits,
+        "memory_mb": found_fit.memory_mb,
+        "fits": found_fit.fits,
+        "why": list(found_fit.reasons),
         "hours": None if usable is None or tokens is None else round(tokens * settings.epochs / usable / 3600, 3),
         "estimated": base != BASES[0],  # that one was measured whole
     }

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vaultllm import checkpoints, evaluate
+from vaultllm import checkpoints, evaluate, replay
 from vaultllm.errors import ModelError
 from vaultllm.evaluate import Window
 from vaultllm.models import hf
@@ -60,6 +60,10 @@ class Data:
     """Examples that did not fit into one window."""
     empty: int = 0
     """Examples that hold no token which could be learnt (a single one, with nothing before it)."""
+    sequence: int = 0
+    """The longest window that there may be, in tokens."""
+    own: int = 0
+    """So many of the pieces, the last ones, are what the base says of itself; they share no batch with the others."""
 
     def tokens(self) -> dict[str, int]:
         """Of one pass: `learnt`, `context` (read, not learnt; what windows repeat among it) and `padding`."""
@@ -154,6 +158,8 @@ class Job:
     seed: int
     data: Data
     ask: Callable[[], Wait | None] = go_on
+    kl: float = 0.0
+    """How much the adapter is held to the base on its own samples (`replay.token_losses`)."""
     wait: Wait | None = None
     interrupted: bool = False
     finished: bool = False
@@ -227,7 +233,11 @@ def _trainer(model: Any, job: Job) -> Any:
         """Loss per learnt token of the whole step, weighted by example."""
 
         def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
-            losses, rows = evaluate.token_losses(model, inputs["input_ids"], inputs["attention_mask"], inputs["labels"])
+            given = (inputs["input_ids"], inputs["attention_mask"], inputs["labels"])
+            if bool(inputs["own"].any()):
+                losses, rows = replay.token_losses(model, self.accelerator.unwrap_model(model), *given, job.kl)
+            else:
+                losses, rows = evaluate.token_losses(model, *given)
             loss = (losses * inputs["weights"][rows]).sum() / num_items_in_batch
             return loss * self.accelerator.num_processes  # gradients are averaged over processes, tokens were summed
 
@@ -412,7 +422,9 @@ def _collator(data: Data) -> Callable[[list[list[int]]], dict[str, Any]]:
 
         chosen = [i for batch in batches for i in batch]
         ids, mask, labels = evaluate.pad([data.pieces[i] for i in chosen])
-        return {"input_ids": ids, "attention_mask": mask, "labels": labels, "weights": torch.tensor([data.weights[i] for i in chosen])}
+        own = torch.tensor([i >= len(data.pieces) - data.own for i in chosen])
+        weights = torch.tensor([data.weights[i] for i in chosen])
+        return {"input_ids": ids, "attention_mask": mask, "labels": labels, "weights": weights, "own": own}
 
     return collate
 

@@ -8,6 +8,7 @@ ledger, and decides nothing about promotion.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
@@ -18,24 +19,26 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from vaultllm import checkpoints, evaluate
+from vaultllm import checkpoints, evaluate, fit, replay
 from vaultllm.config import TrainSettings
 from vaultllm.dataset import Dataset
-from vaultllm.errors import DataError
+from vaultllm.errors import DataError, ModelError
 from vaultllm.evaluate import Score, Window
+from vaultllm.files import write_whole
 from vaultllm.loop import Data, Job, Log, Pace, go_on, run
 from vaultllm.models import hf, reload
 from vaultllm.power import Wait
 from vaultllm.schema import Example, Progress, Report
+from vaultllm.text import sha
 
-BATCH = 8
-"""Windows per optimiser step: small batches suit LoRA (Schulman 2025, "LoRA Without Regret")."""
 MICRO_RATE, RATE = 1e-3, 2e-4
 """Learning rates when none is set: for a base trained on the vault, for others."""
+FIT = "fit.json"
+"""Beside the checkpoints, as long as they are there: what was chosen to fit the memory."""
 MEASURE = 0.1
 """Share of the time that may go into measuring the base on held-out notes; the adapter takes as long again."""
 
@@ -50,8 +53,13 @@ def train_lora(
     resume: bool = False,
     seed: int | None = None,
     ask: Callable[[], Wait | None] = go_on,
+    parent: Path | None = None,
+    said: Path | None = None,
 ) -> dict[str, Any]:
     """Train an adapter on the dataset's training side and measure it on the other; returns the metrics.
+
+    `parent`: the folder of the adapter whose weights it begins with (the optimiser begins anew); None: it begins at the base.
+    `said`: the file in which the base's own samples are kept for the next training (`settings.rehearse`).
 
     Writes into `run_folder` only: `adapter/` (plain peft), `vaultllm.json` (what it belongs to), `metrics.jsonl`,
     `scores.json` (of each held-out example, before and after), `plot.png`, and `checkpoints/` while it runs. `settings.minutes`
@@ -66,30 +74,43 @@ def train_lora(
     if not train:
         raise DataError(f"there is nothing to train on: {len(dataset.examples)} examples, {len(dataset.dropped)} scenes or turns dropped")
     progress(Progress("loading", 0.0))
-    loaded = hf.load(base)
+    kept = run_folder / "checkpoints"
+    taken = _fit(Path(hf.resolve(base)), settings, run_folder / FIT if resume else None)
+    loaded = hf.load(base, dtype=taken.dtype, quantize=taken.quantize)
     limit = min(settings.max_tokens, loaded.context)
-    data = _data(loaded, train, limit, seed)
-    model = adapted(loaded.model, settings, seed)
+    data = _data(loaded, train, min(limit, taken.sequence), seed, taken.tokens)
     base_sha = hf.fingerprint(loaded.folder)
+    run_folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if settings.rehearse > 0.0:
+        progress(Progress("the base speaks", 0.0))
+        own = replay.own(loaded, base_sha, said or run_folder / "said.json", run_folder, data.tokens()["learnt"], settings, resume)
+        data = _with_own(data, [Window(piece.ids[:limit], piece.learn[:limit]) for piece in own], taken.tokens // 2)  # two models read them
+    model = adapted(loaded.model, settings, seed, parent)
+    if taken.checkpointing:
+        hf.checkpoint_blocks(model)
     rate = settings.learning_rate or (MICRO_RATE if (loaded.folder / "micro.json").is_file() else RATE)
     identity = {"base_sha": base_sha, "dataset": dataset.id, "seed": seed, "limit": limit, "rate": rate, "epochs": settings.epochs}
     identity |= {"rank": settings.rank, "alpha": settings.alpha, "batches": len(data.batches), "accumulate": data.accumulate}
+    identity |= {"dtype": taken.dtype, "quantize": taken.quantize, "checkpointing": taken.checkpointing, "tokens": taken.tokens}
+    ancestor = "" if parent is None else _sha(parent / "adapter_model.safetensors")
+    identity |= {"parent": ancestor, "kl": settings.kl if data.own else 0.0}
+    identity["own"] = sha(*(str(piece.ids) for piece in data.pieces[len(data.pieces) - data.own :]))
 
-    run_folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    kept = run_folder / "checkpoints"
     checkpoint = checkpoints.newest(kept, identity) if resume else None
     if checkpoint is None:
         shutil.rmtree(kept, ignore_errors=True)
         (run_folder / "metrics.jsonl").unlink(missing_ok=True)
+        write_whole(run_folder / FIT, json.dumps({"asked": _asked(settings), "fit": asdict(taken)}) + "\n")
 
     budget = settings.minutes * 60
     measured, before, took = _measure(model, loaded.tokenizer, held_out, limit, budget * MEASURE, progress)
     steps = math.ceil(settings.epochs * math.ceil(len(data.batches) / data.accumulate))
     pace = Pace(max(budget - (time.monotonic() - begun) - 1.1 * took, budget / 2), steps)
-    job = Job(run_folder, identity, pace, Log(), progress, rate, seed, data, ask)
+    job = Job(run_folder, identity, pace, Log(), progress, rate, seed, data, ask, settings.kl)
     step = run(model, job, checkpoint)
 
-    adapter = _save_adapter(model, run_folder, {"base": base, "base_sha": base_sha, "dataset": dataset.id})
+    about = {"base": base, "base_sha": base_sha, "dataset": dataset.id, "quantize": taken.quantize, "parent": ancestor}
+    adapter = _save_adapter(model, run_folder, about)
     reload.record(model, loaded.tokenizer, run_folder)
     after = evaluate.score(
         model,
@@ -114,6 +135,8 @@ def train_lora(
         "loss_last": log.loss,
         "examples": len(train),
         "windows": len(data.pieces),
+        "own_samples": data.own,
+        "own_tokens": sum(sum(piece.learn) for piece in data.pieces[len(data.pieces) - data.own :]),
         "examples_cut": data.cut,
         "examples_empty": data.empty,
         "tokens_one_pass": data.tokens(),
@@ -122,25 +145,54 @@ def train_lora(
         "trained_parameters": sum(weight.numel() for weight in model.parameters() if weight.requires_grad),
         "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
         "device": hf.device(),
-        "chosen": _chosen(model, data, log, limit),
+        "chosen": _chosen(taken, data, log),
         "adapter_sha256": adapter,
         "versions": versions(),
     }
     _plot(run_folder / "plot.png", log.losses, metrics)
     shutil.rmtree(kept, ignore_errors=True)
+    (run_folder / FIT).unlink(missing_ok=True)
     return metrics
 
 
-def _chosen(model: Any, data: Data, log: Log, limit: int) -> dict[str, Any]:
+def _chosen(taken: fit.Fit, data: Data, log: Log) -> dict[str, Any]:
     """What was taken to fit this machine; `out_of_memory` when the batches turned out to be too large for it."""
     largest = max(len(batch) * max(len(data.pieces[i].ids) for i in batch) for batch in data.batches)
     return {
-        "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
+        "dtype": taken.dtype,
+        "quantize": taken.quantize,
+        "checkpointing": taken.checkpointing,
         "batch_tokens": min(largest, log.fits or largest),
-        "sequence": limit,
+        "sequence": data.sequence,
         "accumulate": data.accumulate,
         "out_of_memory": log.fits > 0,
+        "memory_mb": taken.memory_mb,
+        "free_mb": taken.free_mb,
+        "why": list(taken.reasons),
     }
+
+
+def _asked(settings: TrainSettings) -> dict[str, Any]:
+    """The settings that a choice depends on, beside the machine."""
+    return {"max_tokens": settings.max_tokens, "rank": settings.rank, "quantize": settings.quantize}
+
+
+def _fit(folder: Path, settings: TrainSettings, before: Path | None) -> fit.Fit:
+    """What fits this machine; what was chosen before, where a training goes on: other batches would make it another one."""
+    if before is not None and before.is_file():
+        with contextlib.suppress(ValueError, KeyError, TypeError):  # torn, or of another version
+            known = json.loads(before.read_text(encoding="utf-8"))
+            if known["asked"] == _asked(settings):
+                return fit.Fit(**(known["fit"] | {"reasons": tuple(known["fit"]["reasons"])}))
+    import peft  # noqa: F401 - what the libraries take is taken before what is free is looked at
+
+    config = hf.configuration(folder)
+    where = fit.machine()
+    return fit.choose(
+        fit.of(config, folder.name), device=where["device"], free_mb=where["free_mb"], bf16=where["bf16"],
+        sequence=min(settings.max_tokens, getattr(config, "max_position_embeddings", None) or settings.max_tokens),
+        rank=settings.rank, quantize=settings.quantize, held_mb=0,
+    )  # fmt: skip
 
 
 def versions() -> dict[str, str]:
@@ -150,13 +202,7 @@ def versions() -> dict[str, str]:
     }
 
 
-def batch_tokens(vocabulary: int, parameters: int, where: str) -> int:
-    """How many tokens, with padding, one forward and backward pass takes on a device (`cuda`, `mps`, `cpu`); one sequence may be more."""
-    tokens = evaluate.tokens_at_once(vocabulary, where) // 2  # the gradient of the logits is as large as they are
-    return min(tokens, 1024) if where == "cpu" and parameters > 100_000_000 else tokens
-
-
-def _data(loaded: hf.Loaded, examples: Sequence[Example], limit: int, seed: int) -> Data:
+def _data(loaded: hf.Loaded, examples: Sequence[Example], limit: int, seed: int, tokens: int | None = None) -> Data:
     pieces: list[Window] = []
     weights: list[float] = []
     cut = empty = 0
@@ -172,16 +218,34 @@ def _data(loaded: hf.Loaded, examples: Sequence[Example], limit: int, seed: int)
     order = list(range(len(pieces)))
     random.Random(seed).shuffle(order)
     pieces, weights = [pieces[i] for i in order], [weights[i] for i in order]
-    tokens = batch_tokens(loaded.model.get_input_embeddings().weight.shape[0], loaded.parameters, hf.device())
-    batches = evaluate.batches([len(piece.ids) for piece in pieces], tokens=tokens, rows=BATCH)
-    accumulate = max(1, round(BATCH * len(batches) / len(pieces))) if len(pieces) > BATCH else len(batches)
-    return Data(pieces, weights, batches, accumulate, cut, empty)
+    if tokens is None:
+        tokens = fit.tokens_per_pass(loaded.model.get_input_embeddings().weight.shape[0], loaded.parameters, hf.device())
+    batches = evaluate.batches([len(piece.ids) for piece in pieces], tokens=tokens, rows=fit.BATCH)
+    accumulate = max(1, round(fit.BATCH * len(batches) / len(pieces))) if len(pieces) > fit.BATCH else len(batches)
+    return Data(pieces, weights, batches, accumulate, cut, empty, sequence=limit)
 
 
-def adapted(model: Any, settings: TrainSettings, seed: int) -> Any:
-    """peft's wrapper with a fresh adapter, which changes nothing yet."""
+def _with_own(data: Data, own: Sequence[Window], tokens: int) -> Data:
+    """The data with the base's own samples behind it, in batches of their own, of at most so many tokens."""
+    first = len(data.pieces)
+    batches = evaluate.batches([len(piece.ids) for piece in own], tokens=tokens, rows=fit.BATCH)
+    return replace(
+        data,
+        pieces=[*data.pieces, *own],
+        weights=data.weights + [1.0] * len(own),
+        batches=data.batches + [[first + i for i in batch] for batch in batches],
+        own=len(own),
+    )
+
+
+def adapted(model: Any, settings: TrainSettings, seed: int, parent: Path | None = None) -> Any:
+    """peft's wrapper with a fresh adapter, which changes nothing yet, or with the weights of the adapter in the folder `parent`.
+
+    Raises ModelError when these are of another rank or of other layers.
+    """
     import torch
-    from peft import LoraConfig, get_peft_model
+    from peft import LoraConfig, get_peft_model, load_peft_weights, set_peft_model_state_dict
+    from safetensors import SafetensorError
     from transformers.pytorch_utils import Conv1D
 
     torch.manual_seed(seed)
@@ -194,7 +258,19 @@ def adapted(model: Any, settings: TrainSettings, seed: int) -> Any:
         task_type="CAUSAL_LM",
     )
     with hf.library_warnings_ignored():
-        return get_peft_model(model, config)
+        made = get_peft_model(model, config)
+        if parent is None:
+            return made
+        try:
+            found = set_peft_model_state_dict(made, load_peft_weights(str(parent), device=str(next(model.parameters()).device)))
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            raise ModelError(
+                f"the adapter to go on from does not fit ({error}); train from the base: vaultllm train", path=str(parent)
+            ) from error
+    other = [*found.unexpected_keys, *(name for name in found.missing_keys if "lora_" in name)]
+    if other:
+        raise ModelError(f"the adapter to go on from has other layers ({other[0]}); train from the base: vaultllm train", path=str(parent))
+    return made
 
 
 def _measure(
@@ -246,12 +322,16 @@ def _save_adapter(model: Any, folder: Path, about: dict[str, str]) -> str:
     config = json.loads((aside / "adapter_config.json").read_text(encoding="utf-8"))
     config["target_modules"] = sorted(config["target_modules"])  # peft writes a set: its order would change the file
     (aside / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
-    digest = hashlib.sha256((aside / "adapter_model.safetensors").read_bytes()).hexdigest()
+    digest = _sha(aside / "adapter_model.safetensors")
     shutil.rmtree(target, ignore_errors=True)
     aside.rename(target)
     note = json.dumps({"schema": 1, **about, "adapter_sha256": digest}, ensure_ascii=False, indent=1)
     (folder / "vaultllm.json").write_text(note + "\n", encoding="utf-8")
     return digest
+
+
+def _sha(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def peak_rss_mb() -> int:

@@ -75,7 +75,10 @@ def _chosen_line(metrics: Result) -> str:
         return ""
     less = " (the memory was not enough for more)" if chosen["out_of_memory"] else ""
     most = f"up to {chosen['batch_tokens']:,} tokens at once{less}, sequences up to {chosen['sequence']:,}"
-    return f"{metrics['device']}, {chosen['dtype']}, {most}\n"
+    how = [chosen["dtype"], *([chosen["quantize"]] if chosen.get("quantize") else [])]
+    how += ["gradient checkpointing"] if chosen.get("checkpointing") else []
+    why = "".join(f"  {reason}\n" for reason in chosen.get("why", [])[1:])  # the first says only what the type says
+    return f"{metrics['device']}, {', '.join(how)}, {most}\n{why}"
 
 
 def _report_line(result: Result) -> str:

@@ -23,6 +23,7 @@ from typing import Any
 
 from vaultllm.config import path_of
 from vaultllm.errors import ModelError
+from vaultllm.models import nf4
 
 CAPABLE = 300_000_000
 """From so many parameters on a model is trusted to answer, not only to find."""
@@ -208,11 +209,12 @@ def library_warnings_ignored() -> Iterator[None]:
         yield
 
 
-def load(base: str, adapter: Path | None = None, dtype: Any = None) -> Loaded:
+def load(base: str, adapter: Path | None = None, dtype: Any = None, quantize: str | None = None) -> Loaded:
     """The model of `base` (path or hub id), with a peft adapter on it.
 
-    `dtype` None: bf16 where it is faster and the checkpoint is not fp32, else fp32. Raises ModelError, also when
-    the adapter was trained on another base or was changed since.
+    `dtype` (torch's, or its name) None: bf16 where it is faster and the checkpoint is not fp32, else fp32. `quantize`: `nf4`, empty,
+    or None: as the adapter was trained. Raises ModelError, also when the adapter was trained on another base or was changed since,
+    or nf4 does not work here.
     """
     folder = Path(resolve(base))
     quiet()
@@ -220,30 +222,51 @@ def load(base: str, adapter: Path | None = None, dtype: Any = None) -> Loaded:
     from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+    where = device()
+    if quantize is None:
+        quantize = _provenance(adapter).get("quantize", "") if adapter is not None else ""
+    if quantize:
+        nf4.checked(where, str(folder))
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
-        where = device()
         if dtype is None:
             half = getattr(config, "dtype", None) in (torch.bfloat16, torch.float16)
             dtype = torch.bfloat16 if half and fast_bf16(where) else torch.float32
+        dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         model, report = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
-        )
+            folder, dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True,
+            **(nf4.settings(where, dtype) if quantize else {}),
+        )  # fmt: skip
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError, SafetensorError) as error:
         raise ModelError(f"cannot be loaded ({_first_line(error)}); download the model again", path=str(folder)) from error
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
         raise ModelError(f"{missing[0]} and {len(missing) - 1} other weights are missing; download the model again", path=str(folder))
-    parameters = sum(weight.numel() for weight in model.parameters())
+    parameters = model.num_parameters()
     context = _context(config, tokenizer)
     if adapter is not None:
         model = _with_adapter(model, folder, adapter)
-    model = model.to(where).eval()
+    if not quantize or adapter is not None:  # one in nf4 is there already; its adapter may not be
+        model = model.to(where)
+    model.eval()
     model.requires_grad_(False)
     micro = (folder / "micro.json").is_file()
     name = folder.name if path_of(base).exists() else base.rpartition("/")[2]
     return Loaded(model, tokenizer, name, folder, parameters, context, parameters >= CAPABLE and not micro)
+
+
+def checkpoint_blocks(model: Any) -> None:
+    """Run each block again in the backward pass instead of keeping what it computed (Chen et al. 2016, arXiv:1604.06174).
+
+    Only while the model trains. torch's form without reentrance, which needs no input that wants a gradient: with peft none does.
+    """
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    with library_warnings_ignored():
+        if hasattr(inner, "activation_checkpointing_enable"):  # its name since transformers 5.2x
+            inner.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+        else:
+            inner.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
 def load_tokenizer(folder: str | Path) -> Any:
@@ -280,7 +303,8 @@ def _with_adapter(model: Any, folder: Path, adapter: Path) -> Any:
         raise ModelError(f"there is no adapter here: adapter_model.safetensors is missing{pickled}", path=str(adapter))
     if _json(adapter / "adapter_config.json").get("auto_mapping"):
         raise ModelError("the adapter names its own classes (auto_mapping), which are never loaded; train it again", path=str(adapter))
-    trained_on, expected = _provenance(adapter)
+    noted = _provenance(adapter)
+    trained_on, expected = noted.get("base_sha", ""), noted.get("adapter_sha256", "")
     if trained_on and trained_on != fingerprint(folder):
         raise ModelError(f"it was trained on another base than {folder}, or the base was changed since; train it again", path=str(adapter))
     facts = weights.stat()
@@ -295,14 +319,25 @@ def _with_adapter(model: Any, folder: Path, adapter: Path) -> Any:
         raise ModelError(f"the adapter does not fit this base ({_first_line(error)}); train it again", path=str(adapter)) from error
 
 
-def _provenance(adapter: Path) -> tuple[str, str]:
-    """The base's fingerprint and the adapter file's hash as noted beside it; empty when not noted."""
-    for name, key in (("vaultllm.json", "base_sha"), ("run.json", "base_sha")):
+def _provenance(adapter: Path) -> dict[str, str]:
+    """What is noted beside an adapter: `base_sha`, `adapter_sha256`, `quantize`; what was not noted is left out."""
+    for name in ("vaultllm.json", "run.json"):
         path = adapter.parent / name
         if path.is_file():
             data = _json(path)
-            return str(data.get(key) or ""), str(data.get("adapter_sha256") or "")
-    return "", ""
+            return {key: str(data[key]) for key in ("base_sha", "adapter_sha256", "quantize") if data.get(key)}
+    return {}
+
+
+def configuration(folder: Path) -> Any:
+    """A model's transformers configuration. Raises ModelError."""
+    from transformers import AutoConfig
+
+    quiet()
+    try:
+        return AutoConfig.from_pretrained(_checked(folder), local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"its config.json cannot be used ({_first_line(error)}); download the model again", path=str(folder)) from error
 
 
 def end_ids(loaded: Loaded) -> set[int]:
