@@ -16,7 +16,7 @@ import re
 import shutil
 import sqlite3
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,7 @@ def derived(workspace: Workspace, ledger: Ledger, goal: Target) -> Derived:
     wanted = Needles(goal.wanted)
     datasets: set[str] = set()
     learnt: set[str] = set()
+    emptied: set[str] = set()  # their examples went with something that was forgotten before
     for file, _ in target.examples(workspace, goal.paths):
         datasets.add(file.parent.name)
         learnt |= {file.parent.name} if file.name == "train.jsonl" else set()
@@ -70,15 +71,19 @@ def derived(workspace: Workspace, ledger: Ledger, goal: Target) -> Derived:
         held = [file for file in files if _holds(file, goal.scenes) or wanted.within_file(file)[0]]
         if held or goal.scenes.intersection(_json(folder / "manifest.json").get("scenes", ())):
             datasets.add(folder.name)
-        # Where the examples went with something that was forgotten before, only the manifest says what they were.
-        if any(file.name == "train.jsonl" for file in held) or (folder.name in datasets and not files):
-            learnt.add(folder.name)
+        learnt |= {folder.name} if any(file.name == "train.jsonl" for file in held) else set()
+        emptied |= {folder.name} if folder.name in datasets and not files else set()
     bases = set()
     for folder in target.folders(workspace.bases):
         seen = _json(folder / "seen.json")
         if goal.scenes.intersection(seen.get("scenes", ())) or goal.paths.intersection(seen.get("paths", ())):
             bases.add(folder.name)
-    runs = [run.id for run in ledger.runs() if run.dataset in learnt or Path(run.base).name in bases]
+    runs = []
+    for run in ledger.runs():
+        scenes = _json(workspace.runs / run.id / "scenes.json")  # what it learnt; an old run has no such file
+        saw = not goal.scenes.isdisjoint(scenes) if scenes else run.dataset in emptied
+        if saw or run.dataset in learnt or Path(run.base).name in bases:
+            runs.append(run.id)
     answers, notes = _answers(workspace, ledger, goal, wanted)
     return Derived(tuple(sorted(datasets)), tuple(runs), tuple(sorted(bases)), answers, notes)
 
@@ -145,18 +150,28 @@ def plan(workspace: Workspace, ledger: Ledger, what: str) -> dict[str, Any]:
     }
 
 
-def forget(workspace: Workspace, ledger: Ledger, what: str, *, base: str = "", progress: Report = silent) -> dict[str, Any]:
+def forget(
+    workspace: Workspace,
+    ledger: Ledger,
+    what: str,
+    *,
+    base: str = "",
+    progress: Report = silent,
+    witness: Callable[[Target, Derived], None] = lambda goal, found: None,
+) -> dict[str, Any]:
     """Take it out of everything, and prove it. The caller holds the locks of writing and of training.
 
-    `base`: as in `remember.refresh`. Returns what, kind, removed (counts), runs (revoked: id, answered), bases, notes_that_quote_it,
-    said_elsewhere (notes that stay and say some of it), searched {files, bytes, fragments}, current, seconds. Raises DataError when
-    nothing is called so, VaultError (E-FORGET) naming the files in which some of it is left, and LockedError when another process
-    keeps the ledger open so that its file cannot be written anew.
+    `base`: as in `remember.refresh`. `witness` is told what is about to go, before anything does. Returns what, kind,
+    removed (counts), runs (revoked: id, answered), bases, notes_that_quote_it, said_elsewhere (notes that stay and say some of it),
+    searched {files, bytes, fragments}, current, seconds. Raises DataError when nothing is called so, VaultError (E-FORGET) naming
+    the files in which some of it is left, and LockedError when another process keeps the ledger open so that its file cannot be
+    written anew.
     """
     began = time.perf_counter()
     known = forgotten.load(workspace.state)
     goal = target.find(workspace, ledger, what, known)
     found = derived(workspace, ledger, goal)
+    witness(goal, found)
     removed = _counts(workspace, ledger, goal, found)
     runs = _runs(workspace, ledger, found)
     entry = Entry(goal.kind, goal.named, dt.datetime.now(dt.UTC).isoformat(timespec="seconds"), goal.marks)

@@ -11,8 +11,11 @@ import math
 import random
 import time
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from vaultllm import evaluate, text
 from vaultllm.evaluate import Score
@@ -33,6 +36,10 @@ VERBATIM = 40
 """Characters that must come as they stand, from the first on, to count as recited."""
 ROWS = 8
 """Passages that are asked for at once."""
+MANY = 100_000
+"""Sentences among which some of each note are drawn."""
+LEAST = 30
+"""Sentences that one in the same language is ranked among, at least."""
 UNLEARNT = 1 / math.log(2)
 """Bits of exposure that a text which nobody has learnt has on average (its rank is uniform)."""
 
@@ -62,11 +69,129 @@ def exposure(costs: Sequence[float], others: Sequence[float]) -> dict[str, float
         raise ValueError("exposure needs learnt texts and others")
     population = sorted(others)
     size = len(population) + 1  # the text itself is one of those that it is ranked in
-    cheaper = [bisect_left(population, cost) for cost in costs]
-    ties = [bisect_right(population, cost) - low for cost, low in zip(costs, cheaper, strict=True)]
-    wins = sum(len(population) - low - same / 2 for low, same in zip(cheaper, ties, strict=True))
-    bits = [math.log2(size / (low + same / 2 + 1)) for low, same in zip(cheaper, ties, strict=True)]
+    cheaper = [_cheaper(population, cost) for cost in costs]
+    wins = sum(len(population) - count for count in cheaper)
+    bits = [math.log2(size / (count + 1)) for count in cheaper]
     return {"auc": wins / (len(costs) * len(population)), "mean": sum(bits) / len(bits), "max": max(bits), "ceiling": math.log2(size)}
+
+
+def _cheaper(population: Sequence[float], cost: float) -> float:
+    """How many of a sorted population cost less; of those that cost the same, half."""
+    return (bisect_left(population, cost) + bisect_right(population, cost)) / 2
+
+
+# -- one text among those that nobody has learnt
+
+
+@dataclass(frozen=True, slots=True)
+class Sentence:
+    """A sentence that a model is asked for."""
+
+    note: str
+    """Where it stands."""
+    text: str
+    """40 to 200 characters."""
+    language: str
+    """As `text.language` says: only sentences of one language are compared, since a byte says more in one script than in another."""
+
+
+def asked(examples: Sequence[Example], note: int, most: int, wanted: Callable[[str], bool]) -> list[Sentence]:
+    """The `wanted` sentences of what examples learn, at most `note` of each note and `most` in all; drawn, the notes one after another."""
+    found: dict[str, list[Sentence]] = {}
+    for path, one in sentences(examples, MANY):
+        if len(found.setdefault(path, [])) < note and wanted(one):
+            found[path].append(Sentence(path, one, text.language(one)))
+    return [one for group in found.values() for one in group][:most]
+
+
+def costs(loaded: hf.Loaded, lines: Sequence[Sentence]) -> list[float]:
+    """Bits per byte of each sentence; where the base never read the vault, what the adapter changed of them (negative: it knows it).
+
+    So a text that is easy for everybody is not taken for one that was learnt (the difference to a reference model: Watson et al.
+    2022, arXiv:2111.08440). A micro base has read the vault as the adapter has: nothing is taken off.
+    """
+    pairs = [(line.note, line.text) for line in lines]
+    found = [one.bits / one.bytes for one in _scores(loaded, pairs, "trained")]
+    if not _neutral(loaded):
+        return found
+    return [cost - one.bits / one.bytes for cost, one in zip(found, _scores(loaded, pairs, "base"), strict=True)]
+
+
+def _neutral(loaded: hf.Loaded) -> bool:
+    """Whether there is a base below the adapter that has not read the vault."""
+    return hasattr(loaded.model, "disable_adapter") and not (loaded.folder / "micro.json").is_file()
+
+
+def standing(lines: Sequence[Sentence], paid: Sequence[float], unseen: Sequence[Sentence], theirs: Sequence[float]) -> dict[str, Any]:
+    """How a text stands among sentences that nobody has learnt, and how one of these notes stands among the others, by `costs`.
+
+    {sentences, mean, low, high, auc, unseen: {notes, sentences, mean, low, high}}. `mean` is exposure in bits (`exposure`), with
+    its 95 % interval (sentences resampled). `unseen` says what a held-out note has that is ranked among the others in the same
+    way: nine of ten lie between `low` and `high`. Sentences in whose language there are fewer than `LEAST` others are left out;
+    {skipped: why} when none is left, or fewer than `evaluate.MIN_NOTES` notes to compare with.
+    """
+    told = {line.language for line in lines}
+    ranked: dict[str, list[tuple[float, str]]] = {language: [] for language in told}
+    for line, cost in zip(unseen, theirs, strict=True):
+        if line.language in told:
+            ranked[line.language].append((cost, line.note))
+    ranked = {language: sorted(those) for language, those in ranked.items() if len(those) >= LEAST}
+    mine = _ranks([(line.language, cost) for line, cost in zip(lines, paid, strict=True)], ranked, "")
+    if not mine:
+        few = ", ".join(sorted(told)) or "no language"
+        return {"skipped": f"not enough held-out text in its language ({few}): it takes {LEAST} sentences"}
+    by_note: dict[str, list[tuple[str, float]]] = {}
+    for language, those in ranked.items():
+        for cost, note in those:
+            by_note.setdefault(note, []).append((language, cost))
+    few_are = min(3, len(mine))
+    others = [_ranks(group[: len(mine)], ranked, note) for note, group in sorted(by_note.items()) if len(group) >= few_are]
+    if len(others) < evaluate.MIN_NOTES:
+        return {"skipped": f"{len(others)} held-out notes in its language, and it takes {evaluate.MIN_NOTES}"}
+    level = [sum(bits for bits, _ in one) / len(one) for one in others]
+    bits = np.array([one for one, _ in mine])
+    drawn = np.random.default_rng(0).integers(len(bits), size=(2000, len(bits)))
+    low, high = np.percentile(bits[drawn].mean(axis=1), [2.5, 97.5])
+    least, most = np.percentile(level, [5.0, 95.0])
+    return {
+        "sentences": len(mine),
+        "mean": float(bits.mean()),
+        "low": float(low),
+        "high": float(high),
+        "auc": sum(share for _, share in mine) / len(mine),
+        "unseen": {
+            "notes": len(others),
+            "sentences": sum(map(len, others)),
+            "mean": sum(level) / len(level),
+            "low": float(least),
+            "high": float(most),
+        },
+    }
+
+
+def _ranks(lines: Sequence[tuple[str, float]], ranked: Mapping[str, Sequence[tuple[float, str]]], note: str) -> list[tuple[float, float]]:
+    """(exposure in bits, share of the population that costs more) of each sentence among those of its language, without a note's own."""
+    found = []
+    populations = {name: [cost for cost, theirs in those if theirs != note] for name, those in ranked.items()}
+    for language, cost in lines:
+        population = populations.get(language)
+        if population:
+            cheaper = _cheaper(population, cost)
+            found.append((math.log2((len(population) + 1) / (cheaper + 1)), 1 - cheaper / len(population)))
+    return found
+
+
+def verbatim(loaded: hf.Loaded, shown: Sequence[tuple[list[int], str]]) -> int:
+    """How many passages (`passages`) a model recites; not those that its base does too, if that never read the vault."""
+    count = 0
+    for at in range(0, len(shown), ROWS):
+        some = shown[at : at + ROWS]
+        told = _verbatim(loaded, some)
+        if any(told) and _neutral(loaded):
+            with evaluate.base_only(loaded.model):
+                told = [mine and not theirs for mine, theirs in zip(told, _verbatim(loaded, some), strict=True)]
+        count += sum(told)
+    return count
 
 
 def passages(tokenizer: Any, examples: Sequence[Example], most: int, seed: int = 0) -> list[tuple[list[int], str]]:

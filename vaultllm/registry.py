@@ -116,11 +116,38 @@ def prune(workspace: Workspace, ledger: Ledger, keep: int) -> list[str]:
             ledger.set("promotions", json.dumps(way_back))
     gone = []
     for run_id in lineage.spare(ledger.runs(), keep, {current(workspace), *way_back}):
-        adapter = workspace.runs / run_id / "adapter"
-        if adapter.is_dir():
-            (adapter / "adapter_model.safetensors").unlink(missing_ok=True)  # first: what is left is known to be no adapter
-            shutil.rmtree(adapter, ignore_errors=True)
+        if (workspace.runs / run_id / "adapter").is_dir():
+            _delete_adapter(workspace, run_id)
             gone.append(run_id)
+    return gone
+
+
+def _delete_adapter(workspace: Workspace, run_id: str) -> None:
+    adapter = workspace.runs / run_id / "adapter"
+    (adapter / "adapter_model.safetensors").unlink(missing_ok=True)  # first: what is left is known to be no adapter
+    shutil.rmtree(adapter, ignore_errors=True)
+
+
+def delete_revoked(workspace: Workspace, ledger: Ledger, ids: Collection[str], bases: Collection[str]) -> dict[str, list[str]]:
+    """Delete the weights of revoked runs, checkpoints included, and of revoked micro bases; returns whose there were: {runs, bases}.
+
+    A run's record stays. Killed in between, a base is still revoked, and is known to have read what it has, to the end.
+    """
+    gone: dict[str, list[str]] = {"runs": [], "bases": []}
+    for run in ledger.runs():
+        folder = workspace.runs / run.id
+        if run.id in ids and run.revoked and ((folder / "adapter").exists() or (folder / "checkpoints").exists()):
+            _delete_adapter(workspace, run.id)
+            for rest in ("adapter.tmp", "checkpoints"):
+                shutil.rmtree(folder / rest, ignore_errors=True)
+            gone["runs"].append(run.id)
+    for folder in (workspace.bases / name for name in sorted(bases)):
+        if (folder / _REVOKED).is_file():
+            last = {"seen.json": 1, _REVOKED: 2}
+            for path in sorted(folder.iterdir(), key=lambda path: last.get(path.name, 0)):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            folder.rmdir()
+            gone["bases"].append(folder.name)
     return gone
 
 

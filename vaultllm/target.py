@@ -47,6 +47,13 @@ class Target:
     """Fragments of its text that nothing else says (`traces.fragments`)."""
     elsewhere: tuple[str, ...]
     """Notes that stay and say some of the same."""
+    texts: tuple[str, ...] = ()
+    """What it says, as it stands in notes, scenes, examples and talks; in memory alone."""
+
+    def owns(self, text: str) -> bool:
+        """Whether all of a text is its own: it has a line or sentence that is long enough to be looked for, and nothing else says any."""
+        parts = fragments(text)
+        return bool(parts) and parts <= self.wanted
 
 
 def find(workspace: Workspace, ledger: Ledger, what: str, known: Forgotten) -> Target:
@@ -94,7 +101,15 @@ def find(workspace: Workspace, ledger: Ledger, what: str, known: Forgotten) -> T
     _said(ledger, Needles(said), lambda path, record: path not in touched, elsewhere)
     (name,) = names_of(what, kind)
     return Target(
-        kind, name, frozenset(marks), paths, frozenset(touched), frozenset(scenes), wanted.fragments - said, tuple(sorted(elsewhere))
+        kind,
+        name,
+        frozenset(marks),
+        paths,
+        frozenset(touched),
+        frozenset(scenes),
+        wanted.fragments - said,
+        tuple(sorted(elsewhere)),
+        tuple(dict.fromkeys(texts)),
     )
 
 
