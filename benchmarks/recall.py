@@ -224,7 +224,7 @@ def save(vault: Path, state: Path, options: dict[str, Any]) -> dict[str, Any]:
         time.sleep(1.5)
         path.write_text(f"# Новая {number}\n\nЗдесь стоит {mark} среди других слов заметки.\n", encoding="utf-8")
         began, worked = time.perf_counter(), worked_for()
-        steps.ingest(job)
+        steps.ingest_named(job, [path.name])  # as the daemon does when an event names it
         ingested.append(time.perf_counter() - began)
         cpu.append(worked_for() - worked)
         searchable.append(here.recv() - began)

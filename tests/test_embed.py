@@ -154,6 +154,14 @@ def test_a_text_has_the_very_same_vector_in_any_company(monkeypatch: pytest.Monk
     assert len(embedder._words._ids) <= 3 + 5  # a passage has five words
 
 
+def test_a_question_has_the_vector_of_its_text() -> None:
+    passages = [text for _, text in _passages(90)]
+    embedder = VaultEmbedder.fit(passages, 32)
+    asked = [*passages[:9], "полив полив грядка " * 40, "неслыханное", "", "নদী-জল"]
+    assert np.allclose(embedder.embed(asked, query=True), embedder.embed(asked), atol=1e-5)
+    assert embedder.embed([], query=True).shape == (0, embedder.dims)
+
+
 def test_fewer_dimensions_keep_the_strongest_directions(tmp_path: Path) -> None:
     passages = [text for _, text in _passages(90)]
     whole = VaultEmbedder.fit(passages, 32)

@@ -23,7 +23,6 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from vaultllm import vault
-from vaultllm.chats import LEFT_OUT
 from vaultllm.errors import VaultError
 from vaultllm.files import write_whole
 from vaultllm.schema import Conversation, Note, Problem, Turn, from_dict, to_dict
@@ -191,6 +190,8 @@ def _json(value: Mapping[str, Any]) -> str:
 
 def load(data: bytes | str) -> Conversation:
     """A stored talk; each turn's lines are its line in the file. Raises ValueError when it is not one of ours, or damaged."""
+    from vaultllm.chats import LEFT_OUT  # with all the readers, which who only asks does not need
+
     try:
         record = json.loads(data)
         if record["format"] != _FORMAT:

@@ -103,7 +103,7 @@ def ingest(
     parsed_too, unchanged_too, change_too = _read_changed(workspace, ledger, stored.files, known, full, stale, about, unwanted, progress)
     _keep_problems(ledger, vault.Scan(scan.files + stored.files, scan.skipped + stored.skipped), only)
     parsed, unchanged = parsed + parsed_too, unchanged + unchanged_too
-    seen = len(scan.files) + len(stored.files) if only is None else ledger.counts()["notes"]
+    seen = len(scan.files) + len(stored.files) if only is None else ledger.count("notes")
     return Ingested(seen, parsed, unchanged if only is None else seen - parsed, len(notes) + len(talks), change + change_too)
 
 
@@ -113,7 +113,7 @@ def _can_be_alone(ledger: Ledger, only: Collection[str]) -> bool:
         "".join(only).encode()
     except UnicodeEncodeError:
         return False
-    return len(only) <= MANY_GONE and _fitted(ledger, ledger.counts()["notes"] + len(only)) is not None
+    return len(only) <= MANY_GONE and _fitted(ledger, ledger.count("notes") + len(only)) is not None
 
 
 def _refuse_vanished(gone: Sequence[str], known: int, where: Path) -> None:

@@ -14,7 +14,6 @@ from collections import defaultdict
 from collections.abc import Iterable
 from urllib.parse import unquote
 
-from vaultllm.metadata import heading_text
 from vaultllm.schema import Block, Lines, Note
 from vaultllm.text import nfc
 
@@ -139,6 +138,8 @@ def locate(note: Note, heading: str = "", block: str = "") -> Lines | None:
 
 def _keys(heading: Block) -> tuple[str, str]:
     """A heading as Obsidian compares it, and without its emphasis (`a*b*` as `ab`), as our own links write it."""
+    from vaultllm.metadata import heading_text  # a question resolves links too, and need not wait for a Markdown parser
+
     return heading_key(heading_text(heading)), heading_key(heading.title)
 
 

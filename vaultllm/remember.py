@@ -61,13 +61,13 @@ def refresh(
     Chroma server could not be asked ("" when they were), which is no error: words answer, the outbox waits, and recall scans the
     ledger.
     """
-    counts = ledger.counts()
-    if counts["outbox"]:
+    passages, waiting = ledger.count("passages"), ledger.count("outbox")
+    if waiting:
         with ledger.transaction():
             ledger.index.tidy()
     done: dict[str, Any] = {"embedded": 0, "upserted": 0, "deleted": 0, "refitted": False, "generation": 0, "embedder": None, "away": ""}
     about = fitted(ledger)
-    if counts["passages"] and not (about and live.usable(about, folder)):
+    if passages and not (about and live.usable(about, folder)):
         first = settings.model_copy(update={"embedder": "vault"}) if background else settings  # soon there, whatever is to follow
         try:
             about = live.make(ledger, folder, first, base, learn and not background, progress)
@@ -76,8 +76,8 @@ def refresh(
         except VaultllmError as error:
             done["away"] = live.excuse(error)
     if about is None:
-        if counts["outbox"] and not counts["passages"]:
-            ledger.outbox_done(ledger.outbox(counts["outbox"]))
+        if waiting and not passages:
+            ledger.outbox_done(ledger.outbox(waiting))
         return done
     before = ledger.embedded(about["fingerprint"])
     if not done["away"]:
@@ -90,8 +90,8 @@ def refresh(
     done["embedded"] = max(0, ledger.embedded(about["fingerprint"]) - before)
     where = _place(ledger, folder, settings)
     done["generation"] = where.live()
-    waiting = ledger.counts()["outbox"]
-    can_wait = background and not settings.chroma and not done["refitted"] and waiting < counts["passages"] // _LATE
+    waiting = ledger.count("outbox")
+    can_wait = background and not settings.chroma and not done["refitted"] and waiting < passages // _LATE
     if not where.whole() or (not can_wait and (done["refitted"] or done["embedded"] or waiting)):
         try:
             with only(folder, 0.0 if background else 60.0):
@@ -103,10 +103,10 @@ def refresh(
         done |= follow(ledger, folder, settings, progress, base=base, learn=learn)
     else:
         after = fitted(ledger, NEXT)
-        if after is not None and live.wants(after, settings, base, counts["passages"]):
+        if after is not None and live.wants(after, settings, base, passages):
             ledger.set(NEXT, "null")
         _sweep(ledger, folder)
-        if done["refitted"] and not background and (learn or counts["passages"] <= live.LEARN_AT_ONCE):
+        if done["refitted"] and not background and (learn or passages <= live.LEARN_AT_ONCE):
             _calibrate(ledger, folder, settings, progress)
     return {**done, "embedder": described(ledger, settings)}
 
@@ -119,7 +119,7 @@ def described(ledger: Ledger, settings: MemorySettings) -> dict[str, Any] | None
 
 def owed(ledger: Ledger, settings: MemorySettings, *, base: str = "", learn: bool = False) -> bool:
     """Whether `follow` has something to do: another embedder is wanted, or (`learn`) the live one has not learnt yet."""
-    return live.owed(fitted(ledger), settings, base, ledger.counts()["passages"], learn=learn)
+    return live.owed(fitted(ledger), settings, base, ledger.count("passages"), learn=learn)
 
 
 def follow(
@@ -146,7 +146,7 @@ def follow(
 
 def _follow(ledger: Ledger, folder: Path, settings: MemorySettings, progress: Report, base: str, learn: bool) -> dict[str, Any]:
     about, after = fitted(ledger), fitted(ledger, NEXT)
-    passages = ledger.counts()["passages"]
+    passages = ledger.count("passages")
     if after is None or live.owed(after, settings, base, passages, learn=learn) or not live.usable(after, folder):
         after = live.make(ledger, folder, settings, base, learn, progress)
         if about is not None and after["fingerprint"] == about["fingerprint"]:  # it has seen more, and is the same
@@ -351,7 +351,7 @@ def _tell(ledger: Ledger, where: Store, fingerprint: str) -> tuple[int, int, int
         wrong = _probe(ledger, memory, fingerprint)
     if wrong:
         raise MemoryBroken(wrong)
-    if int(ledger.get(_GRAVES) or 0) > ledger.counts()["passages"] + 1000:
+    if int(ledger.get(_GRAVES) or 0) > ledger.count("passages") + 1000:
         raise MemoryBroken("more has been deleted than is alive, and Chroma keeps all of it")
     where.sweep()
     return memory.generation, upserted, deleted
@@ -394,7 +394,7 @@ def _rebuild(
     `written_all` is called when all is written and the old generation still answers. Raises MemoryAway, and VaultError when
     it cannot be written.
     """
-    waiting = ledger.outbox(ledger.counts()["outbox"])
+    waiting = ledger.outbox(ledger.count("outbox"))
     slots = ledger.with_vector(fingerprint)
     written = 0
 

@@ -27,8 +27,11 @@ from vaultllm.text import nfc
 
 if TYPE_CHECKING:
     from vaultllm.dataset import Dataset
+    from vaultllm.forget import Derived
     from vaultllm.memory.rephrase import Rephraser
     from vaultllm.memory.rerank import Judge
+    from vaultllm.target import Target
+    from vaultllm.unlearning import Held
 
 
 STATUS_READS = 2_000  # scenes that `status` reads to find duplicates, about 0.2 s; after a larger change `dataset` finds them
@@ -142,7 +145,7 @@ def _ingest(
             "added": found.change.added,
             "changed": found.change.changed,
             "removed": found.change.removed,
-            "total": ledger.counts()["scenes"],
+            "total": ledger.count("scenes"),
         },
         "memory": memory,
         "seconds": round(time.perf_counter() - started, 3),
@@ -325,14 +328,38 @@ def forget(
             return forgetting.undo(job.workspace, job.ledger, what)
     if dry_run:
         return forgetting.plan(job.workspace, job.ledger, what)
-    with job.lock("train.lock", wait=0.0), job.lock():
-        result = forgetting.forget(job.workspace, job.ledger, what, base=answering_base(job), progress=job.progress)
-    if retrain and result["runs"]:
-        try:
-            result["retrained"] = train(job)
-        except VaultllmError as error:  # it is forgotten all the same
-            result["retrained"] = {"status": "failed", "reason": str(error)}
+    held: list[Held] = []
+
+    def witness(goal: Target, found: Derived) -> None:
+        from vaultllm import unlearning
+
+        held.append(unlearning.hold(job.workspace, job.ledger, goal, found))
+
+    with job.lock("train.lock", wait=0.0):  # to the end: nothing trains between the forgetting and what is measured of it
+        with job.lock():
+            base = answering_base(job)
+            watched = {"witness": witness} if retrain else {}
+            result = forgetting.forget(job.workspace, job.ledger, what, base=base, progress=job.progress, **watched)
+        if retrain and (result["runs"] or result["bases"]):
+            try:
+                result["retrained"] = _unlearnt(job, held[0])
+            except VaultllmError as error:  # it is forgotten all the same
+                result["retrained"] = {"status": "failed", "reason": str(error)}
     return result
+
+
+def _unlearnt(job: Job, held: Held) -> dict[str, Any]:
+    """Train from the base without what was forgotten, and measure how well it was and is known."""
+    from vaultllm import training, unlearning
+
+    settings = job.workspace.settings.train
+    built = _dataset(job)
+
+    def learn() -> dict[str, Any]:
+        return training.train(job.workspace, job.ledger, built, settings, job.progress, resume=True, fresh=False)
+
+    result = unlearning.again(job.workspace, job.ledger, held, built, learn, job.progress)
+    return result | (_reported(job, result["run"], built) if result["status"] == "done" else {})
 
 
 def status(job: Job) -> dict[str, Any]:

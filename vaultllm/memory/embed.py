@@ -62,16 +62,29 @@ class VaultEmbedder:
     def __init__(self, features: np.ndarray, idf: np.ndarray, projection: np.ndarray, verdict: Verdict | None = None) -> None:
         """`features` (f,) uint32, sorted hashes; `idf` (f,) float32; `projection` (f, dims) float16; `verdict`: of what was learnt."""
         self.features, self.idf, self.projection, self.verdict = features, idf, projection, verdict
-        # Frequent features first, so that the rows of the table that are read most lie together.
-        self._order = np.argsort(idf, kind="stable")
-        place = np.empty_like(self._order)
-        place[self._order] = np.arange(len(place))
-        self.table = projection[self._order].astype(np.float32)
-        self._idf, self._words = idf[self._order], _Words(features, place)
         digest = hashlib.sha256(f"vault {VERSION}".encode())
         for array in (features, idf, projection):
             digest.update(np.ascontiguousarray(array).tobytes())
         self.fingerprint = f"vault-{VERSION}-{digest.hexdigest()[:16]}"
+
+    # What only texts by the thousand need is made when they come; a question does without, and without scipy.
+
+    @functools.cached_property
+    def _order(self) -> np.ndarray:
+        """Frequent features first, so that the rows of the table that are read most lie together."""
+        return np.argsort(self.idf, kind="stable")
+
+    @functools.cached_property
+    def table(self) -> np.ndarray:
+        """(features, dims) float32: `projection`, in that order."""
+        table: np.ndarray = self.projection[self._order].astype(np.float32)
+        return table
+
+    @functools.cached_property
+    def _words(self) -> _Words:
+        place = np.empty_like(self._order)
+        place[self._order] = np.arange(len(place))
+        return _Words(self.features, place)
 
     @property
     def dims(self) -> int:
@@ -114,7 +127,7 @@ class VaultEmbedder:
 
     def weighted(self, texts: Sequence[str]) -> csr_matrix:
         """(n, features) sublinear TF-IDF, unit rows; the columns go with the rows of `table` (features, dims) float32."""
-        return _weighted(self._words.counts(texts), self._idf)
+        return _weighted(self._words.counts(texts), self.idf[self._order])
 
     def with_table(self, table: np.ndarray) -> VaultEmbedder:
         """The same features with another table, in the order of `table`."""
@@ -132,9 +145,21 @@ class VaultEmbedder:
         vectors = np.zeros((len(texts), self.dims), dtype=np.float32)
         if not len(self.features):
             return vectors
+        if query:
+            return unit(np.stack([self._asked(text) for text in texts]) if texts else vectors)
         for start in range(0, len(texts), 1000):
             vectors[start : start + 1000] = self.weighted(texts[start : start + 1000]) @ self.table
         return unit(vectors)
+
+    def _asked(self, text: str) -> np.ndarray:
+        """(dims,) float32: what `weighted` and the table make of a text, for one that is short."""
+        hashes = np.concatenate([*[_word_features(word[:64]) for word in texts.words(text)], np.zeros(0, np.uint32)])
+        found, counts = np.unique(hashes, return_counts=True)
+        places = np.minimum(np.searchsorted(self.features, found), len(self.features) - 1)
+        known = self.features[places] == found
+        weights = (1.0 + np.log(counts[known].astype(np.float32))) * self.idf[places[known]]
+        vector: np.ndarray = (weights / max(float(np.linalg.norm(weights)), 1e-12)) @ self.projection[places[known]].astype(np.float32)
+        return vector
 
     def save(self, folder: Path) -> None:
         """Write the folder aside and rename it: it is complete or absent. Replaces what is there."""

@@ -72,7 +72,8 @@ class Scan:
         while batch := rows.fetchmany(_BATCH):
             slots = np.array([slot for slot, _ in batch], np.int64)
             vectors = embed.unpack([vector for _, vector in batch], precision_of(embedder))
-            self._keep(~np.isin(self._slots, slots))
+            if after >= 0:  # else all are new: one passage has one vector of an embedder
+                self._keep(~np.isin(self._slots, slots))
             self._append(slots, vectors, count)
         if len(self._slots) != count:  # some are gone
             (there,) = self.db.execute("SELECT group_concat(passage, ' ') FROM vectors WHERE embedder = ?", (embedder,)).fetchone()
