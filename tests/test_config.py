@@ -95,7 +95,7 @@ def test_every_setting_is_documented_with_its_default() -> None:
             for key in section.model_fields:
                 default = section.model_fields[key].default
                 shown = json.dumps(list(default) if isinstance(default, tuple) else default, ensure_ascii=False)
-                assert f"| `{name}.{key}` | `{shown}` | " in documented
+                assert f"| `{name}.{section.model_fields[key].alias or key}` | `{shown}` | " in documented
         else:
             assert f"`{name}`" in documented
 

@@ -58,8 +58,12 @@ def test_samples_are_the_bases_own_the_same_each_time_and_kept_beside_it(moved: 
     begin = evaluate.start_of_text(moved.tokenizer)
     assert all(row[: len(begin)] == begin for row in first)
     assert json.loads(cache.read_text())["samples"] == first
-    cache.write_text(json.dumps({"base_sha": "sha", "samples": [[1, 2, 3]]}))
-    assert drift.samples(moved, "sha", cache, 60) == [[1, 2, 3]]
+    assert drift.samples(moved, "sha", cache, 60, tokens=2 * drift.TOKENS)[: len(first)] == first  # more come behind them
+    longer = json.loads(cache.read_text())["samples"]
+    assert longer == drift.samples(still, "sha", None, 60, tokens=2 * drift.TOKENS) != first
+    assert drift.samples(moved, "sha", None, 60, seed=999)[0] != first[0]
+    cache.write_text(json.dumps({"base_sha": "sha", "samples": [[1] * drift.TOKENS]}))
+    assert drift.samples(moved, "sha", cache, 60) == [[1] * drift.TOKENS]
     assert drift.samples(moved, "another", cache, 60) == first
     for damaged in ("", "[]", '{"base_sha": "sha"}', '{"base_sha": "sha", "samples": [["x", "y"]]}'):
         cache.write_text(damaged)

@@ -28,27 +28,34 @@ SEED = 20
 """The same samples for every adapter of a base."""
 
 
-def samples(loaded: hf.Loaded, base_sha: str, cache: Path | None, seconds: float) -> list[list[int]]:
+def samples(
+    loaded: hf.Loaded, base_sha: str, cache: Path | None, seconds: float, *, tokens: int = TOKENS, seed: int = SEED
+) -> list[list[int]]:
     """What the base says of itself at temperature 1, from nothing: texts as ids, what they begin with included.
 
-    Read from `cache` when they are of this base, else made and written there. Fewer than `TOKENS` when `seconds` are over; those
-    are not kept. A micro base's samples may repeat notes: keep them beside it, where they are deleted with it.
+    As many as hold `tokens`, or fewer when `seconds` are over. Those in `cache` that are of this base come first, what is missing
+    is made and written there: always the same for a `seed`. A micro base's samples may repeat notes: keep them beside it, where
+    they are deleted with it.
     """
-    known = _read(cache, base_sha)
-    if known:
-        return known
+    found = _read(cache, base_sha)
+    known = whole = len(found)
+    if sum(map(len, found)) >= tokens:
+        return found
     start = evaluate.start_of_text(loaded.tokenizer) or bpe.encode_text(loaded.tokenizer, "\n")
-    began, found = time.monotonic(), list[list[int]]()
+    began = time.monotonic()
     most = min(LENGTH, loaded.context - len(start))
     with evaluate.base_only(loaded.model):
-        while sum(map(len, found)) < TOKENS and (not found or time.monotonic() - began < seconds):
+        while sum(map(len, found)) < tokens and (not found or time.monotonic() - began < seconds):
             left = max(seconds - (time.monotonic() - began), 0.05)
-            made = batched.continuations(loaded, [start] * ROWS, most, sample=True, seed=SEED + len(found), seconds=left)
-            found += [start + ids for ids in made if ids]
-            if len(found) >= 8 * ROWS:  # a base that ends at once
+            made = batched.continuations(loaded, [start] * ROWS, most, sample=True, seed=seed + len(found), seconds=left)
+            in_time = time.monotonic() - began < seconds  # else they end where the time did
+            if in_time or not found:
+                found += [start + ids for ids in made if ids]
+            whole = len(found) if in_time else whole
+            if len(found) >= 8 * ROWS and sum(map(len, found)) < ROWS * len(found):  # a base that ends at once
                 break
-    if cache is not None and sum(map(len, found)) >= TOKENS:
-        write_whole(cache, json.dumps({"base_sha": base_sha, "samples": found}) + "\n")
+    if cache is not None and whole > known:
+        write_whole(cache, json.dumps({"base_sha": base_sha, "samples": found[:whole]}) + "\n")
     return found
 
 
