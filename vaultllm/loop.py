@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vaultllm import checkpoints, evaluate, replay
+from vaultllm import checkpoints, evaluate, processes, replay
 from vaultllm.errors import ModelError
 from vaultllm.evaluate import Window
 from vaultllm.models import hf
@@ -186,7 +186,8 @@ def run(model: Any, job: Job, checkpoint: Path | None) -> int:
         state = checkpoints.read(checkpoint)
         job.log = Log(**(state["log"] | {"losses": [(step, loss) for step, loss in state["log"]["losses"]]}))
         job.pace.shown = state["shown"]
-        _rewind(job.folder / "metrics.jsonl", state["step"])
+        if processes.rank() == 0:
+            _rewind(job.folder / "metrics.jsonl", state["step"])
         if state["finished"]:
             from peft import load_peft_weights, set_peft_model_state_dict
 
@@ -196,7 +197,12 @@ def run(model: Any, job: Job, checkpoint: Path | None) -> int:
     with _signals(job):
         job.pace.start(job.log.seconds)
         job.saved_at = job.asked_at = time.monotonic()
-        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        try:
+            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        except RuntimeError as error:
+            if not processes.lost(error):
+                raise
+            raise KeyboardInterrupt("another process of this training ended; the same command goes on from the last checkpoint") from error
     if job.wait is not None:
         raise Paused(job.wait, int(trainer.state.global_step))
     if job.interrupted:
@@ -212,7 +218,8 @@ def _signals(job: Job) -> Iterator[None]:
         return
 
     def stop(number: int, frame: Any) -> None:
-        if job.interrupted or not job.unsaved:
+        # Of several processes none may leave alone; and a launcher passes on each signal that it gets.
+        if processes.count() == 1 and (job.interrupted or not job.unsaved):
             raise KeyboardInterrupt
         job.interrupted = True
 
@@ -228,6 +235,17 @@ def _trainer(model: Any, job: Job) -> Any:
     """transformers' Trainer with our loss, our learning rate and our checkpoints; silent."""
     import torch
     from transformers import Trainer, TrainerCallback, TrainingArguments
+
+    class Order(torch.utils.data.Sampler):  # type: ignore[misc, type-arg, unused-ignore]
+        """What `processes.dealt` says; another order in each pass."""
+
+        epoch = 0
+
+        def __len__(self) -> int:
+            return len(processes.dealt(len(job.data.batches), job.data.accumulate, 0, 0))
+
+        def __iter__(self) -> Iterator[int]:
+            return iter(processes.dealt(len(job.data.batches), job.data.accumulate, self.epoch, job.seed))
 
     class Loop(Trainer):  # type: ignore[misc, unused-ignore]
         """Loss per learnt token of the whole step, weighted by example."""
@@ -264,10 +282,7 @@ def _trainer(model: Any, job: Job) -> Any:
                 whole = whole + loss
                 mask, labels = part["attention_mask"], part["labels"]
                 job.log.read(int(mask.sum()), int((labels != -100).sum()), mask.numel())
-            self.step_loss += float(whole)
-            if not math.isfinite(self.step_loss):
-                message = f"the loss is not a number at step {self.state.global_step + 1}; set train.learning_rate below {job.rate:g}"
-                raise ModelError(message, path=str(job.folder))
+            self.step_loss += float(whole) / self.accelerator.num_processes
             return whole
 
         def _tried(self, model: Any, part: Any, num_items_in_batch: Any) -> Any:
@@ -286,11 +301,20 @@ def _trainer(model: Any, job: Job) -> Any:
                 torch.cuda.empty_cache()
             return None
 
+        def get_train_dataloader(self) -> Any:
+            """Our order: the same steps in any number of processes."""
+            self.order = Order()
+            return torch.utils.data.DataLoader(
+                self.train_dataset, batch_size=1, sampler=self.order, collate_fn=self.data_collator,
+                pin_memory=self.args.dataloader_pin_memory,
+            )  # fmt: skip
+
         def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
             warm = min(10, max(1, job.pace.steps // 20))
 
             def factor(step: int) -> float:
-                return min(1.0, (step + 1) / (warm + 1)) * (1.0 - job.pace.share(step))
+                (job.pace.shown,) = processes.most([job.pace.share(step)])
+                return min(1.0, (step + 1) / (warm + 1)) * (1.0 - job.pace.shown)
 
             self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factor)
             self._created_lr_scheduler = True
@@ -303,7 +327,9 @@ def _trainer(model: Any, job: Job) -> Any:
             if self.args.should_save:
                 shutil.rmtree(aside, ignore_errors=True)
                 aside.mkdir(parents=True)
+            processes.most([])  # the others put their random state there
             super()._save_checkpoint(model, trial)
+            processes.most([])
             if not self.args.should_save:
                 job.unsaved = False
                 return
@@ -324,9 +350,13 @@ def _trainer(model: Any, job: Job) -> Any:
     class Watch(TrainerCallback):  # type: ignore[misc, unused-ignore]
         """After each step: count, log, report, save, stop."""
 
+        def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            loop.order.epoch = state.global_step // math.ceil(len(job.data.batches) / job.data.accumulate)
+
         def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if job.interrupted and not job.unsaved:  # while the checkpoint was written
+            if job.interrupted and not job.unsaved and processes.count() == 1:  # while the checkpoint was written
                 raise KeyboardInterrupt
+            self.before = (job.log.learnt, job.log.context, job.log.padding)
             job.step_began = time.monotonic()
 
         def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -337,7 +367,13 @@ def _trainer(model: Any, job: Job) -> Any:
             job.unsaved = True
             pace.step()
             log.seconds = pace.elapsed
-            log.step(step, loop.step_loss)
+            mine = (log.learnt, log.context, log.padding)
+            *read, loss = processes.total([*(now - then for now, then in zip(mine, self.before, strict=True)), loop.step_loss])
+            log.learnt, log.context, log.padding = (then + int(count) for then, count in zip(self.before, read, strict=True))
+            if not math.isfinite(loss):
+                message = f"the loss is not a number at step {step}; set train.learning_rate below {job.rate:g}"
+                raise ModelError(message, path=str(job.folder))
+            log.step(step, loss)
             loop.step_loss = 0.0
             if state.is_world_process_zero and (step % max(1, pace.steps // 500) == 0 or pace.over(step)):
                 line = {"step": step, "loss": round(log.losses[-1][1], 5), "lr": loop.used_rate, "seconds": round(log.seconds, 3)}
@@ -350,7 +386,9 @@ def _trainer(model: Any, job: Job) -> Any:
             job.finished = pace.over(step)
             if not job.finished and not job.interrupted and time.monotonic() - job.asked_at >= ASK_SECONDS:
                 job.wait, job.asked_at = job.ask(), time.monotonic()
-            if job.interrupted or job.finished or job.wait is not None:
+            stops = [bool(flag) for flag in processes.most([job.finished, job.interrupted, job.wait is not None, due])]
+            job.finished, job.interrupted, waits, due = stops
+            if job.interrupted or job.finished or waits:
                 control.should_training_stop = due = True
             if due:
                 control.should_save, job.saved_at = True, time.monotonic()
@@ -368,7 +406,7 @@ def _trainer(model: Any, job: Job) -> Any:
         output_dir=str(job.folder / "checkpoints"),
         max_steps=job.pace.steps,
         per_device_train_batch_size=1,  # an item of the data is a batch already
-        gradient_accumulation_steps=job.data.accumulate,
+        gradient_accumulation_steps=processes.each(job.data.accumulate),
         learning_rate=job.rate,
         weight_decay=0.0,
         max_grad_norm=1.0,
@@ -376,6 +414,8 @@ def _trainer(model: Any, job: Job) -> Any:
         data_seed=job.seed,
         use_cpu=hf.device() == "cpu",
         bf16=False,
+        ddp_find_unused_parameters=False,
+        ddp_broadcast_buffers=False,
         dataloader_pin_memory=hf.device() == "cuda",
         remove_unused_columns=False,
         save_strategy="no",
@@ -387,7 +427,7 @@ def _trainer(model: Any, job: Job) -> Any:
         log_level="error",
         label_names=["labels"],
     )
-    loop = Loop(model=model, args=arguments, train_dataset=job.data.batches, data_collator=_collator(job.data))
+    loop = Loop(model=model, args=arguments, train_dataset=[*job.data.batches, []], data_collator=_collator(job.data))
     loop.model_accepts_loss_kwargs = True  # so that the Trainer counts the learnt tokens of a step for us
     loop.loss_is_scaled_for_ga = True
     loop.step_loss, loop.used_rate = 0.0, job.rate
@@ -421,6 +461,15 @@ def _collator(data: Data) -> Callable[[list[list[int]]], dict[str, Any]]:
         import torch
 
         chosen = [i for batch in batches for i in batch]
+        if not chosen:  # where a step's batches cannot be dealt evenly: nothing to learn
+            ids, mask, labels = evaluate.pad([Window([0, 0], [False, False])])
+            return {
+                "input_ids": ids,
+                "attention_mask": mask,
+                "labels": labels,
+                "weights": torch.ones(1),
+                "own": torch.zeros(1, dtype=torch.bool),
+            }
         ids, mask, labels = evaluate.pad([data.pieces[i] for i in chosen])
         own = torch.tensor([i >= len(data.pieces) - data.own for i in chosen])
         weights = torch.tensor([data.weights[i] for i in chosen])
