@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import functools
 import resource
 import subprocess
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
@@ -140,6 +142,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 )
 
 
+@functools.cache
 def modules() -> dict[str, Path]:
     """Dotted name below the package -> file."""
     found = {}
@@ -159,6 +162,7 @@ def place(name: str) -> tuple[int, int]:
     raise AssertionError(f"{name} has no layer: put it into LAYERS of {__file__}")
 
 
+@functools.cache
 def imports(path: Path, *, top_level: bool) -> set[str]:
     """Names that a file imports: everywhere, or only outside functions and `if TYPE_CHECKING`."""
     found: set[str] = set()
@@ -170,12 +174,27 @@ def imports(path: Path, *, top_level: bool) -> set[str]:
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
             found.update(f"{node.module}.{alias.name}" for alias in node.names)
+        typing_only = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+        inside = inside or typing_only or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         for child in ast.iter_child_nodes(node):
-            typing_only = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
-            visit(child, inside or typing_only or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+            if not isinstance(child, ast.expr):  # an import is a statement
+                visit(child, inside)
 
-    visit(ast.parse(path.read_text(encoding="utf-8")), False)
+    visit(parsed(path), False)
     return found
+
+
+@functools.cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def module_of(imported: str, known: Collection[str]) -> str:
+    """The module of ours that an imported name is, or is in."""
+    target = imported.removeprefix("vaultllm.")
+    while target not in known and "." in target:
+        target = target.rpartition(".")[0]
+    return target
 
 
 @pytest.mark.parametrize("name", [name for name in modules() if name not in ("memory", "models", "chats")])
@@ -184,9 +203,7 @@ def test_imports_run_downwards_only(name: str) -> None:
     for imported in imports(known[name], top_level=False):
         if not imported.startswith("vaultllm."):
             continue
-        target = imported.removeprefix("vaultllm.")
-        while target not in known and "." in target:
-            target = target.rpartition(".")[0]
+        target = module_of(imported, known)
         if target not in known or target in ("memory", "models"):
             continue
         same_package = name.partition(".")[0] == target.partition(".")[0]
@@ -197,6 +214,18 @@ def test_imports_run_downwards_only(name: str) -> None:
 def test_heavy_libraries_are_imported_inside_functions(name: str) -> None:
     heavy = {one for one in imports(modules()[name], top_level=True) if one.partition(".")[0] in HEAVY}
     assert not heavy, f"{name} imports {sorted(heavy)} at import time"
+
+
+def test_a_child_that_reads_notes_does_without_the_models_of_the_settings() -> None:
+    """They take as long to import as all the rest, for each child that is started."""
+    known = modules()
+    reached, waiting = set[str](), {"workers"}
+    while waiting:
+        reached |= waiting
+        names = {module_of(name, known) for one in waiting for name in imports(known[one], top_level=True) if name.startswith("vaultllm.")}
+        waiting = {name for name in names | {name.partition(".")[0] for name in names} if name in known} - reached
+    assert {"reading", "redact", "chats.nexus"} <= reached
+    assert "config" not in reached
 
 
 def test_only_the_named_modules_know_torch_and_chroma() -> None:

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from vaultllm.errors import ConfigError, VaultError, nearest
 from vaultllm.memory import choice
+from vaultllm.schema import SECRET_KINDS
 
 CONFIG = Path(".vaultllm") / "config.toml"
 
@@ -27,16 +28,6 @@ CONFIG = Path(".vaultllm") / "config.toml"
 # other programs too. Here because this module is imported before the command line changes it.
 UMASK = os.umask(0o022)
 os.umask(UMASK)
-
-
-# Kinds of secrets and personal data (`redact.py` finds them). Where two overlap the earlier one names the mark.
-SECRET_KINDS: tuple[str, ...] = tuple(
-    """private-key anthropic openrouter openai github gitlab slack slack-webhook aws-key aws-secret google gcp azure azure-sas stripe
-    telegram-bot discord discord-webhook twilio sendgrid mailgun mailchimp npm pypi huggingface digitalocean heroku yandex vk groq xai
-    perplexity replicate notion linear shopify docker figma airtable grafana databricks vault supabase postman age jwt wallet basic-auth
-    bearer url-password card iban snils passport inn aadhaar pan nid ssn email phone password pin secret token login""".split()
-)
-
 
 # Offered when another name is wrong; any text encoding that Python knows is accepted.
 _ENCODINGS = ("cp1251", "koi8-r", "cp866", "mac-cyrillic", "cp1252", "latin-1", "cp1250", "utf-16-le", "utf-16-be")

@@ -8,11 +8,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from vaultllm import keywords, markdown, text
-from vaultllm.config import SceneSettings
 from vaultllm.drafts import HAS_WORD, Draft
 from vaultllm.schema import Conversation, Note, Turn
+
+if TYPE_CHECKING:
+    from vaultllm.config import SceneSettings
 
 TOPIC_STEMS = 6  # a question with fewer stems worth a keyword says nothing about a change of topic
 TOPIC_SHARE = 0.05  # of the weight of a question's stems that the talk before it must share, or the topic is another

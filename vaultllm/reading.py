@@ -9,15 +9,18 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 from vaultllm import canvas, chats, imports, markdown, rows, scene_yaml, scenes
-from vaultllm.config import Settings
 from vaultllm.forgotten import CODE, Forgotten, way_back
 from vaultllm.imports import Talk
 from vaultllm.keywords import Statistics
 from vaultllm.rows import SceneRow
 from vaultllm.schema import Conversation, Lines, Note, Problem, Scene
 from vaultllm.text import is_json, sha
+
+if TYPE_CHECKING:
+    from vaultllm.config import Settings
 
 
 @dataclass(frozen=True, slots=True)

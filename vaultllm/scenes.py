@@ -15,11 +15,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from operator import itemgetter
+from typing import TYPE_CHECKING
 
 from vaultllm import exchanges, keywords, markdown, redact, sections, text
-from vaultllm.config import RedactSettings, ScanSettings, Settings
 from vaultllm.drafts import Draft
 from vaultllm.schema import Conversation, Note, Passage, Problem, Scene, Source, Trust, Turn
+
+if TYPE_CHECKING:
+    from vaultllm.config import RedactSettings, ScanSettings, Settings
 
 PARSER = "2"  # raise it when parsing or cutting changes: every note is then parsed again
 PASSAGE_CHARS = 1_000  # a turn longer than this is recalled in parts

@@ -20,6 +20,14 @@ Trust = Literal["own", "imported", "clipped", "generated"]
 BlockKind = Literal["heading", "paragraph", "list", "table", "code", "quote", "callout", "html", "rule", "math", "comment", "footnote"]
 Lines = tuple[int, int]
 
+# Kinds of secrets and personal data (`redact.py` finds them). Where two overlap the earlier one names the mark.
+SECRET_KINDS: tuple[str, ...] = tuple(
+    """private-key anthropic openrouter openai github gitlab slack slack-webhook aws-key aws-secret google gcp azure azure-sas stripe
+    telegram-bot discord discord-webhook twilio sendgrid mailgun mailchimp npm pypi huggingface digitalocean heroku yandex vk groq xai
+    perplexity replicate notion linear shopify docker figma airtable grafana databricks vault supabase postman age jwt wallet basic-auth
+    bearer url-password card iban snils passport inn aadhaar pan nid ssn email phone password pin secret token login""".split()
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:

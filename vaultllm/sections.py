@@ -8,11 +8,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from vaultllm import markdown, text
-from vaultllm.config import SceneSettings
 from vaultllm.drafts import HAS_WORD, Draft, visible
 from vaultllm.schema import Block, Kind, Note, Turn
+
+if TYPE_CHECKING:
+    from vaultllm.config import SceneSettings
 
 HUGE = 4  # a block of so many times `max_chars` is cut at its lines
 

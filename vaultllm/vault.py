@@ -18,12 +18,14 @@ import stat
 import unicodedata
 from collections.abc import Collection, Iterator
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from vaultllm.config import UMASK, ScanSettings
 from vaultllm.errors import OwnedNoteError, VaultError
 from vaultllm.schema import Problem
 from vaultllm.text import decode, nfc
+
+if TYPE_CHECKING:
+    from vaultllm.config import ScanSettings  # at run time it would cost each child that reads notes its models
 
 _SAFE = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY"))
 _FOLDER = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0)
@@ -369,6 +371,8 @@ def write_new(vault: Path, folder: str, name: str, text: str, suffix: str = ".md
 
 
 def _make_folders(where: Path) -> None:
+    from vaultllm.config import UMASK
+
     missing = [folder for folder in (where, *where.parents) if not folder.exists()]
     for folder in reversed(missing):
         with contextlib.suppress(FileExistsError):
@@ -379,6 +383,8 @@ def _make_folders(where: Path) -> None:
 
 def _write_file(path: Path, data: bytes) -> None:
     """A new file with these bytes, on disk when we return; removed again when that fails."""
+    from vaultllm.config import UMASK
+
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _SAFE, 0o600)
     try:
         if hasattr(os, "fchmod"):

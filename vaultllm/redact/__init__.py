@@ -12,10 +12,14 @@ import functools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from vaultllm.config import SECRET_KINDS, RedactSettings
 from vaultllm.redact import forms, labels, numbers, sieve
 from vaultllm.redact.spans import Span
+from vaultllm.schema import SECRET_KINDS
+
+if TYPE_CHECKING:
+    from vaultllm.config import RedactSettings
 
 KINDS: tuple[str, ...] = SECRET_KINDS
 """Every kind that is found, as `off` names them; where two overlap, the earlier one names the mark."""

@@ -19,4 +19,4 @@ class Span(NamedTuple):
     end: int
     """One after the last."""
     kind: str
-    """One of `config.SECRET_KINDS`."""
+    """One of `schema.SECRET_KINDS`."""
