@@ -1,7 +1,8 @@
-"""What every test stands on: no sockets but loopback, no user folders, the optional folder of real samples."""
+"""What every test stands on: no sockets but loopback, no user folders, no children without need, the optional folder of real samples."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 from pathlib import Path
@@ -9,6 +10,9 @@ from typing import Any
 
 import pytest
 from hypothesis import settings
+
+from tests import stored
+from vaultllm import workers
 
 # Two slow cores and heavy imports make single examples slow; what is promised about time is measured in benchmarks/.
 settings.register_profile("default", deadline=None)
@@ -18,6 +22,16 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 
 _connect = socket.socket.connect
+_numbers = itertools.count()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "children: notes are read in child processes, as in the program")
+
+
+@pytest.fixture(scope="session")
+def nobodys_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("data")
 
 
 def _guarded_connect(self: socket.socket, address: Any) -> None:
@@ -28,12 +42,19 @@ def _guarded_connect(self: socket.socket, address: Any) -> None:
 
 
 @pytest.fixture(autouse=True)
-def closed_world(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+def closed_world(monkeypatch: pytest.MonkeyPatch, nobodys_data: Path) -> None:
     """Loopback only; state folders under the test's own folder; no settings from outside."""
     monkeypatch.setattr(socket.socket, "connect", _guarded_connect)
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("data")))
+    monkeypatch.setenv("XDG_DATA_HOME", str(nobodys_data / str(next(_numbers))))
     monkeypatch.delenv("VAULTLLM_VAULT", raising=False)
     monkeypatch.delenv("VAULTLLM_STATE", raising=False)
+
+
+@pytest.fixture(autouse=True)
+def reads_here(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Notes are read in this process unless a test is marked `children`: to start a child costs more than most tests."""
+    if request.node.get_closest_marker("children") is None:
+        monkeypatch.setattr(workers, "read_all", stored.read_here)
 
 
 @pytest.fixture(scope="session")

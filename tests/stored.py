@@ -1,15 +1,21 @@
-"""What tests of the memory share: a note put into a ledger by hand, and a process killed where a name is called."""
+"""What tests share: a note put into a ledger by hand, notes read without a child, a process killed where a name is called."""
 
 from __future__ import annotations
 
+import marshal
+import pickle
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
-from vaultllm import chats, markdown, rows, scenes
+from vaultllm import chats, markdown, reading, rows, scenes, workers
 from vaultllm.config import MemorySettings, ScanSettings, Settings
 from vaultllm.ledger import Ledger, NoteRow
+from vaultllm.schema import Problem
+from vaultllm.workers import Context, Key, Task
 
 APART = Settings.model_validate({"vault_id": "test", "scenes": {"min_chars": 0}})  # no section is joined with the next
 
@@ -21,6 +27,17 @@ def put(ledger: Ledger, path: str, text: str | bytes, settings: Settings = APART
     cut, _ = scenes.cut(note, reader, talks, settings)
     row = NoteRow(path, note.title, len(data), 0, 0, 0, note.sha256, scenes.PARSER, reader, why)
     ledger.put_note(row, [rows.row(scene, scenes.passages(scene)) for scene in cut])
+
+
+def read_here(
+    tasks: Iterable[Task[Key]], context: Callable[[], Context], children: int
+) -> Iterator[tuple[Task[Key], reading.Reading | Problem]]:
+    """`workers.read_all` in this process: all that a child is given and gives back is packed and unpacked as it is between the two."""
+    said = context()
+    given: Context = pickle.loads(pickle.dumps(replace(said, settings=workers._plain(said.settings))))
+    for task in tasks:
+        answer = marshal.dumps(workers._packed(workers._read(task.path, task.data, given)))
+        yield task, workers._unpacked(marshal.loads(answer))
 
 
 _CHILD = """

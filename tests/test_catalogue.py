@@ -25,6 +25,7 @@ from vaultllm import chats, config, markdown, reading, steps
 from vaultllm.config import Settings
 from vaultllm.schema import Note, Scene, from_dict
 
+pytestmark = pytest.mark.children
 SETTINGS = Settings(vault_id="catalogue")
 GOOD = "# Колодец\n\nВода стояла на отметке трёх метров, и насос молчал.\n"
 

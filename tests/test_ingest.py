@@ -134,6 +134,7 @@ def test_the_yaml_says_what_the_ledger_says(job: steps.Job) -> None:
         assert scene_yaml.from_yaml(document) == (path, tuple(job.ledger.scenes(path)))
 
 
+@pytest.mark.children
 def test_incremental_equals_full(job: steps.Job, tmp_path: Path) -> None:
     steps.ingest(job)
     vault = job.workspace.vault

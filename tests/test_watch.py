@@ -25,7 +25,7 @@ from vaultllm import config, steps, vault, watch, workers
 from vaultllm.errors import LockedError, VaultError
 
 # watchdog's reader thread would die of this warning here, where warnings are errors; the daemon ignores it.
-pytestmark = pytest.mark.filterwarnings("ignore:Callback with id:RuntimeWarning")
+pytestmark = [pytest.mark.filterwarnings("ignore:Callback with id:RuntimeWarning"), pytest.mark.children]
 
 REPO = Path(__file__).resolve().parents[1]
 RESULT = {

@@ -18,6 +18,8 @@ from vaultllm import config, reading, steps, workers
 from vaultllm.config import Settings
 from vaultllm.schema import Problem
 
+pytestmark = pytest.mark.children
+
 # A child whose parser does what the note's text says: the ways of dying are real, only their cause is planted.
 PLANTED = """
 import os, signal, time
