@@ -21,7 +21,7 @@ from vaultllm import checkpoints, evaluate, fit, loop, train
 from vaultllm.config import TrainSettings
 from vaultllm.dataset import Dataset
 from vaultllm.errors import DataError, ModelError
-from vaultllm.models import hf
+from vaultllm.models import hf, packed
 from vaultllm.power import Wait
 from vaultllm.schema import Example, Message, Progress
 
@@ -316,7 +316,7 @@ def test_a_sequence_that_does_not_fit_by_itself_says_what_to_do_and_other_errors
     bases: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     Small(monkeypatch, 1, cuda_error)
-    with pytest.raises(ModelError, match=r"not enough for 1 x \d+ tokens; set train.max_tokens lower .* doctor --probe"):
+    with pytest.raises(ModelError, match=r"not enough for \d+ tokens; set train.max_tokens lower .* doctor --probe"):
         train.train_lora(str(bases["llama"]), corpus(18), tmp_path / "a", settings(epochs=1.0), progress=silent)
     Small(monkeypatch, 1, lambda: RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
     with pytest.raises(RuntimeError, match="cannot be multiplied"):
@@ -515,7 +515,12 @@ def test_a_training_that_does_not_fit_stops_in_time(bases: dict[str, Path], tmp_
     assert math.isfinite(sum(rates))
 
 
-def test_the_tokens_of_a_pass_add_up_and_are_all_learnt_in_one(bases: dict[str, Path], tmp_path: Path):
+@pytest.mark.parametrize("packs", [True, False])
+def test_the_tokens_of_a_pass_add_up_and_are_all_learnt_in_one(
+    bases: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packs: bool
+):
+    if not packs:  # a model that cannot
+        monkeypatch.setattr(packed, "proven", lambda model, sequences: False)
     loaded = hf.load(str(bases["gpt2"]))
     asked = (Message("user", "Какое слово пропущено? ____ идёт", False), Message("assistant", "Дождь", True))
     task = Example("task", ("0",), "1.md", "task", asked, "train", 1.0, "", "cloze")
@@ -528,7 +533,8 @@ def test_the_tokens_of_a_pass_add_up_and_are_all_learnt_in_one(bases: dict[str, 
     assert metrics["tokens"] == metrics["tokens_one_pass"]
     assert metrics["tokens"]["learnt"] == sum(map(sum, learnt))
     assert metrics["tokens"]["learnt"] + metrics["tokens"]["context"] >= sum(len(flags) for flags in learnt) - len(learnt)
-    assert metrics["tokens"]["padding"] > 0
+    assert (metrics["tokens"]["padding"] > 0) is not packs
+    assert metrics["chosen"]["packed"] is packs
     assert (metrics["examples"], metrics["examples_empty"], metrics["examples_cut"]) == (len(learnt), 1, 1)
 
 

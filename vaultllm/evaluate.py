@@ -20,6 +20,7 @@ import numpy as np
 from vaultllm import tokenizer as bpe
 from vaultllm.errors import DataError
 from vaultllm.files import write_whole
+from vaultllm.models import losses, packed
 from vaultllm.schema import Example, Message
 from vaultllm.text import encodable
 
@@ -150,6 +151,20 @@ def batches(lengths: Sequence[int], *, tokens: int, rows: int) -> list[list[int]
     return found
 
 
+def packs(lengths: Sequence[int], *, tokens: int, rows: int) -> list[list[int]]:
+    """Indices in their order, grouped: at most `rows` in a batch, and `tokens` without padding (or one row)."""
+    found: list[list[int]] = []
+    held = 0
+    for i, length in enumerate(lengths):
+        if found and len(found[-1]) < rows and held + length <= tokens:
+            found[-1].append(i)
+            held += length
+        else:
+            found.append([i])
+            held = length
+    return found
+
+
 def pad(pieces: Sequence[Window], filler: int = 0) -> tuple[Any, Any, Any]:
     """Windows as tensors `input_ids`, `attention_mask`, `labels` (B, T), padded on the right; labels are -100 where nothing is learnt."""
     import torch
@@ -166,16 +181,25 @@ def pad(pieces: Sequence[Window], filler: int = 0) -> tuple[Any, Any, Any]:
     return ids, mask, labels
 
 
-def token_losses(model: Any, ids: Any, mask: Any, labels: Any) -> tuple[Any, Any]:
-    """Negative log-likelihood in nats of each target, fp32, and its row: two vectors with one entry per label that is not -100."""
+def laid(model: Any, ids: Any, mask: Any, labels: Any) -> tuple[dict[str, Any], Any, Any, Any]:
+    """A batch as the model reads it: its arguments; and of each label that is not -100 where it is predicted, itself, and its row.
+
+    The places count the cells of what is read, laid end to end: of one packed row where the model reads those, else of the batch.
+    """
     import torch
 
-    logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits  # (B, T, V)
-    targets = labels[:, 1:]
-    wanted = targets != -100
-    # Only the rows that count are copied and widened: with 150k tokens in the vocabulary they are most of the memory.
-    losses = torch.nn.functional.cross_entropy(logits[:, :-1][wanted].float(), targets[wanted], reduction="none")
-    return losses, wanted.nonzero()[:, 0]
+    wanted = labels[:, 1:] != -100
+    if packed.on(model):
+        given, where = packed.row(ids, mask), packed.places(mask)
+    else:
+        given, where = {"input_ids": ids, "attention_mask": mask}, torch.arange(ids.numel(), device=ids.device).view_as(ids)
+    return given, where[:, :-1][wanted], labels[:, 1:][wanted], wanted.nonzero()[:, 0]
+
+
+def token_losses(model: Any, ids: Any, mask: Any, labels: Any) -> tuple[Any, Any]:
+    """Negative log-likelihood in nats of each target, fp32, and its row: two vectors with one entry per label that is not -100."""
+    given, places, targets, rows = laid(model, ids, mask, labels)
+    return losses.of(model, given, places, targets), rows
 
 
 def score(
@@ -210,8 +234,8 @@ def score(
         for batch in batches(lengths, tokens=batch_tokens(model), rows=64):
             tensors = (tensor.to(where) for tensor in pad([pieces[i] for i in batch]))
             with torch.inference_mode():
-                losses, rows = token_losses(model, *tensors)
-            sums = torch.zeros(len(batch), dtype=torch.float64).index_add_(0, rows.cpu(), losses.double().cpu())
+                costs, rows = token_losses(model, *tensors)
+            sums = torch.zeros(len(batch), dtype=torch.float64).index_add_(0, rows.cpu(), costs.double().cpu())
             for row, i in enumerate(batch):
                 bits[owners[i]] += float(sums[row]) / math.log(2)
             done += sum(lengths[i] for i in batch)

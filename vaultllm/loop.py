@@ -14,7 +14,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from typing import Any
 from vaultllm import checkpoints, evaluate, processes, replay
 from vaultllm.errors import ModelError
 from vaultllm.evaluate import Window
-from vaultllm.models import hf
+from vaultllm.models import hf, packed
 from vaultllm.power import Wait
 from vaultllm.schema import Progress, Report
 
@@ -50,7 +50,7 @@ def go_on() -> Wait | None:
 
 @dataclass(slots=True)
 class Data:
-    """The windows of the training side, in batches of similar length."""
+    """The windows of the training side, in batches: in any order where rows are packed, else of similar length."""
 
     pieces: list[Window]
     weights: list[float]
@@ -64,12 +64,19 @@ class Data:
     """The longest window that there may be, in tokens."""
     own: int = 0
     """So many of the pieces, the last ones, are what the base says of itself; they share no batch with the others."""
+    packed: bool = False
+    """Whether a batch is read as one row without padding (`models.packed`)."""
+
+    def cells(self, batch: Sequence[int]) -> int:
+        """What a batch comes to in tokens, padding included where there is any."""
+        lengths = [len(self.pieces[i].ids) for i in batch]
+        return sum(lengths) if self.packed else len(lengths) * max(lengths)
 
     def tokens(self) -> dict[str, int]:
         """Of one pass: `learnt`, `context` (read, not learnt; what windows repeat among it) and `padding`."""
         read = sum(len(piece.ids) for piece in self.pieces)
         learnt = sum(sum(piece.learn) for piece in self.pieces)
-        cells = sum(len(batch) * max(len(self.pieces[i].ids) for i in batch) for batch in self.batches)
+        cells = sum(map(self.cells, self.batches))
         return {"learnt": learnt, "context": read - learnt, "padding": cells - read}
 
 
@@ -192,9 +199,10 @@ def run(model: Any, job: Job, checkpoint: Path | None) -> int:
             from peft import load_peft_weights, set_peft_model_state_dict
 
             set_peft_model_state_dict(model, load_peft_weights(str(checkpoint), device=str(next(model.parameters()).device)))
+            processes.home()
             return int(state["step"])
     trainer = _trainer(model, job)
-    with _signals(job):
+    with packed.applied(model, packs=job.data.packed), _signals(job):
         job.pace.start(job.log.seconds)
         job.saved_at = job.asked_at = time.monotonic()
         try:
@@ -203,6 +211,7 @@ def run(model: Any, job: Job, checkpoint: Path | None) -> int:
             if not processes.lost(error):
                 raise
             raise KeyboardInterrupt("another process of this training ended; the same command goes on from the last checkpoint") from error
+    processes.home()
     if job.wait is not None:
         raise Paused(job.wait, int(trainer.state.global_step))
     if job.interrupted:
@@ -264,24 +273,25 @@ def _trainer(model: Any, job: Job) -> Any:
             parts, whole = [inputs], 0.0
             while parts:
                 part = parts.pop()
-                rows, width = part["input_ids"].shape
-                if rows > 1 and 0 < job.log.fits < rows * width:
+                rows, cells = len(part["input_ids"]), packed.cells(model, part["attention_mask"])
+                if rows > 1 and 0 < job.log.fits < cells:
                     parts += _halves(part)
                     continue
                 loss = self._tried(model, part, num_items_in_batch)
                 if loss is None:
                     if rows == 1 or self.accelerator.num_processes > 1:  # the others wait for as many parts as they have themselves
                         raise ModelError(
-                            f"the memory is not enough for {rows} x {width} tokens; set train.max_tokens lower or choose a smaller base: "
+                            f"the memory is not enough for {cells} tokens; set train.max_tokens lower or choose a smaller base: "
                             "vaultllm doctor --probe says what fits", path=str(job.folder),
                         )  # fmt: skip
-                    job.log.fits = rows * width // 2
+                    job.log.fits = cells // 2
                     job.progress(Progress(f"out of memory: at most {job.log.fits} tokens at once from here", job.pace.shown))
                     parts.append(part)
                     continue
                 whole = whole + loss
                 mask, labels = part["attention_mask"], part["labels"]
-                job.log.read(int(mask.sum()), int((labels != -100).sum()), mask.numel())
+                if bool((labels != -100).any()):
+                    job.log.read(int(mask.sum()), int((labels != -100).sum()), cells)
             self.step_loss += float(whole) / self.accelerator.num_processes
             return whole
 
@@ -415,7 +425,6 @@ def _trainer(model: Any, job: Job) -> Any:
         use_cpu=hf.device() == "cpu",
         bf16=False,
         ddp_find_unused_parameters=False,
-        ddp_broadcast_buffers=False,
         dataloader_pin_memory=hf.device() == "cuda",
         remove_unused_columns=False,
         save_strategy="no",
@@ -460,16 +469,11 @@ def _collator(data: Data) -> Callable[[list[list[int]]], dict[str, Any]]:
     def collate(batches: list[list[int]]) -> dict[str, Any]:
         import torch
 
-        chosen = [i for batch in batches for i in batch]
-        if not chosen:  # where a step's batches cannot be dealt evenly: nothing to learn
+        chosen = [i for batch in batches for i in processes.rows(batch, data.accumulate)]
+        if not chosen:  # this process has nothing of it, and reads along for the others' sake
             ids, mask, labels = evaluate.pad([Window([0, 0], [False, False])])
-            return {
-                "input_ids": ids,
-                "attention_mask": mask,
-                "labels": labels,
-                "weights": torch.ones(1),
-                "own": torch.zeros(1, dtype=torch.bool),
-            }
+            given = {"input_ids": ids, "attention_mask": mask, "labels": labels, "weights": torch.ones(1)}
+            return given | {"own": torch.zeros(1, dtype=torch.bool)}
         ids, mask, labels = evaluate.pad([data.pieces[i] for i in chosen])
         own = torch.tensor([i >= len(data.pieces) - data.own for i in chosen])
         weights = torch.tensor([data.weights[i] for i in chosen])

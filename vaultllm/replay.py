@@ -86,18 +86,16 @@ def token_losses(model: Any, bare: Any, ids: Any, mask: Any, labels: Any, kl: fl
     """
     import torch
 
-    wanted = labels[:, 1:] != -100
-    given = {"input_ids": ids, "attention_mask": mask, "use_cache": False}
+    given, places, targets, rows = evaluate.laid(model, ids, mask, labels)
     before = None
     if kl > 0.0:
         was_training = bare.training
         bare.eval()
         with torch.no_grad(), evaluate.base_only(bare):  # first: peft takes the adapter's gradients away while it is off
-            before = model(**given).logits[:, :-1][wanted]
+            before = model(**given, use_cache=False).logits.flatten(0, 1).index_select(0, places)
         bare.train(was_training)
-    after = model(**given).logits[:, :-1][wanted]
-    losses = _costs()(after, before, labels[:, 1:][wanted], kl)
-    return losses, wanted.nonzero()[:, 0]
+    after = model(**given, use_cache=False).logits.flatten(0, 1).index_select(0, places)
+    return _costs()(after, before, targets, kl), rows
 
 
 def _costs() -> Any:

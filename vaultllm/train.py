@@ -19,20 +19,20 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vaultllm import checkpoints, evaluate, fit, replay
+from vaultllm import checkpoints, evaluate, fit, power, processes, replay
 from vaultllm.config import TrainSettings
 from vaultllm.dataset import Dataset
 from vaultllm.errors import DataError, ModelError
 from vaultllm.evaluate import Score, Window
 from vaultllm.files import write_whole
 from vaultllm.loop import Data, Job, Log, Pace, go_on, run
-from vaultllm.models import hf, reload
+from vaultllm.models import hf, packed, reload
 from vaultllm.power import Wait
-from vaultllm.schema import Example, Progress, Report
+from vaultllm.schema import Example, Progress, Report, silent
 from vaultllm.text import sha
 
 MICRO_RATE, RATE = 1e-3, 2e-4
@@ -41,6 +41,43 @@ FIT = "fit.json"
 """Beside the checkpoints, as long as they are there: what was chosen to fit the memory."""
 MEASURE = 0.1
 """Share of the time that may go into measuring the base on held-out notes; the adapter takes as long again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What the other processes of a training are told: the same as the first one knows when it begins with the steps."""
+
+    base: str
+    taken: fit.Fit
+    settings: TrainSettings
+    seed: int
+    parent: Path | None
+    identity: dict[str, Any]
+    rate: float
+    data: Data
+    run_folder: Path
+    checkpoint: Path | None
+    seconds: float
+    steps: int
+
+
+def take_part(*, step_back: bool) -> None:
+    """What a process does that does not lead: wait to be told of a training, make its share of the steps, until it is over.
+
+    `step_back`: let other programs go first, as far as the settings say. Writes nothing but its random state into checkpoints.
+    """
+    with processes.joined():
+        while (part := processes.told()) is not None:
+            if step_back:
+                power.step_back(part.settings.nice)
+            loaded = hf.load(part.base, dtype=part.taken.dtype, quantize=part.taken.quantize)
+            model = adapted(loaded.model, part.settings, part.seed, part.parent)
+            if part.taken.checkpointing:
+                hf.checkpoint_blocks(model)
+            pace = Pace(part.seconds, part.steps)
+            job = Job(part.run_folder, part.identity, pace, Log(), silent, part.rate, part.seed, part.data, kl=part.settings.kl)
+            with contextlib.suppress(KeyboardInterrupt):  # together with the first, which says what comes next
+                run(model, job, part.checkpoint)
 
 
 def train_lora(
@@ -92,6 +129,7 @@ def train_lora(
     identity = {"base_sha": base_sha, "dataset": dataset.id, "seed": seed, "limit": limit, "rate": rate, "epochs": settings.epochs}
     identity |= {"rank": settings.rank, "alpha": settings.alpha, "batches": len(data.batches), "accumulate": data.accumulate}
     identity |= {"dtype": taken.dtype, "quantize": taken.quantize, "checkpointing": taken.checkpointing, "tokens": taken.tokens}
+    identity["packed"] = data.packed
     ancestor = "" if parent is None else _sha(parent / "adapter_model.safetensors")
     identity |= {"parent": ancestor, "kl": settings.kl if data.own else 0.0}
     identity["own"] = sha(*(str(piece.ids) for piece in data.pieces[len(data.pieces) - data.own :]))
@@ -107,6 +145,7 @@ def train_lora(
     steps = math.ceil(settings.epochs * math.ceil(len(data.batches) / data.accumulate))
     pace = Pace(max(budget - (time.monotonic() - begun) - 1.1 * took, budget / 2), steps)
     job = Job(run_folder, identity, pace, Log(), progress, rate, seed, data, ask, settings.kl)
+    processes.tell(Part(base, taken, settings, seed, parent, identity, rate, data, run_folder, checkpoint, pace.seconds, steps))
     step = run(model, job, checkpoint)
 
     about = {"base": base, "base_sha": base_sha, "dataset": dataset.id, "quantize": taken.quantize, "parent": ancestor}
@@ -157,13 +196,14 @@ def train_lora(
 
 def _chosen(taken: fit.Fit, data: Data, log: Log) -> dict[str, Any]:
     """What was taken to fit this machine; `out_of_memory` when the batches turned out to be too large for it."""
-    largest = max(len(batch) * max(len(data.pieces[i].ids) for i in batch) for batch in data.batches)
+    largest = max(map(data.cells, data.batches))
     return {
         "dtype": taken.dtype,
         "quantize": taken.quantize,
         "checkpointing": taken.checkpointing,
         "batch_tokens": min(largest, log.fits or largest),
         "sequence": data.sequence,
+        "packed": data.packed,
         "accumulate": data.accumulate,
         "out_of_memory": log.fits > 0,
         "memory_mb": taken.memory_mb,
@@ -189,7 +229,8 @@ def _fit(folder: Path, settings: TrainSettings, before: Path | None) -> fit.Fit:
     config = hf.configuration(folder)
     where = fit.machine()
     return fit.choose(
-        fit.of(config, folder.name), device=where["device"], free_mb=where["free_mb"], bf16=where["bf16"],
+        fit.of(config, folder.name), device=where["device"], bf16=where["bf16"],
+        free_mb=where["free_mb"] // (1 if where["device"] == "cuda" else processes.count()),  # each process holds the base
         sequence=min(settings.max_tokens, getattr(config, "max_position_embeddings", None) or settings.max_tokens),
         rank=settings.rank, quantize=settings.quantize, held_mb=0,
     )  # fmt: skip
@@ -220,15 +261,17 @@ def _data(loaded: hf.Loaded, examples: Sequence[Example], limit: int, seed: int,
     pieces, weights = [pieces[i] for i in order], [weights[i] for i in order]
     if tokens is None:
         tokens = fit.tokens_per_pass(loaded.model.get_input_embeddings().weight.shape[0], loaded.parameters, hf.device())
-    batches = evaluate.batches([len(piece.ids) for piece in pieces], tokens=tokens, rows=fit.BATCH)
+    packs = packed.proven(loaded.model, [piece.ids for piece in pieces])
+    batches = (evaluate.packs if packs else evaluate.batches)([len(piece.ids) for piece in pieces], tokens=tokens, rows=fit.BATCH)
     accumulate = max(1, round(fit.BATCH * len(batches) / len(pieces))) if len(pieces) > fit.BATCH else len(batches)
-    return Data(pieces, weights, batches, accumulate, cut, empty, sequence=limit)
+    return Data(pieces, weights, batches, accumulate, cut, empty, sequence=limit, packed=packs)
 
 
 def _with_own(data: Data, own: Sequence[Window], tokens: int) -> Data:
     """The data with the base's own samples behind it, in batches of their own, of at most so many tokens."""
     first = len(data.pieces)
-    batches = evaluate.batches([len(piece.ids) for piece in own], tokens=tokens, rows=fit.BATCH)
+    group = evaluate.packs if data.packed else evaluate.batches
+    batches = group([len(piece.ids) for piece in own], tokens=tokens, rows=fit.BATCH)
     return replace(
         data,
         pieces=[*data.pieces, *own],
