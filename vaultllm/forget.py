@@ -82,6 +82,7 @@ def derived(workspace: Workspace, ledger: Ledger, goal: Target) -> Derived:
     for run in ledger.runs():
         scenes = _json(workspace.runs / run.id / "scenes.json")  # what it learnt; an old run has no such file
         saw = not goal.scenes.isdisjoint(scenes) if scenes else run.dataset in emptied
+        saw = saw or run.options.get("continued") in runs  # its weights began with those
         if saw or run.dataset in learnt or Path(run.base).name in bases:
             runs.append(run.id)
     answers, notes = _answers(workspace, ledger, goal, wanted)

@@ -34,7 +34,8 @@ def decision(run: Run) -> str:
 def descent(runs: Sequence[Run], current: str) -> list[dict[str, Any]]:
     """The runs as rows of a tree, a parent before its children; the trunk (runs that followed each other as answers) stays flat.
 
-    {run, parent, depth, last, base, base_name, dataset, decision, answers, bpb_before, bpb_after, reason}. `depth` is 0 for
+    {run, parent, continued, depth, last, base, base_name, dataset, decision, answers, bpb_before, bpb_after, reason}. `parent` is who
+    answered when it began, `continued` the run whose adapter it began with, if it did not begin at the base. `depth` is 0 for
     the trunk; `last` says whether nothing follows on the same branch. Runs whose parent is unknown stand on their base; the
     rows of one base lie together, bases in the order of their first run.
     """
@@ -69,6 +70,7 @@ def _row(run: Run, depth: int, last: bool, current: str) -> dict[str, Any]:
     return {
         "run": run.id,
         "parent": run.parent or None,
+        "continued": run.options.get("continued") or None,
         "depth": depth,
         "last": last,
         "base": run.base,

@@ -199,7 +199,8 @@ def revoke(workspace: Workspace, ledger: Ledger, ids: Collection[str], reason: s
 def revoke_base(folder: Path, reason: str) -> None:
     """Let a micro base neither answer nor be trained on again; the next training makes another. What it said of itself goes."""
     write_whole(folder / _REVOKED, reason + "\n", lasting=True)
-    (folder / "samples.json").unlink(missing_ok=True)
+    for said in ("samples.json", "said.json"):
+        (folder / said).unlink(missing_ok=True)
 
 
 def judge(workspace: Workspace, ledger: Ledger) -> Judge | None:

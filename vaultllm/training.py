@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vaultllm import dataset as datasets
+from vaultllm import origin as origins
 from vaultllm import registry
 from vaultllm.config import TrainSettings, Workspace
 from vaultllm.dataset import Dataset
@@ -29,7 +30,7 @@ ARM_EXAMPLES = 24  # held-out answers on which the four arms are measured: enoug
 MEASURES = 0.2  # of the minutes: what the measures of `scorecard` may take beyond the training
 GATE_EXAMPLES = 200  # held-out examples on which the current run and the new one are compared
 # Settings that may change between two nights of one training.
-_OF_A_NIGHT = {"minutes", "min_new", "leak_limit", "keep", "only_on_ac", "max_load", "nice"}
+_OF_A_NIGHT = {"from_", "minutes", "min_new", "leak_limit", "keep", "only_on_ac", "max_load", "nice"}
 SAMPLE_EXAMPLES = 400  # that are encoded to tell how many tokens all have
 
 
@@ -117,11 +118,13 @@ def train(
     fresh: bool,
     gate: bool = True,
     ask: Callable[[], Wait | None] = lambda: None,
+    go_on: bool = False,
 ) -> dict[str, Any]:
     """Train an adapter within the minutes, measure it, and promote it if held-out text did not get dearer.
 
     An interrupted training of the same base, data and seed is gone on with when `resume`. `gate` off: measured,
-    never promoted. `ask` may stop it (`loop.Paused`). Returns {run, status, metrics, promoted, reason, plot}.
+    never promoted. `ask` may stop it (`loop.Paused`). `go_on`: it begins where `train.from` says, else at the base.
+    Returns {run, status, metrics, promoted, reason, plot}.
     """
     from vaultllm import train as lora
     from vaultllm.models import hf
@@ -142,24 +145,35 @@ def train(
     settings = settings.model_copy(update={"minutes": minutes})
     base_sha = hf.fingerprint(base)
     run, again = _open_run(workspace, ledger, base, base_sha, built, settings, resume)
+    origin = origins.of(workspace, run)
+    if not again and go_on and settings.from_ == "adapter":
+        origin = origins.find(workspace, ledger, settings, base_sha, built)
+        run = dataclasses.replace(run, options=run.options | origin.recorded)
+    built, known = origins.unseen(built, origin.learnt)
+    taught, mixture = origins.taught(built, origin, settings)
     folder = workspace.runs / run.id
     folder.mkdir(parents=True, exist_ok=True)
     registry.record(workspace, ledger, run)
-    learnt = json.dumps(built.learnt(), indent=1, sort_keys=True) + "\n"
+    learnt = json.dumps({**origin.learnt, **taught.learnt()}, indent=1, sort_keys=True) + "\n"
     write_whole(folder / "scenes.json", learnt, lasting=True)  # before it learns them: what was learnt can be told even if it is killed
     stopped = "stopped; the same command goes on"
     try:
         if run.metrics and registry.has_adapter(workspace, run.id):  # stopped while it was compared
             metrics = dict(run.metrics)
         else:
-            metrics = lora.train_lora(base, built, folder, settings, progress=progress, resume=again, seed=settings.seed, ask=ask)
+            metrics = lora.train_lora(
+                base, taught, folder, settings, progress=progress, resume=again, seed=settings.seed, ask=ask,
+                parent=workspace.runs / origin.run / "adapter" if origin.run else None,
+                said=_beside(workspace, Path(base), base_sha, "said"),
+            )  # fmt: skip
     except KeyboardInterrupt as stop:
         registry.record(workspace, ledger, dataclasses.replace(run, status="interrupted", reason=str(stop) or stopped))
         raise
     except BaseException as error:
         registry.record(workspace, ledger, dataclasses.replace(run, status="failed", reason=str(error)[:500]))
         raise
-    metrics |= {"val_seen_by_base": leaked, "dataset": str(frozen)}
+    metrics |= {"val_seen_by_base": leaked, "val_seen_by_adapter": known, "dataset": str(frozen)}
+    metrics |= {"origin": {"run": origin.run or None, "why": origin.why, **mixture}}
     if settings.base == "micro":
         metrics["base"] = json.loads((Path(base) / "micro.json").read_text(encoding="utf-8"))
     run = dataclasses.replace(run, versions=lora.versions(), metrics=metrics)
@@ -299,15 +313,18 @@ def _scorecard(workspace: Workspace, ledger: Ledger, run: Run, built: Dataset, s
         loaded = hf.load(run.base, folder / "adapter")
     except ModelError as error:
         return {name: {"skipped": error.message} for name in scorecard.SHARES}
-    # A micro base's samples may repeat notes: they go when it goes.
-    beside = (loaded.folder / "micro.json").is_file()
-    samples = loaded.folder / "samples.json" if beside else workspace.bases / f"samples-{run.base_sha[:16]}.json"
-    workspace.bases.mkdir(exist_ok=True)
+    samples = _beside(workspace, loaded.folder, run.base_sha, "samples")
     return scorecard.measure(
         loaded, built.written("train"), built.split("val"), evaluate.read_scores(folder / "scores.json"),
         max(seconds - (time.monotonic() - began), seconds / 2), base_sha=run.base_sha, samples=samples,
         recall=recaller(workspace, ledger), progress=progress,
     )  # fmt: skip
+
+
+def _beside(workspace: Workspace, base: Path, base_sha: str, name: str) -> Path:
+    """Where samples of a base are kept. Those of a micro base may repeat notes: they go when it goes."""
+    workspace.bases.mkdir(exist_ok=True)
+    return base / f"{name}.json" if (base / "micro.json").is_file() else workspace.bases / f"{name}-{base_sha[:16]}.json"
 
 
 def _proven(metrics: dict[str, Any], leak_limit: float, promoted: bool, reason: str) -> tuple[bool, str]:

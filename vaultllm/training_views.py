@@ -55,6 +55,7 @@ def train(result: Result) -> RenderableType:
         Text(
             f"{tokens['learnt']:,} tokens learnt, {tokens['context']:,} read as context, {tokens['padding']:,} of padding, "
             f"{metrics['tokens_per_s']:,.0f} tokens/s, {metrics['seconds']:.0f} s, {metrics['peak_rss_mb']:,} MB\n"
+            + _origin_line(metrics)
             + _chosen_line(metrics)
             + f"loss curve  {result['plot']}\nadapter     {result['adapter']}\n"
             + _report_line(result)
@@ -66,6 +67,15 @@ def train(result: Result) -> RenderableType:
         )
     )
     return Group(*parts)
+
+
+def _origin_line(metrics: Result) -> str:
+    """Where it began, when it was asked to go on from an adapter."""
+    found = metrics.get("origin", {})
+    if found.get("run"):
+        old = f"{found['again']} of {found['again'] + found['left']} old ones again"
+        return f"from        run {found['run']}: {found['new']} new examples, {old}\n"
+    return f"from        the base: {found['why']}\n" if found.get("why") else ""
 
 
 def _chosen_line(metrics: Result) -> str:
@@ -182,7 +192,8 @@ def runs(result: Result) -> RenderableType:
         bits = f"{before:.3f} → {after:.3f}" if before is not None and after is not None else ""
         decided = "answers" if row["answers"] else row["decision"]
         gone = "" if row["run"] in kept or row["decision"] in ("running", "failed", "interrupted") else " (adapter removed)"
-        rows.append((f"{branch}{mark} {row['run']}", decided + gone, bits, row["dataset"][:8], row["reason"]))
+        goes_on = f" from {row['continued']}" if row["continued"] else ""
+        rows.append((f"{branch}{mark} {row['run']}{goes_on}", decided + gone, bits, row["dataset"][:8], row["reason"]))
     return table("base and runs", "decision", "bits per byte", "dataset", "why", rows=rows)
 
 
