@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import io
 import json
 import os
 import signal
@@ -17,7 +19,7 @@ import pytest
 from tests import models
 from tests.stored import write_rivers
 from tests.test_ingest import make_vault
-from vaultllm import cli
+from vaultllm import cli, terminal
 
 
 class Shell:
@@ -45,6 +47,26 @@ class Shell:
     def json(self, *arguments: str) -> Any:
         return json.loads(self.run("--json", *arguments)[0])
 
+    def here(self, *arguments: str, code: int = 0) -> tuple[str, str]:
+        """As `run`, in this process: for what a process of its own tells nothing more about."""
+        out, err, before = io.StringIO(), io.StringIO(), dataclasses.replace(terminal.GLOBALS)
+        umask, on_term = os.umask(0o077), signal.getsignal(signal.SIGTERM)
+        try:
+            with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                patch.chdir(self.vault)
+                patch.setenv("VAULTLLM_STATE", str(self.state))
+                with pytest.raises(SystemExit) as ended:
+                    cli.main(list(arguments))
+        finally:
+            os.umask(umask)
+            signal.signal(signal.SIGTERM, on_term)
+            vars(terminal.GLOBALS).update(vars(before))
+        assert ended.value.code == code, f"{arguments}: {ended.value.code}\n{out.getvalue()}\n{err.getvalue()}"
+        return out.getvalue(), err.getvalue()
+
+    def json_here(self, *arguments: str) -> Any:
+        return json.loads(self.here("--json", *arguments)[0])
+
 
 @pytest.fixture(scope="module")
 def shell(tmp_path_factory: pytest.TempPathFactory) -> Shell:
@@ -63,9 +85,9 @@ def test_the_contract_of_ingest_search_and_status_in_json(shell: Shell) -> None:
     assert hit.keys() >= {"scene", "path", "lines", "uids", "text", "score", "why"}
     assert hit["path"] == "Чаты/датчик.md"
     assert set(hit["uids"]) == {"u1", "a1"}
-    assert shell.json("status").keys() >= {"notes", "scenes", "memory", "dataset", "current", "problems"}
-    assert shell.json("dataset").keys() >= {"id", "counts", "dropped", "tokens"}
-    assert shell.json("runs") == {"runs": [], "current": None, "descent": []}
+    assert shell.json_here("status").keys() >= {"notes", "scenes", "memory", "dataset", "current", "problems"}
+    assert shell.json_here("dataset").keys() >= {"id", "counts", "dropped", "tokens"}
+    assert shell.json_here("runs") == {"runs": [], "current": None, "descent": []}
 
 
 def test_queries_from_standard_input_give_one_document_each(shell: Shell) -> None:
@@ -75,8 +97,8 @@ def test_queries_from_standard_input_give_one_document_each(shell: Shell) -> Non
 
 
 def test_scenes_are_yaml_for_people_and_lines_of_json_for_programs(shell: Shell) -> None:
-    assert shell.run("scenes", "Чаты/датчик.md")[0].startswith("schema: 1\nnote: Чаты/датчик.md\n")
-    lines = shell.run("--json", "scenes")[0].splitlines()
+    assert shell.here("scenes", "Чаты/датчик.md")[0].startswith("schema: 1\nnote: Чаты/датчик.md\n")
+    lines = shell.here("--json", "scenes")[0].splitlines()
     assert len(lines) == 7
     assert json.loads(lines[0])["turns"]
 
@@ -106,7 +128,8 @@ def test_cyrillic_is_printed_even_where_the_locale_knows_none(shell: Shell) -> N
     ],
 )
 def test_a_mistake_is_one_line_that_says_what_to_do(shell: Shell, arguments: list[str], code: int, parts: list[str]) -> None:
-    out, err = shell.run(*arguments, code=code)
+    run = shell.run if arguments[0] == "serch" else shell.here  # one in a process of its own
+    out, err = run(*arguments, code=code)
     assert out == ""
     (line,) = [line for line in err.splitlines() if not line.startswith("…")]
     assert line.startswith("vaultllm: ")
@@ -117,20 +140,20 @@ def test_a_mistake_is_one_line_that_says_what_to_do(shell: Shell, arguments: lis
 def test_a_pipeline_with_an_unknown_option_names_its_line(shell: Shell, tmp_path: Path) -> None:
     job = tmp_path / "nightly.yaml"
     job.write_text("name: nightly\nwhen: manual\nsteps:\n- ingest\n- train:\n    minuts: 3\n", encoding="utf-8")
-    _, err = shell.run("run", str(job), code=3)
+    _, err = shell.here("run", str(job), code=3)
     assert f"{job}:6" in err
     assert "Did you mean 'minutes'" in err
 
 
 def test_models_that_cannot_be_trained_are_refused_in_one_line(shell: Shell, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    _, err = shell.run("train", "--base", str(tmp_path / "empty"), "--minutes", "0.1", code=3)
+    _, err = shell.here("train", "--base", str(tmp_path / "empty"), "--minutes", "0.1", code=3)
     assert "E-MODEL" in err
     assert "config.json" in err
     (tmp_path / "bert").mkdir()
     config = {"model_type": "bert", "architectures": ["BertModel"]}
     (tmp_path / "bert" / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    _, err = shell.run("train", "--base", str(tmp_path / "bert"), "--minutes", "0.1", code=3)
+    _, err = shell.here("train", "--base", str(tmp_path / "bert"), "--minutes", "0.1", code=3)
     assert "E-MODEL" in err
     assert "Traceback" not in err
 
@@ -149,43 +172,43 @@ def test_a_second_writer_waits_or_names_the_first(shell: Shell) -> None:
 
     with FileLock(shell.state / "train.lock"):
         (shell.state / "train.pid").write_text("4242\n", encoding="utf-8")
-        _, err = shell.run("retrain", code=75)
+        _, err = shell.here("retrain", code=75)
     assert "pid 4242" in err
 
 
 def test_retrain_has_nothing_to_do_when_little_is_new(shell: Shell) -> None:
-    assert shell.json("retrain", "--min-new", "500")["status"] == "nothing new"
+    assert shell.json_here("retrain", "--min-new", "500")["status"] == "nothing new"
 
 
 def test_training_survives_ctrl_c_and_the_same_command_goes_on(tmp_path: Path) -> None:
     shell = Shell(tmp_path)
     write_rivers(shell.vault, 30, 12)
     base = models.build(tmp_path / "base", "llama")
-    shell.run("init", ".")
-    shell.run("ingest")
-    command = ("train", "--base", str(base), "--minutes", "0.2")
+    shell.here("init", ".")
+    shell.here("ingest")
+    command = ("train", "--base", str(base), "--minutes", "0.1", "--no-report")
     with shell.start(*command) as process:
         deadline = time.monotonic() + 60
         while not list(shell.state.glob("runs/*/metrics.jsonl")) and time.monotonic() < deadline:
             time.sleep(0.1)
-        time.sleep(1.0)
+        time.sleep(0.5)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert err.splitlines()[-1] == "vaultllm: stopped; the same command goes on from here"
-    (run,) = shell.json("runs")["runs"]
+    (run,) = shell.json_here("runs")["runs"]
     assert run["status"] == "interrupted"
-    result = shell.json(*command)
+    result = shell.json_here(*command)
     assert (result["run"], result["status"]) == (run["id"], "done")
     assert result["metrics"]["bpb_after"] < result["metrics"]["bpb_before"]
-    assert shell.json("status")["current"] == run["id"]
-    tokens = shell.json("dataset")["tokens"]
+    assert shell.json_here("status")["current"] == run["id"]
+    tokens = shell.json_here("dataset")["tokens"]
     assert tokens["train_learnt"] > 1000
     assert tokens["val_learnt"] > 0
     # a worse adapter could not have come this far; and one command takes it back
-    assert shell.json("rollback") == {"current": None, "before": run["id"]}
-    assert shell.json("promote", run["id"])["current"] == run["id"]
-    answer = shell.json("ask", "На сколько поднялась вода в реке?")
+    assert shell.json_here("rollback") == {"current": None, "before": run["id"]}
+    assert shell.json_here("promote", run["id"])["current"] == run["id"]
+    answer = shell.json_here("ask", "На сколько поднялась вода в реке?")
     assert answer["run"] == run["id"]
     assert answer["sources"]
     assert (shell.vault / answer["note"]).is_file()

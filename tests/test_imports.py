@@ -528,7 +528,7 @@ def test_a_title_that_could_be_markup_is_inert_where_a_link_would_stand() -> Non
 @pytest.fixture
 def shell(tmp_path: Path) -> Shell:
     made = Shell(tmp_path / "a b")
-    made.run("init", ".")
+    made.here("init", ".")
     return made
 
 
@@ -539,7 +539,7 @@ def test_an_archive_is_imported_and_the_second_time_nothing_changes_on_disk(shel
         archive.writestr("conversations.json", broken)
         archive.writestr("user.json", "{}")
     files = snapshot(shell.vault)
-    planned = shell.json("import", str(tmp_path / "x"), "--dry-run")
+    planned = shell.json_here("import", str(tmp_path / "x"), "--dry-run")
     assert planned["conversations"]["new"] == 2
     assert not (shell.state / "imports").exists()
     result = shell.json("import", str(tmp_path / "x"))
@@ -547,16 +547,16 @@ def test_an_archive_is_imported_and_the_second_time_nothing_changes_on_disk(shel
     assert result["turns"] == 9
     assert result["notes"]["parsed"] == 7 + 2
     before = snapshot(shell.state)
-    again = shell.json("import", str(tmp_path / "x"))
+    again = shell.json_here("import", str(tmp_path / "x"))
     assert (again["conversations"]["same"], again["notes"]["parsed"]) == (2, 0)
     assert snapshot(shell.state) == before
     assert snapshot(shell.vault) == files
     assert not [path for path in shell.state.rglob("*") if path.stat().st_mode & 0o077]
-    (hit,) = shell.json("search", "-k", "1", "когда цветёт липа")["hits"]
+    (hit,) = shell.json_here("search", "-k", "1", "когда цветёт липа")["hits"]
     row = (shell.state / "imports" / hit["path"].removeprefix(imports.PREFIX)).read_text(encoding="utf-8").split("\n")[hit["lines"][0] - 1]
     assert hit["uids"][0] in row
     assert "2 conversations with 9 messages read from 1 export\n2 new, 0 changed, 0 known" in shown(views.imported(result))
-    out, _ = shell.run("repair", "--from", str(tmp_path / "x"), "--dry-run")
+    out, _ = shell.here("repair", "--from", str(tmp_path / "x"), "--dry-run")
     assert "that are in no note" in out
 
 
@@ -575,10 +575,10 @@ def test_a_broken_export_names_its_place_and_the_rest_of_it_comes(job: steps.Job
 def test_what_cannot_be_imported_is_one_line(shell: Shell, tmp_path: Path) -> None:
     path = tmp_path / "conversations.json"
     path.write_text("nothing", encoding="utf-8")
-    _, err = shell.run("import", str(path), code=3)
+    _, err = shell.here("import", str(path), code=3)
     (line,) = [line for line in err.splitlines() if not line.startswith("…")]
     assert str(path) in line
-    _, err = shell.run("import", "нет.json", code=2)
+    _, err = shell.here("import", "нет.json", code=2)
     assert "нет.json" in err
 
 
@@ -589,7 +589,7 @@ def test_an_import_that_is_killed_is_finished_by_the_same_command(tmp_path: Path
     ]
     export = write_export(tmp_path / "x", *talks)
     shell = Shell(tmp_path / "one")
-    shell.run("init", ".")
+    shell.here("init", ".")
     folder = shell.state / "imports" / "chatgpt"
     with shell.start("import", str(export), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 60
@@ -601,7 +601,7 @@ def test_an_import_that_is_killed_is_finished_by_the_same_command(tmp_path: Path
     assert 20 <= len(there) < 300
     for path in there:
         assert len(imports.load(path.read_bytes()).turns) == 2
-    result = shell.json("import", str(export))
+    result = shell.json_here("import", str(export))
     assert (result["conversations"]["new"], result["conversations"]["same"]) == (300 - len(there), len(there))
     assert not list(folder.glob(".*"))
     states = []
@@ -629,7 +629,7 @@ def test_what_only_the_vaults_readers_know_is_imported_too(shell: Shell, tmp_pat
     assert f"reader: {said}" in expected
     shutil.copy(source, tmp_path / source.name)
     shutil.copy(source, tmp_path / f"{source.stem} again{source.suffix}")
-    result = shell.json("import", str(tmp_path / source.name))
+    result = shell.json_here("import", str(tmp_path / source.name))
     assert result["conversations"]["new"] == 1
     assert result["turns"] == expected.count("\n  - role: ")
-    assert shell.json("import", str(tmp_path / f"{source.stem} again{source.suffix}"))["conversations"]["new"] == 0
+    assert shell.json_here("import", str(tmp_path / f"{source.stem} again{source.suffix}"))["conversations"]["new"] == 0
