@@ -57,6 +57,12 @@ def reads_here(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setattr(workers, "read_all", stored.read_here)
 
 
+@pytest.fixture
+def learns_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The memory is fitted and tries out nothing more, as in a large vault: of the example that takes ten seconds."""
+    monkeypatch.setattr("vaultllm.memory.live.LEARN_AT_ONCE", 0)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real samples beside the project; tests that want it are skipped where it is absent."""

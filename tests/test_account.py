@@ -88,12 +88,14 @@ def check_dataset(job: steps.Job, settings: TrainSettings) -> None:
     assert all(why.split()[0] in shown for why in result["dropped"])
 
 
+@pytest.mark.usefixtures("learns_later")
 def test_every_note_and_message_of_all_real_samples_is_accounted_for(shared: Path, tmp_path: Path) -> None:
     shutil.copytree(shared / "real", tmp_path / "vault")
     status = check(tmp_path / "vault", tmp_path / "state")
     assert status["turns"]["seen"] > 100
 
 
+@pytest.mark.usefixtures("learns_later")
 def test_every_note_and_message_of_the_example_vault_is_accounted_for(tmp_path: Path) -> None:
     shutil.copytree(EXAMPLE, tmp_path / "vault")
     assert check(tmp_path / "vault", tmp_path / "state")["turns"]["in_scenes"] > 50
