@@ -18,7 +18,7 @@ HEAVY = ("torch", "transformers", "peft", "chromadb", "scipy", "matplotlib", "ac
 # From the bottom up; a module may import from the layers below its own, and from its own layer's earlier modules.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("schema", "errors"),
-    ("text", "memory.choice", "config", "files"),
+    ("text", "memory.choice", "config", "files", "heartbeat"),
     (  # text and records only
         "redact",
         "mojibake",
@@ -91,6 +91,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "memory.analyse",
         "memory.map",
         "models.plan",
+        "models.learning",
         "models.micro",
         "models.nf4",
         "models.losses",
@@ -141,7 +142,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "pipeline",
         "schedule",
     ),
-    ("follower", "watch", "demo", "bench", "views", "training_views", "terminal", "cli"),
+    ("follower", "watch", "demo", "bench", "views", "training_views", "terminal", "cli", "__main__"),
 )
 
 
@@ -239,6 +240,7 @@ def test_only_the_named_modules_know_torch_and_chroma() -> None:
         "models.hf",
         "models.reload",
         "models.micro",
+        "models.learning",
         "models.plan",
         "models.batched",
         "models.losses",

@@ -22,7 +22,7 @@ _RANK = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
 _COUNT = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 _PATIENCE = dt.timedelta(days=30)  # while the first makes a base, measures, or asks whether it may
 FILLER = -1
-"""In place of a batch, where a step's batches cannot be dealt evenly."""
+"""In place of a batch, where the last ones of a pass do not come out even."""
 
 _others: Any = None  # the group in which the others wait to be told; a group of gloo's, which waits without work
 _busy = False  # whether they are in a training, where they hear nothing
@@ -64,8 +64,12 @@ def joined() -> Iterator[None]:
         torch.cuda.set_device(_first(("LOCAL_RANK",), rank()))
     os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
     os.environ.setdefault("MASTER_PORT", "29500")
-    dist.init_process_group("nccl" if where == "cuda" else "gloo", rank=rank(), world_size=count(), timeout=dt.timedelta(hours=1))
-    _others, _busy = dist.new_group(backend="gloo", timeout=_PATIENCE), False
+    try:
+        dist.init_process_group("nccl" if where == "cuda" else "gloo", rank=rank(), world_size=count(), timeout=dt.timedelta(hours=1))
+        _others, _busy = dist.new_group(backend="gloo", timeout=_PATIENCE), False
+    except (RuntimeError, ValueError) as error:
+        why = str(error).strip().partition("\n")[0][:200]
+        raise UsageError(f"the {count()} processes do not find one another ({why}); start them with one launcher, or none") from error
     try:
         yield
     finally:
@@ -130,13 +134,21 @@ def lost(error: BaseException) -> bool:
     return count() > 1 and any(part in said for part in ("Connection closed by peer", "Connection reset", "Broken pipe", "NCCL", "gloo"))
 
 
-def dealt(batches: int, accumulate: int, epoch: int, seed: int) -> list[int]:
-    """The batches that this process reads in one pass, `each` for a step: a step's batches are the same however many processes there are.
+def by_rows(accumulate: int) -> bool:
+    """Whether each batch is divided among the processes, row by row, as a step's batches cannot be dealt evenly."""
+    return accumulate % count() != 0
 
-    In the order of the seed and the pass, dealt out one by one; where they do not come out even, some get a `FILLER`.
+
+def dealt(batches: int, accumulate: int, epoch: int, seed: int) -> list[int]:
+    """The batches that this process reads in one pass, in the order of the seed and the pass.
+
+    A step is made of the same ones however many processes there are: they are dealt out one by one, or all read all (`by_rows`).
+    At the end of a pass some may get a `FILLER`.
     """
     order = list(range(batches))
     random.Random(f"{seed} {epoch}").shuffle(order)
+    if by_rows(accumulate):
+        return order
     mine: list[int] = []
     for start in range(0, batches, accumulate):
         step = order[start : start + accumulate]
@@ -145,6 +157,11 @@ def dealt(batches: int, accumulate: int, epoch: int, seed: int) -> list[int]:
     return mine
 
 
+def rows(batch: Sequence[int], accumulate: int) -> list[int]:
+    """What of a batch is this process's own; may be nothing."""
+    return list(batch[rank() :: count()]) if by_rows(accumulate) else list(batch)
+
+
 def each(accumulate: int) -> int:
-    """How many batches of a step one process reads."""
-    return -(-accumulate // count())
+    """How many batches, or parts of batches, of a step one process reads."""
+    return accumulate if by_rows(accumulate) else accumulate // count()
