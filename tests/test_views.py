@@ -42,6 +42,8 @@ def status_of(scenes: dict[str, Any], **more: Any) -> str:
         "vault": "v",
         "state": "s",
         "notes": 1,
+        "daemon": None,
+        "behind": {"new": 0, "changed": 0, "gone": 0},
         "memory": memory,
         "current": None,
         "problems": [],
@@ -64,6 +66,18 @@ def test_status_draws_the_lengths_of_scenes_and_says_why_some_are_not_learnt() -
 
 def test_status_of_an_empty_vault_draws_nothing() -> None:
     assert "█" not in status_of(surveyed(total=0))
+
+
+def test_status_says_whether_a_daemon_lives_what_it_did_and_how_far_the_memory_is_behind() -> None:
+    daemon = {"pid": 7, "doing": "watching", "silent": 3.0, "alive": True, "last": {"at": "2026-01-01", "read": 2, "removed": 1}}
+    alive = status_of(surveyed(), daemon=daemon, behind={"new": 1, "changed": 2, "gone": 0})
+    assert "process 7 is watching, alive 3 s ago; last at 2026-01-01: 2 read, 1 removed" in alive
+    assert "since they were read: 1 new, 2 changed " in alive
+    silent = status_of(surveyed(), daemon={**daemon, "silent": 999.0, "alive": False}, behind={"new": 1, "changed": 0, "gone": 0})
+    assert "silent for 999 s" in silent
+    assert "read them with: vaultllm ingest" in silent
+    assert "vaultllm watch" in status_of(surveyed())
+    assert "is its disk mounted?" in status_of(surveyed(), behind=None)
 
 
 def test_status_names_a_command_that_shows_more_than_itself() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import logging
@@ -9,6 +10,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -21,7 +23,7 @@ from typing import Any
 import pytest
 from watchdog import events
 
-from vaultllm import config, steps, vault, watch, workers
+from vaultllm import config, heartbeat, steps, vault, watch, workers
 from vaultllm.errors import LockedError, VaultError
 
 # watchdog's reader thread would die of this warning here, where warnings are errors; the daemon ignores it.
@@ -431,13 +433,33 @@ def search(place: Path, query: str) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def process(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], list[dict[str, Any]]]]:
+def systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
+    """The socket on which systemd listens to a service."""
+    monkeypatch.chdir(tmp_path)  # the name of such a socket is short
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as heard:
+        heard.bind("told")
+        heard.setblocking(False)
+        yield heard
+
+
+def told(heard: socket.socket) -> list[str]:
+    lines: list[str] = []
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            lines += heard.recv(4096).decode().splitlines()
+    return lines
+
+
+@pytest.fixture
+def process(tmp_path: Path, systemd: socket.socket) -> Iterator[tuple[subprocess.Popen[str], list[dict[str, Any]]]]:
     (tmp_path / "v" / "заметки").mkdir(parents=True)
     (tmp_path / "v" / "заметки" / "колодец.md").write_text("# Колодец\nГлубина колодца девять метров.\n", encoding="utf-8")
     subprocess.run(
         [sys.executable, "-m", "vaultllm.cli", "--state", str(tmp_path / "s"), "init", str(tmp_path / "v")], cwd=REPO, check=True
     )
-    with subprocess.Popen(command(tmp_path, "watch"), cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as daemon:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    environment = {**os.environ, "NOTIFY_SOCKET": str(tmp_path / "told")}
+    with subprocess.Popen(command(tmp_path, "watch"), cwd=REPO, env=environment, text=True, **pipes) as daemon:
         log: list[dict[str, Any]] = []
         assert daemon.stdout is not None
         reader = threading.Thread(target=lambda: log.extend(json.loads(line) for line in daemon.stdout), daemon=True)
@@ -453,8 +475,9 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def test_a_saved_note_is_found_within_five_seconds_and_sigterm_ends_it_within_two(process, tmp_path):
+def test_a_saved_note_is_found_within_five_seconds_and_sigterm_ends_it_within_two(process, tmp_path, systemd):
     daemon, log = process
+    assert {"READY=1", "WATCHDOG=1"} <= set(told(systemd))
     assert search(tmp_path, "глубина колодца")[0]["path"] == "заметки/колодец.md"
 
     facts = json.loads((tmp_path / "s" / "daemon.json").read_text(encoding="utf-8"))
@@ -463,6 +486,8 @@ def test_a_saved_note_is_found_within_five_seconds_and_sigterm_ends_it_within_tw
     assert second.returncode == 75
     assert f"pid {daemon.pid}" in second.stderr
     assert (tmp_path / "s" / "daemon.json").exists()
+    alive = heartbeat.look(tmp_path / "s")
+    assert (alive["alive"], alive["doing"], alive["last"]["read"]) == (True, "watching", 1)
 
     saved = time.monotonic()
     (tmp_path / "v" / "заметки" / "Выдра.md").write_text("# Выдра\nБайдарка течёт у третьего шпангоута.\n", encoding="utf-8")
@@ -480,6 +505,7 @@ def test_a_saved_note_is_found_within_five_seconds_and_sigterm_ends_it_within_tw
     assert daemon.wait(2.0) == 0
     assert time.monotonic() - stopped < 2.0
     assert until(lambda: log[-1]["event"] == "stopped", 2.0)
+    assert told(systemd)[-1] == "STOPPING=1"
     assert not (tmp_path / "s" / "daemon.json").exists()
     text = json.dumps(log, ensure_ascii=False)
     assert "метров" not in text
@@ -491,6 +517,7 @@ def test_a_killed_daemon_leaves_the_lock_free(process, tmp_path):
     daemon, _ = process
     daemon.kill()
     daemon.wait(5)
+    assert heartbeat.look(tmp_path / "s")["alive"] is False
     with subprocess.Popen(command(tmp_path, "watch"), cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as again:
         assert again.stdout is not None
         assert json.loads(again.stdout.readline())["event"] == "started"

@@ -6,27 +6,33 @@ Knows nothing about how a step does its work.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
+import gc
 import inspect
 import json
 import os
 import signal
 import sqlite3
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.text import Text
 from typer.core import TyperGroup
 
-from vaultllm import __version__, config, steps, training_views, views
+from vaultllm import __version__, config, processes, steps, training_views, views
 from vaultllm.database import explained
 from vaultllm.errors import UsageError, VaultError, VaultllmError
 from vaultllm.terminal import GLOBALS, ReaderLeft, console, emit, opened, progress_shown
+
+if TYPE_CHECKING:
+    from vaultllm import schedule
 
 
 class Stopped(Exception):  # noqa: N818 - what the user wanted, not an error
@@ -238,7 +244,26 @@ def _answer(step: Callable[[steps.Job], dict[str, Any]]) -> None:
     emit(result, functools.partial(views.answer, streamed=streamed))
 
 
-_command(steps.status, views.status)
+@app.command()
+def status(
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Look again every few seconds, until Ctrl-C.")] = False,
+) -> None:
+    """What is known, what answers, what waits, what is wrong and how to mend it; whether a daemon is alive."""
+    with opened() as job:
+        if not watch:
+            emit(steps.status(job), views.status)
+            return
+        from rich.live import Live
+
+        # On a terminal in place; elsewhere one after the other: with --json a document a line.
+        live = Live(console=console(), screen=True) if sys.stdout.isatty() and not (GLOBALS.json or GLOBALS.quiet) else None
+        with live or contextlib.nullcontext():
+            while True:
+                began = time.monotonic()
+                result = steps.status(job)
+                live.update(views.status(result), refresh=True) if live else emit(result, views.status)
+                sys.stdout.flush()
+                time.sleep(max(2.0, 9 * (time.monotonic() - began)))  # a tenth of the time at most, in a large vault too
 
 
 @app.command()
@@ -384,16 +409,49 @@ def bench_links(
     _report(result, bench, plot)
 
 
-@schedule_app.command("print")
-def schedule_print(
-    kind: Annotated[str, typer.Option("--kind", help="cron, systemd or launchd.")],
-    at: Annotated[str, typer.Option("--at", help="Time of day, HH:MM.")] = "03:30",
-) -> None:
-    """Print what to put where so that `vaultllm retrain` runs every night; nothing is installed."""
+_Kind = Annotated[str, typer.Option("--kind", help="auto (what this computer uses), cron, systemd or launchd.")]
+_At = Annotated[str, typer.Option("--at", help="Time of day, HH:MM.")]
+_Watch = Annotated[bool, typer.Option("--watch/--no-watch", help="Watch the vault from the start of the computer on, too.")]
+_Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; needed where nobody can be asked.")]
+
+
+def _planned(kind: str, at: str, watch: bool) -> schedule.Plan:
     from vaultllm import schedule
 
     workspace = config.open_workspace(GLOBALS.vault, GLOBALS.state)
-    emit({"kind": kind, "text": schedule.render(kind, workspace.vault, workspace.state, at)}, lambda result: result["text"])
+    return schedule.plan(kind, workspace.vault, workspace.state, at, watch=watch, only_on_ac=workspace.settings.train.only_on_ac)
+
+
+@schedule_app.command("print")
+def schedule_print(kind: _Kind = "auto", at: _At = "03:30", watch: _Watch = True) -> None:
+    """Print what `install` would put where, so that `vaultllm retrain` runs every night; write nothing."""
+    from vaultllm import schedule
+
+    plan = _planned(kind, at, watch)
+    emit({"kind": plan.kind, "text": schedule.shown(plan)}, lambda result: result["text"])
+
+
+@schedule_app.command("install")
+def schedule_install(kind: _Kind = "auto", at: _At = "03:30", watch: _Watch = True, yes: _Yes = False) -> None:
+    """Show what is to be written, and write and start it when you agree: watch the vault, retrain every night."""
+    from vaultllm import schedule
+
+    plan = _planned(kind, at, watch)
+    if not yes:
+        if GLOBALS.json or not (sys.stdin.isatty() and sys.stdout.isatty()):
+            raise UsageError("nobody can be asked here; look first with `vaultllm schedule print`, then say --yes")
+        print(schedule.shown(plan))
+        typer.confirm("Write and start this?", abort=True)
+    emit({"kind": plan.kind, "done": schedule.install(plan)}, lambda result: "\n".join(result["done"]))
+
+
+@schedule_app.command("uninstall")
+def schedule_uninstall(kind: _Kind = "auto") -> None:
+    """Stop it, and remove exactly what `install` wrote."""
+    from vaultllm import schedule
+
+    plan = _planned(kind, "03:30", True)
+    emit({"kind": plan.kind, "done": schedule.uninstall(plan)}, lambda result: "\n".join(result["done"]) or "nothing was installed")
 
 
 @app.command()
@@ -444,7 +502,8 @@ def main(arguments: list[str] | None = None) -> None:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # LANG=C must not break Cyrillic
     signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
-    code = _guarded(_globals_first(sys.argv[1:] if arguments is None else arguments))
+    arguments = _globals_first(sys.argv[1:] if arguments is None else arguments)
+    code = _guarded(functools.partial(_of_several, arguments) if processes.count() > 1 else functools.partial(_alone, arguments))
     try:
         sys.stdout.flush()
     except BrokenPipeError:
@@ -452,6 +511,7 @@ def main(arguments: list[str] | None = None) -> None:
     if code == 141:  # the reader left (`| head`): Python must not complain about it while it ends
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
+    gc.freeze()  # or Python looks through all that is left, on its way out: half a second after a daemon's work
     sys.exit(code)
 
 
@@ -461,10 +521,35 @@ def _disk(error: OSError) -> VaultError:
     return VaultError(f"{error.strerror or error}; make room on the disk, or mend the rights, and run it again", path=path, code="E-DISK")
 
 
-def _guarded(arguments: list[str]) -> int:
+def _alone(arguments: list[str]) -> int:
+    code = app(args=arguments, prog_name="vaultllm", standalone_mode=False)
+    return code if isinstance(code, int) else 0
+
+
+def _of_several(arguments: list[str]) -> int:
+    """One of the processes that a launcher started: the first is the command, the others take part in its trainings and say nothing."""
+    command, rest = "", iter(arguments)
+    for one in rest:
+        if not one.startswith("-"):
+            command = one
+            break
+        if _ANYWHERE.get(one):
+            next(rest, None)
+    leads, trains = processes.rank() == 0, command in ("train", "retrain")
+    if leads and not trains:
+        raise UsageError(f"{command or 'this'} runs in one process; a launcher is for train and retrain")
+    if leads:
+        return _alone(arguments)
+    if trains:
+        from vaultllm import train
+
+        train.take_part(step_back=command == "retrain")
+    return 0
+
+
+def _guarded(run: Callable[[], int]) -> int:
     try:
-        code = app(args=arguments, prog_name="vaultllm", standalone_mode=False)
-        return code if isinstance(code, int) else 0
+        return run()
     except VaultllmError as error:
         print(f"vaultllm: {error}", file=sys.stderr)
         if GLOBALS.verbose:

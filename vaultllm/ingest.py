@@ -107,6 +107,16 @@ def ingest(
     return Ingested(seen, parsed, unchanged if only is None else seen - parsed, len(notes) + len(talks), change + change_too)
 
 
+def behind(workspace: Workspace, ledger: Ledger) -> dict[str, int]:
+    """How many notes of the vault are new, changed (by their stat) or gone since they were read. Raises VaultError as `vault.scan` does."""
+    scan = vault.scan(workspace.vault, workspace.settings.scan, workspace.settings.own_folders)
+    known = {path: old for path, old in ledger.known().items() if not imports.is_stored(path)}
+    parser = reading.version(workspace.settings)
+    there = [file for file in scan.files if file.path in known]
+    changed = sum(not _is_same(file, known[file.path], parser) for file in there)
+    return {"new": len(scan.files) - len(there), "changed": changed, "gone": len(_gone(known, scan))}
+
+
 def _can_be_alone(ledger: Ledger, only: Collection[str]) -> bool:
     """Whether these files can be looked at alone: few, names that a ledger can hold, and no count over all notes is due."""
     try:

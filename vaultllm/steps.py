@@ -20,7 +20,7 @@ import typer
 from filelock import FileLock, Timeout
 
 from vaultllm import config
-from vaultllm.errors import DataError, LockedError, UsageError, VaultllmError
+from vaultllm.errors import DataError, LockedError, UsageError, VaultError, VaultllmError
 from vaultllm.ledger import Ledger
 from vaultllm.schema import Answer, Hit, Problem, Report, silent, to_dict
 from vaultllm.text import nfc
@@ -364,7 +364,8 @@ def _unlearnt(job: Job, held: Held) -> dict[str, Any]:
 
 def status(job: Job) -> dict[str, Any]:
     """What is known, what answers, what waits, what is wrong and how to mend it."""
-    from vaultllm import forgotten, registry, remember, survey
+    from vaultllm import forgotten, heartbeat, registry, remember, survey
+    from vaultllm import ingest as ingesting
 
     counts = job.ledger.counts()
     unwanted = forgotten.load(job.workspace.state).entries
@@ -373,11 +374,16 @@ def status(job: Job) -> dict[str, Any]:
     surveyed = survey.survey(job.ledger.db)
     current = registry.current(job.workspace)
     new = registry.new_scenes(job.workspace, job.ledger)
+    behind = None
+    with contextlib.suppress(VaultError):  # its disk is not mounted: what is known is known nevertheless
+        behind = ingesting.behind(job.workspace, job.ledger)
     return {
         "vault": str(job.workspace.vault),
         "state": str(job.workspace.state),
         "vault_id": job.workspace.settings.vault_id,
+        "daemon": heartbeat.look(job.workspace.state),
         "notes": counts["notes"],
+        "behind": behind,
         "scenes": surveyed if linked is not None else {**surveyed, "duplicates": None},
         "turns": survey.turns(job.ledger.db),
         "memory": {
@@ -449,12 +455,12 @@ def train(
     report: Annotated[bool, typer.Option("--report/--no-report", help="Write a note about the training into the vault.")] = True,
 ) -> dict[str, Any]:
     """Train an adapter (and the micro base, if there is none), measure it, promote it if it is not worse."""
-    from vaultllm import training
+    from vaultllm import processes, training
 
     settings = job.workspace.settings.train
     chosen: dict[str, Any] = {"base": base, "minutes": minutes, "seed": seed}
     settings = settings.model_copy(update={key: value for key, value in chosen.items() if value is not None})
-    with job.lock("train.lock"):
+    with job.lock("train.lock"), processes.joined():
         built = _dataset(job)
         result = training.train(job.workspace, job.ledger, built, settings, job.progress, resume=resume, fresh=fresh)
         return result | (_reported(job, result["run"], built) if report else {})
@@ -485,9 +491,9 @@ def retrain(
     One at a time; exit 75 when one is at work. On battery, or while others keep the computer busy, it waits for the next call:
     train.only_on_ac, train.max_load.
     """
-    from vaultllm import power, registry, training
+    from vaultllm import power, processes, registry, training
 
-    with job.lock("train.lock", wait=0.0):
+    with job.lock("train.lock", wait=0.0), processes.joined():
         settings = job.workspace.settings.train
         if minutes is not None:
             settings = settings.model_copy(update={"minutes": minutes})
@@ -507,7 +513,7 @@ def retrain(
         built = built or _dataset(job)
         try:
             result = training.train(
-                job.workspace, job.ledger, built, settings, job.progress, resume=known is not None, fresh=False, ask=ask
+                job.workspace, job.ledger, built, settings, job.progress, resume=known is not None, fresh=False, ask=ask, go_on=True
             )
         except Paused as pause:
             wait, run = pause.wait, job.ledger.runs()[-1].id

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from typing import Any
 
@@ -263,15 +264,35 @@ def forgotten(result: Result) -> RenderableType:
         lines.append(f"{found}  ({result['seconds']:.1f} s)")
     lines += [f"revoked  run {run['id']}{' (it answered)' if run['answered'] else ''}: it was trained on it" for run in result["runs"]]
     lines += [f"revoked  base {base}: it has read it" for base in result["bases"]]
-    if result.get("retrained"):
-        lines.append(f"trained again  {result['retrained'].get('run') or result['retrained'].get('reason')}")
+    if again := result.get("retrained"):
+        lines.append(f"trained again  {again.get('run') or again.get('reason')}")
+        if again.get("exposure"):
+            lines += unlearnt(again["exposure"])
+            lines += [f"deleted   {kind[:-1]} {name}: its weights" for kind, names in again["deleted"].items() for name in names]
     elif result["runs"] or result["bases"]:
-        lines.append("to train without it: vaultllm retrain")
+        name = shlex.quote(result["what"])
+        lines.append(f"to train without it, and measure whether it is known no more: vaultllm forget --retrain {name}")
     lines += [f"quotes it  {path}  (a note of yours: it stays)" for path in result["notes_that_quote_it"]]
     lines += [f"says some of it too  {path}" for path in result["said_elsewhere"][:10]]
     if len(result["said_elsewhere"]) > 10:
         lines.append(f"… and {len(result['said_elsewhere']) - 10} more notes; --json lists them")
     return Text("\n".join(lines))
+
+
+def unlearnt(exposure: Result) -> Iterator[str]:
+    """How well weights that learnt something knew it, and how well those do that were trained without it."""
+    before, after = exposure["before"], exposure["after"]
+    if "mean" in after:
+        was = f"{before['mean']:.1f} ({before['low']:.1f} to {before['high']:.1f})" if "mean" in before else "unknown"
+        level = after["unseen"]
+        yield (
+            f"exposure  {was} → {after['mean']:.1f} ({after['low']:.1f} to {after['high']:.1f}) bits on {after['sentences']} sentences; "
+            f"unseen text: {level['mean']:.1f} (nine of ten of {level['notes']} notes: {level['low']:.1f} to {level['high']:.1f})"
+        )
+    if after.get("passages"):
+        told = [f"{one['recited']} of {one['passages']}" if "recited" in one else "unknown" for one in (before, after)]
+        yield f"recited   {told[0]} → {told[1]} passages, word for word"
+    yield f"verdict   {exposure['words']}"
 
 
 def status(result: Result) -> RenderableType:
@@ -281,7 +302,8 @@ def status(result: Result) -> RenderableType:
     rows = [
         ("vault", result["vault"]),
         ("state", result["state"]),
-        ("notes", result["notes"]),
+        ("daemon", _daemon(result["daemon"])),
+        ("notes", f"{result['notes']:,}{_behind(result['behind'], result['daemon'])}"),
         ("messages", f"{said['seen']:,} in talks: {said['in_scenes']:,} in scenes, {said['left_out']:,} left out{_because(said['why'])}"),
         ("scenes", f"{scenes['total']:,}; {scenes['trainable']:,} may be trained on"),
         ("duplicates", copies),
@@ -298,6 +320,28 @@ def status(result: Result) -> RenderableType:
         rows.append(("forgotten", f"{result['forgotten']['entries']} times{f'; {open_} not to the end: run it again' if open_ else ''}"))
     problems = [Text(line) for line in _problem_lines(result["problems"], 40, "vaultllm status --json")]
     return Group(table("", "", rows=rows), *_charts(scenes), *problems)
+
+
+def _daemon(about: Result | None) -> str:
+    """Is it alive, and what did it do last."""
+    if about is None:
+        return "none watches; start it with: vaultllm watch"
+    if not about["alive"]:
+        return f"[!] process {about['pid']} has been silent for {about['silent']:,.0f} s; look at its log, start it again: vaultllm watch"
+    did, last = "", about["last"]
+    if last is not None:
+        did = f"; last at {last['at']}: " + (last.get("message") or f"{last.get('read', 0)} read, {last.get('removed', 0)} removed")
+    return f"process {about['pid']} is {about['doing']}, alive {about['silent']:,.0f} s ago{did}"
+
+
+def _behind(notes: Result | None, daemon: Result | None) -> str:
+    """How far what is known is behind the vault."""
+    if notes is None:
+        return "; the vault cannot be listed now (is its disk mounted?)"
+    said = ", ".join(f"{count:,} {what}" for what, count in notes.items() if count)
+    if not said:
+        return "; none is new, changed or gone since they were read"
+    return f"; since they were read: {said}" + ("" if daemon and daemon["alive"] else "; read them with: vaultllm ingest")
 
 
 def _embedder(about: Result | None, passages: int) -> str:

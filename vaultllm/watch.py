@@ -10,7 +10,6 @@ the memory works, and logs no text of them.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import signal
@@ -27,10 +26,9 @@ from watchdog.observers import Observer
 
 from vaultllm import remember, steps, workers
 from vaultllm import vault as vaults
-from vaultllm.config import Workspace
 from vaultllm.errors import LockedError, VaultllmError
-from vaultllm.files import write_whole
 from vaultllm.follower import Follower
+from vaultllm.heartbeat import BEAT, Heart, beating
 from vaultllm.memory import chroma, server
 from vaultllm.text import nfc
 
@@ -257,36 +255,20 @@ def run(job: steps.Job, *, log: Log, stop: threading.Event | None = None) -> Non
     warnings.filterwarnings("ignore", "Callback with id", RuntimeWarning)
     try:
         stop = stop or threading.Event()
-        with job.lock("watch.lock", wait=0.0), _announced(job.workspace), _heard(stop):
+        with job.lock("watch.lock", wait=0.0), beating(job.workspace.state, job.workspace.vault) as heart, _heard(stop):
             say("started", pid=os.getpid(), vault=str(job.workspace.vault))
-            _Daemon(job, say, stop).watch()
+            _Daemon(job, say, stop, heart).watch()
     except KeyboardInterrupt:
         pass
     say("stopped", pid=os.getpid())
 
 
-@contextlib.contextmanager
-def _announced(workspace: Workspace) -> Iterator[None]:
-    """Tell other processes who watches, in `daemon.json`, while it is so."""
-    path = workspace.state / "daemon.json"
-    facts = {
-        "pid": os.getpid(),
-        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "vault": str(workspace.vault),
-    }
-    write_whole(path, json.dumps(facts, ensure_ascii=False))
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)
-
-
 class _Daemon:
     """The loop, and what it must remember between two turns."""
 
-    def __init__(self, job: steps.Job, say: Callable[..., None], stop: threading.Event | None) -> None:
+    def __init__(self, job: steps.Job, say: Callable[..., None], stop: threading.Event | None, heart: Heart) -> None:
         workspace = job.workspace
-        job.background = True
+        job.background, job.progress, self.heart = True, lambda at: heart.beat(at.phase), heart
         self.job, self.say, self.stop = job, say, stop
         self.settings = workspace.settings.watch
         own = tuple(nfc(folder).strip().removeprefix("./").strip("/") for folder in workspace.settings.own_folders)
@@ -306,6 +288,7 @@ class _Daemon:
         try:
             while not (self.stop is not None and self.stop.is_set()):
                 self.turn(time.monotonic())
+                self.heart.beat("watching")
                 self.dirty.hint.wait(self.sleep(time.monotonic()))
                 self.dirty.hint.clear()
         finally:
@@ -318,7 +301,7 @@ class _Daemon:
 
     def sleep(self, now: float) -> float:
         """Seconds until there is something to do, if no event comes."""
-        waits = [self.next_scan - now]
+        waits = [self.next_scan - now, BEAT]
         settling = self.dirty.wait(now)
         if settling is not None:
             waits.append(settling)
@@ -387,18 +370,19 @@ class _Daemon:
         notes, scenes = result["notes"], result["scenes"]
         failed = len(notes["failed"])
         if self.first or self.trouble or notes["parsed"] or notes["removed"] or failed != self.failed:
-            self.say(
-                "ingested",
-                notes=notes["seen"],
-                read=notes["parsed"],
-                removed=notes["removed"],
-                failed=failed,
-                scenes=scenes["total"],
-                scenes_added=scenes["added"],
-                scenes_changed=scenes["changed"],
-                scenes_removed=scenes["removed"],
-                seconds=result["seconds"],
-            )
+            done = {
+                "notes": notes["seen"],
+                "read": notes["parsed"],
+                "removed": notes["removed"],
+                "failed": failed,
+                "scenes": scenes["total"],
+                "scenes_added": scenes["added"],
+                "scenes_changed": scenes["changed"],
+                "scenes_removed": scenes["removed"],
+                "seconds": result["seconds"],
+            }
+            self.say("ingested", **done)
+            self.heart.beat(last={"event": "ingested", **done})
         self.first, self.trouble, self.failed = False, None, failed
 
     def problem(self, code: str, message: str) -> None:
@@ -406,3 +390,4 @@ class _Daemon:
         if self.trouble != (code, message):
             self.trouble = (code, message)
             self.say("problem", code=code, message=message)
+            self.heart.beat(last={"event": "problem", "code": code, "message": message})

@@ -146,7 +146,8 @@ class Memory(ABC):
         for number in range(_TRIES):
             vector = vectors[number % len(vectors)]
             aside = np.random.default_rng(number).standard_normal(len(vector)).astype(np.float32)
-            turned = vector + aside / np.linalg.norm(aside)
+            aside /= np.linalg.norm(aside)
+            turned = vector + (aside if vector @ aside > -0.9 else -aside)  # in one dimension it may point right against it
             turned /= np.linalg.norm(turned)
             self.upsert([PROBE], turned[np.newaxis])
             if self.count() != expected + 1:
