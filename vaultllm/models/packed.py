@@ -179,8 +179,9 @@ def _causal() -> Any:
             kept = []
             for begin, first, last in _blocks(lengths):
                 size = last - first
-                asked = (query[:, first:last] * scale).reshape(groups, -1, query.shape[-1])
-                scores = torch.bmm(asked, key[:, begin:last].transpose(1, 2))
+                asked = query[:, first:last].reshape(groups, -1, query.shape[-1])
+                blank = query.new_empty(groups, asked.shape[1], last - begin)  # scaled before it is rounded
+                scores = torch.baddbmm(blank, asked, key[:, begin:last].transpose(1, 2), beta=0.0, alpha=scale)
                 scores.view(heads, size, -1)[:, :, first - begin :].masked_fill_(hidden[:size, :size], -torch.inf)
                 shares = torch.softmax(scores, -1)
                 out[first:last] = torch.bmm(shares, value[:, begin:last]).view(heads, size, -1).transpose(0, 1)
