@@ -82,6 +82,8 @@ def derived(workspace: Workspace, ledger: Ledger, goal: Target) -> Derived:
     for run in ledger.runs():
         scenes = _json(workspace.runs / run.id / "scenes.json")  # what it learnt; an old run has no such file
         saw = not goal.scenes.isdisjoint(scenes) if scenes else run.dataset in emptied
+        if not goal.scenes:  # gone from the vault since it was forgotten: its scenes are known by what they said
+            saw = any(mark("said", said) in goal.marks for said in scenes.values())
         saw = saw or run.options.get("continued") in runs  # its weights began with those
         if saw or run.dataset in learnt or Path(run.base).name in bases:
             runs.append(run.id)

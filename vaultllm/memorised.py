@@ -40,6 +40,8 @@ MANY = 100_000
 """Sentences among which some of each note are drawn."""
 LEAST = 30
 """Sentences that one in the same language is ranked among, at least."""
+UNSEEN_NOTES = 20
+"""Held-out notes that one note is compared with, at least: among fewer, nothing is better known than nineteen of twenty."""
 UNLEARNT = 1 / math.log(2)
 """Bits of exposure that a text which nobody has learnt has on average (its rank is uniform)."""
 
@@ -125,10 +127,14 @@ def _neutral(loaded: hf.Loaded) -> bool:
 def standing(lines: Sequence[Sentence], paid: Sequence[float], unseen: Sequence[Sentence], theirs: Sequence[float]) -> dict[str, Any]:
     """How a text stands among sentences that nobody has learnt, and how one of these notes stands among the others, by `costs`.
 
-    {sentences, mean, low, high, auc, unseen: {notes, sentences, mean, low, high}}. `mean` is exposure in bits (`exposure`), with
-    its 95 % interval (sentences resampled). `unseen` says what a held-out note has that is ranked among the others in the same
-    way: nine of ten lie between `low` and `high`. Sentences in whose language there are fewer than `LEAST` others are left out;
-    {skipped: why} when none is left, or fewer than `evaluate.MIN_NOTES` notes to compare with.
+    {sentences, mean, low, high, auc, as_well, p, unseen: {notes, sentences, mean, low, high}}. `mean` is exposure in bits
+    (`exposure`), with its 95 % interval (sentences resampled). `unseen`: what a held-out note has that is ranked among the others in
+    the same way; nine of ten lie between `low` and `high`. `as_well`: how many of these notes are known as well or better, by `auc`,
+    which tells more of a whole note than a mean of logarithms does; `p` is their share, this note counted in (a permutation test
+    over notes, since the sentences of one are alike; never below 1 / (notes + 1)).
+
+    Sentences in whose language there are fewer than `LEAST` others are left out; {skipped: why} when none is left, or there are
+    fewer than `UNSEEN_NOTES` notes to compare with.
     """
     told = {line.language for line in lines}
     ranked: dict[str, list[tuple[float, str]]] = {language: [] for language in told}
@@ -146,9 +152,11 @@ def standing(lines: Sequence[Sentence], paid: Sequence[float], unseen: Sequence[
             by_note.setdefault(note, []).append((language, cost))
     few_are = min(3, len(mine))
     others = [_ranks(group[: len(mine)], ranked, note) for note, group in sorted(by_note.items()) if len(group) >= few_are]
-    if len(others) < evaluate.MIN_NOTES:
-        return {"skipped": f"{len(others)} held-out notes in its language, and it takes {evaluate.MIN_NOTES}"}
+    if len(others) < UNSEEN_NOTES:
+        return {"skipped": f"{len(others)} held-out notes in its language, and it takes {UNSEEN_NOTES}"}
     level = [sum(bits for bits, _ in one) / len(one) for one in others]
+    auc = sum(share for _, share in mine) / len(mine)
+    as_well = sum(sum(share for _, share in one) / len(one) >= auc for one in others)
     bits = np.array([one for one, _ in mine])
     drawn = np.random.default_rng(0).integers(len(bits), size=(2000, len(bits)))
     low, high = np.percentile(bits[drawn].mean(axis=1), [2.5, 97.5])
@@ -158,7 +166,9 @@ def standing(lines: Sequence[Sentence], paid: Sequence[float], unseen: Sequence[
         "mean": float(bits.mean()),
         "low": float(low),
         "high": float(high),
-        "auc": sum(share for _, share in mine) / len(mine),
+        "auc": auc,
+        "as_well": as_well,
+        "p": (1 + as_well) / (1 + len(others)),
         "unseen": {
             "notes": len(others),
             "sentences": sum(map(len, others)),

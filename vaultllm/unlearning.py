@@ -197,23 +197,23 @@ def judged(sentences: Sequence[Sentence], unseen: Sequence[Sentence], allowed: S
 
 
 def _above(stands: dict[str, Any]) -> bool:
-    """Whether it is better known than nineteen of twenty unseen notes, or recited."""
-    return stands.get("recited", 0) > 0 or ("mean" in stands and stands["mean"] > stands["unseen"]["high"])
+    """Whether it is recited, or better known than nineteen of twenty notes that nobody learnt."""
+    return bool(stands.get("recited")) or stands.get("p", 1.0) <= 0.05
 
 
 def _verdict(before: dict[str, Any], after: dict[str, Any]) -> tuple[str, str]:
     if after.get("recited"):
-        return "not fallen", (
-            f"the new weights recite {after['recited']} of {after['passages']} passages of it: a note that stays says it, or nearly"
-        )
+        recited = f"the new weights recite {after['recited']} of {after['passages']} passages of it"
+        return "not fallen", f"{recited}: something that stays says it, or nearly"
     if "skipped" in after:
         return "not enough", f"not enough to say: {after['skipped']}"
+    now = f"{after['as_well']} of {after['unseen']['notes']} notes that nobody learnt are known as well"
     if _above(after):
-        return "not fallen", (
-            "it has not fallen to the level of unseen text: something that stays says nearly the same, or it is easy to guess"
-        )
+        why = "something that stays says nearly the same, or it is easy to guess"
+        return "not fallen", f"it has not fallen to the level of unseen text ({now}): {why}"
     if "skipped" in before and not before.get("recited"):
-        return "at the level", f"it is at the level of unseen text; of before nothing is known: {before['skipped']}"
+        return "at the level", f"it is at the level of unseen text ({now}); of before nothing is known: {before['skipped']}"
     if not _above(before):
-        return "never above", "it was no better known than unseen text before, and is not now"
-    return "fell", "it fell to the level of unseen text"
+        return "never above", f"it was no better known than unseen text before, and is not now ({now})"
+    was = f", before {before['as_well']}" if "as_well" in before else ""
+    return "fell", f"it fell to the level of unseen text ({now}{was})"
