@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from vaultllm import tokenizer as bpe
 from vaultllm.errors import DataError
-from vaultllm.models import micro, plan
+from vaultllm.models import learning, micro, plan
 from vaultllm.schema import Example, Message, Progress
 
 SENTENCES = [
@@ -66,11 +66,19 @@ def test_the_rate_rises_stays_and_falls_to_nothing():
 
 
 def test_more_time_gives_a_larger_model_between_the_smallest_and_the_largest():
-    sizes = [plan.pick_shape(10.0**power, 2048).body() for power in range(4, 13)]
+    sizes = [plan.pick(10.0**power, 10**11, 2048).shape.body() for power in range(4, 13)]
     assert sizes == sorted(sizes)
     assert sizes[0] == plan.SHAPES[0].body()
     assert sizes[-1] == plan.SHAPES[-1].body()
     assert len(set(sizes)) > 3
+
+
+def test_more_time_than_the_text_is_worth_gives_no_larger_model_but_one_that_forgets_more():
+    text = 100_000
+    once, often = plan.pick(text, text, 2048), plan.pick(1000 * text, text, 2048)
+    assert once == plan.Recipe(plan.SHAPES[0], plan.WEIGHT_DECAY, 0.0)
+    assert often.shape == plan.pick(plan.MAX_EPOCHS * text, text, 2048).shape
+    assert (often.weight_decay, often.dropout) == (plan.WEIGHT_DECAY_OFTEN, plan.DROPOUT_OFTEN)
 
 
 def test_the_counted_parameters_are_the_models():
@@ -191,7 +199,7 @@ def _clock(monkeypatch: pytest.MonkeyPatch, tick) -> SimpleNamespace:
 
     # The thread that reports beside work reads the clock as often as the real machine lets it.
     monkeypatch.setattr(plan.Reporter, "during", lambda self, phase, work: work())
-    for module in (micro, plan):
+    for module in (micro, learning, plan):
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=monotonic))
     return clock
 
@@ -228,6 +236,53 @@ def test_a_real_minute_is_kept(tiny, tmp_path: Path, monkeypatch):
     micro.pretrain(_examples(), tmp_path / "m", minutes=0.06, seed=0, progress=lambda p: seen.append(time.monotonic()))
     assert time.monotonic() - began < 0.06 * 60 * 1.1 + 1.0
     assert max(b - a for a, b in zip([began, *seen], seen, strict=False)) < 1.5
+
+
+# -- looking on
+
+
+def _base(tmp_path: Path, name: str, steps: int = 6, **options) -> tuple[dict, bytes]:
+    result = micro.pretrain(_examples(), tmp_path / name, minutes=1, seed=3, progress=_quiet, steps=steps, **options)
+    return result, (tmp_path / name / "model.safetensors").read_bytes()
+
+
+def test_what_it_writes_is_shown_as_it_learns_and_changes_nothing_in_what_it_learns(tiny, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(plan, "FEW_EPOCHS", 0.0)  # with dropout, which draws random numbers too
+    seen: list[plan.Sample] = []
+    _, alone = _base(tmp_path, "alone")
+    _, watched = _base(tmp_path, "watched", written=seen.append)
+    assert watched == alone
+    assert [one.step for one in seen] == [1, 2, 3, 4, 5, 6, 6]  # after some of the steps, and at the end
+    assert seen[-1].done == 1.0
+    assert all(0 < one.loss < 10 and one.tokens_per_s > 0 for one in seen)
+    assert len({one.text for one in seen}) > 1
+
+
+def test_a_trained_model_writes_what_it_has_read(trained):
+    folder, _, _ = trained
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    text = learning.write(model, tokenizer, 0)
+    assert text == learning.write(model, tokenizer, 0)
+    assert any(sentence[:12] in text for sentence in SENTENCES)
+
+
+def test_who_says_stop_gets_an_annealed_model_of_what_was_learnt_so_far(tiny, tmp_path: Path):
+    asked = iter([False] * 29 + [True] * 9)
+    result, _ = _base(tmp_path, "m", steps=2000, stop=lambda: next(asked))
+    assert result["stopped"]
+    assert 30 < result["steps"] < 40
+    assert result["last_lr_factor"] < 0.3
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "m").config.hidden_size == 32
+
+
+def test_dropout_ends_with_the_training(tiny):
+    tokenizer = bpe.wrap(bpe.train(SENTENCES, 300))
+    model = micro._model(plan.SHAPES[0], 300, tokenizer)
+    ids = torch.tensor([[5, 6, 7, 8]])
+    plain = model(ids).logits
+    with learning.dropout(model, 0.5):
+        assert not torch.equal(model(ids).logits, plain)
+    assert torch.equal(model(ids).logits, plain)
 
 
 # -- what can go wrong

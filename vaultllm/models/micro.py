@@ -1,9 +1,7 @@
 """A small language model trained from scratch on the vault, within a time that the user names.
 
 A Qwen3-shaped transformers model (QK-norm, tied embeddings) with the vault's own tokenizer, saved as an ordinary
-transformers folder. Muon (Jordan et al. 2024; `torch.optim.Muon`) for the matrices, AdamW for the rest, and a
-warm-up/constant/decay schedule (Hu et al. 2024, arXiv:2404.06395) driven by the share of the budget that is
-used, so that a run always ends annealed. Knows nothing about the ledger, runs or promotion.
+transformers folder. How it learns is in `learning`, how much of what in `plan`. Knows nothing about the ledger, runs or promotion.
 
 A run that is given time depends on the machine's speed and cannot be repeated exactly; a run that is given
 `steps` gives the same weights for the same seed, version of torch and number of threads.
@@ -12,14 +10,13 @@ A run that is given time depends on the machine's speed and cannot be repeated e
 from __future__ import annotations
 
 import contextlib
-import copy
 import dataclasses
+import functools
 import importlib
 import json
 import math
 import os
 import shutil
-import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -27,8 +24,8 @@ from typing import Any
 
 from vaultllm import tokenizer as bpe
 from vaultllm.errors import DataError
-from vaultllm.models import plan
-from vaultllm.models.plan import Budget, Reporter, Shape
+from vaultllm.models import learning, plan
+from vaultllm.models.plan import Budget, Reporter, Sample, Shape, Watched
 from vaultllm.schema import Example, Message, Report
 from vaultllm.text import encodable
 
@@ -55,6 +52,8 @@ def pretrain(
     progress: Report,
     val: Sequence[Example] = (),
     steps: int | None = None,
+    written: Callable[[Sample], None] | None = None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
     """Train tokenizer and model on the examples and write them as a transformers folder, with `micro.json` in it.
 
@@ -62,6 +61,8 @@ def pretrain(
     With `steps` the time is not looked at: fp32, a size and an order that depend on the seed and the text alone.
     `progress` is called at least once a second. `val` is only measured, never trained on; the examples' weights
     are not looked at. The folder appears complete at the end (an older one of that name is replaced) or not at all.
+    `written` is given what the model writes as it learns, at the shares `plan.SAMPLES` of the training and at its end; that changes
+    nothing in what it learns, but takes time. Once `stop` says so, training ends within a twentieth of the time, annealed, and is saved.
     Returns what `micro.json` holds.
     Raises DataError when the examples hold too little text to train on.
     """
@@ -76,7 +77,8 @@ def pretrain(
     shutil.rmtree(work, ignore_errors=True)
     try:
         work.mkdir(parents=True)
-        result = _pretrain(examples, work, n_bytes, budget, seed, report, [_encodable(example) for example in val])
+        watched = Watched(written, stop)
+        result = _pretrain(examples, work, n_bytes, budget, seed, report, [_encodable(example) for example in val], watched)
         result["minutes"] = round((time.monotonic() - began) / 60, 3)
         (work / "micro.json").write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         _publish(work, folder)
@@ -100,6 +102,7 @@ def _pretrain(
     seed: int,
     report: Reporter,
     val: Sequence[Example],
+    watched: Watched,
 ) -> dict[str, Any]:
     report.during("starting", lambda: importlib.import_module("transformers").Qwen3ForCausalLM)  # seconds
     import tokenizers
@@ -129,22 +132,26 @@ def _pretrain(
     vocabulary = len(tokenizer)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
-        if budget.steps is not None:
-            shape = plan.pick_shape(budget.steps * plan.STEP_TOKENS, vocabulary)
-        else:
-            speed = _speed(_model(plan.SHAPES[0], vocabulary, tokenizer).to(device), None, report)
-            shape = plan.pick_shape(min(speed * budget.left(), plan.MAX_EPOCHS * len(stream)), vocabulary)
-        model = _model(shape, vocabulary, tokenizer).to(device)
-    dtype, speed = (None, math.inf) if budget.steps is not None else _faster_dtype(model, report)
-    val_tokens = sum(map(_learnt_bytes, val)) * len(stream) / used_bytes
-    # A forward pass is three times as fast as a training step; and each text costs something by itself.
-    budget.reserve += min(0.15 * budget.seconds, 0.02 * len(val) + 0.5 * val_tokens / speed)
-    trained = _train(model, stream, dtype, speed, budget, seed, report)
+        dtype, speed, tokens = None, math.inf, float((budget.steps or 0) * plan.STEP_TOKENS)
+        if budget.steps is None:
+            dtype, speed = learning.faster_dtype(_model(plan.SHAPES[0], vocabulary, tokenizer).to(device), report)
+            tokens = speed * budget.left()
+        recipe = plan.pick(tokens, len(stream), vocabulary)
+        speed *= plan.slower(recipe.shape, vocabulary)
+        model = _model(recipe.shape, vocabulary, tokenizer).to(device)
+        val_tokens = sum(map(_learnt_bytes, val)) * len(stream) / used_bytes
+        # A forward pass is three times as fast as a training step; and each text costs something by itself.
+        budget.reserve += min(0.15 * budget.seconds, 0.02 * len(val) + 0.5 * val_tokens / speed)
+        write = functools.partial(learning.write, model, tokenizer, seed)
+        with learning.dropout(model, recipe.dropout):
+            trained = learning.train(model, stream, recipe, dtype, speed, budget, seed, report, watched, write)
     model.to("cpu").eval()
     result = {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "vocabulary": vocabulary,
-        "shape": shape._asdict(),
+        "shape": recipe.shape._asdict(),
+        "weight_decay": recipe.weight_decay,
+        "dropout": recipe.dropout,
         "text_bytes": n_bytes,
         "text_bytes_read": used_bytes,
         "text_tokens": len(stream) - 1,
@@ -190,142 +197,6 @@ def _model(shape: Shape, vocabulary: int, tokenizer: Any) -> Any:
     ends = [tokenizer.eos_token_id, tokenizer.pad_token_id]
     model.generation_config = GenerationConfig(eos_token_id=ends, pad_token_id=tokenizer.pad_token_id)
     return model.train()
-
-
-def _optimizers(model: Any) -> list[Any]:
-    """Muon for the matrices of the blocks, AdamW for embeddings and norms."""
-    import torch
-
-    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
-    rest = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
-    return [
-        torch.optim.Muon(matrices, lr=plan.MUON_LR, momentum=0.95, weight_decay=plan.WEIGHT_DECAY, adjust_lr_fn="original"),
-        torch.optim.AdamW(rest, lr=plan.ADAM_LR, betas=(0.9, 0.95), weight_decay=0.0),
-    ]
-
-
-def _loss(model: Any, windows: Any, dtype: Any) -> Any:
-    """Mean cross-entropy (nats per token) of windows [rows, length + 1]; `dtype` None: no autocast."""
-    import torch
-
-    with torch.autocast(windows.device.type, dtype=dtype, enabled=dtype is not None):
-        logits = model(input_ids=windows[:, :-1], use_cache=False).logits
-    return torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), windows[:, 1:].flatten())
-
-
-def _speed(model: Any, dtype: Any, report: Reporter) -> float:
-    """Tokens per second of whole training steps on random tokens, on a copy of the model; about half a second."""
-    import torch
-
-    model = copy.deepcopy(model)
-    optimizers = _optimizers(model)
-    windows = torch.zeros(4, plan.CONTEXT + 1, dtype=torch.long, device=model.device)
-    windows.random_(0, model.config.vocab_size, generator=torch.Generator(model.device).manual_seed(0))
-    best, began = 0.0, math.inf
-    for i in range(6):
-        report("measuring speed")
-        started = time.monotonic()
-        _loss(model, windows, dtype).backward()
-        report("measuring speed")
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
-        if model.device.type == "cuda":
-            torch.cuda.synchronize()
-        now = time.monotonic()
-        if i:  # the first step allocates
-            best = max(best, 4 * plan.CONTEXT / (now - started))
-            if now - began > 0.5:
-                break
-        else:
-            began = now
-    return best
-
-
-def _faster_dtype(model: Any, report: Reporter) -> tuple[Any, float]:
-    """bfloat16 when it is faster here, else None (fp32); and its tokens per second. Never assumed: many CPUs emulate it."""
-    import torch
-
-    plain = _speed(model, None, report)
-    try:
-        short = _speed(model, torch.bfloat16, report)
-    except RuntimeError:  # no kernel for it on this machine
-        return None, plain
-    return (torch.bfloat16, short) if short > 1.05 * plain else (None, plain)
-
-
-def _train(model: Any, stream: Any, dtype: Any, speed: float, budget: Budget, seed: int, report: Reporter) -> dict[str, Any]:
-    """Train until time, steps or text are used up; says what was seen and how it ended."""
-    import torch
-
-    generator = torch.Generator().manual_seed(seed)
-    optimizers = _optimizers(model)
-    groups = [(group, group["lr"]) for optimizer in optimizers for group in optimizer.param_groups]
-    started, training_time = time.monotonic(), budget.left()
-    tokens = 0
-
-    def step(factor: float, done: float) -> None:
-        """One step at a share of the full learning rate."""
-        nonlocal tokens
-        for group, rate in groups:
-            group["lr"] = rate * factor
-        length = plan.LONG_CONTEXT if report.step % plan.LONG_EVERY == plan.LONG_EVERY - 1 else plan.CONTEXT
-        length = min(length, len(stream) - 1)
-        starts = torch.randint(len(stream) - length, (max(1, plan.STEP_TOKENS // length),), generator=generator)
-        windows: Any = torch.stack([stream[at : at + length + 1] for at in starts.tolist()]).to(model.device)
-        loss = 0.0
-        # In parts of about half a second, so that there is something to report.
-        rows = max(1, int(min(0.5 * speed, 0.5 * (report.rate or speed), plan.STEP_TOKENS)) // length)
-        for part in windows.split(rows):
-            partial = _loss(model, part, dtype) * (len(part) / len(windows))
-            partial.backward()
-            loss += partial.item()
-            report("pretraining", done)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
-        report.step += 1
-        tokens += windows[:, 1:].numel()
-        report.loss = loss if report.loss is None else 0.9 * report.loss + 0.1 * loss
-        report.rate = tokens / max(1e-9, time.monotonic() - started)
-
-    enough = max(plan.MAX_EPOCHS * (len(stream) - 1), plan.MIN_STEPS * plan.STEP_TOKENS)
-    seconds, factor = plan.STEP_TOKENS / speed, 1.0
-    durations: list[float] = []
-    while budget.left() > seconds or report.step == 0:
-        # What will be used in the middle of this step.
-        if budget.steps is not None:
-            done = (report.step + 0.5) / budget.steps
-        else:
-            done = max((time.monotonic() - started + 0.5 * seconds) / training_time, (tokens + 0.5 * plan.STEP_TOKENS) / enough)
-        if done >= 1:
-            if report.step:
-                break
-            done = 0.5  # the machine is too slow for the time: still one step, in the middle of the schedule
-        factor = plan.lr_factor(done)
-        began = time.monotonic()
-        step(factor, done)
-        durations.append(time.monotonic() - began)
-        seconds = durations[0] if len(durations) == 1 else 0.8 * seconds + 0.2 * durations[-1]
-    if budget.steps is None and factor > 0.1:
-        # The machine stalled through the decay: catch up in a few steps, a twentieth of the time over it at most.
-        spare = 0.05 * budget.seconds
-        began, few = time.monotonic(), max(1, min(len(durations) // 10, int(spare / statistics.median(durations))))
-        hot = factor
-        for i in range(few):
-            factor = hot * (few - i - 0.5) / few
-            step(factor, 1.0)
-            if time.monotonic() - began > spare:
-                break
-    return {
-        "steps": report.step,
-        "tokens_seen": tokens,
-        "epochs": round(tokens / (len(stream) - 1), 2),
-        "tokens_per_s": None if report.rate is None else round(report.rate, 1),
-        "train_loss": report.loss,
-        "last_lr_factor": factor,
-    }
 
 
 def _measure(model: Any, tokenizer: Any, examples: Sequence[Example], go_on: Callable[[], bool], report: Reporter) -> tuple[float, int]:

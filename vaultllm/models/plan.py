@@ -17,14 +17,14 @@ from vaultllm.schema import Example, Progress
 
 T = TypeVar("T")
 
-CONTEXT = 256
+CONTEXT = 128
 """Tokens per training window."""
 LONG_CONTEXT = 1024
 """Every `LONG_EVERY`-th step has windows of this length, so that long prompts do not break the model."""
 LONG_EVERY = 8
 POSITIONS = 2048
 """`max_position_embeddings`: what a prompt and its answer may fill."""
-STEP_TOKENS = 2048
+STEP_TOKENS = 1024
 """Tokens per optimiser step."""
 TOKENS_PER_PARAMETER = 10.0
 MAX_EPOCHS = 16.0
@@ -33,7 +33,13 @@ MIN_STEPS = 60
 """But never fewer steps than these, however short the text."""
 MUON_LR, ADAM_LR = 0.02, 6e-3
 WEIGHT_DECAY = 1.0
-"""Ten times the usual: a vault is read many times over (docs/log.md: better than 0.1 at 2 and at 10 passes)."""
+"""Ten times the usual (docs/log.md: better than 0.1 at 2 and at 10 passes)."""
+FEW_EPOCHS = 3.0
+WEIGHT_DECAY_OFTEN, DROPOUT_OFTEN = 2.0, 0.1
+"""For a text that is read more often than `FEW_EPOCHS` times."""
+SAMPLES = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8)
+"""Shares of the training at which the model writes something, when somebody looks on; and at its end."""
+SAMPLE_TOKENS = 60
 WARMUP, DECAY = 0.02, 0.4
 """Shares of the budget in which the learning rate rises and falls."""
 
@@ -61,7 +67,7 @@ class Shape(NamedTuple):
 
 
 SHAPES = (
-    Shape(128, 4, 4, 344),
+    Shape(128, 4, 2, 344),
     Shape(160, 4, 5, 424),
     Shape(192, 5, 3, 512),
     Shape(256, 6, 4, 688),
@@ -73,19 +79,36 @@ SHAPES = (
 """0.8M to 25M parameters in the body."""
 
 
-def pick_shape(probe_tokens: float, vocabulary: int) -> Shape:
-    """The largest shape that would see `TOKENS_PER_PARAMETER` tokens for each of its parameters, else the smallest.
+def slower(shape: Shape, vocabulary: int) -> float:
+    """Speed of a shape beside that of the smallest: it falls with the 0.8th power of the size (measured, 1M-30M, two cores)."""
+    return math.pow(SHAPES[0].total(vocabulary) / shape.total(vocabulary), 0.8)
 
-    `probe_tokens`: how many tokens the smallest shape would see, by the time and the text there is. Larger shapes use the
-    machine better: their speed falls with the 0.8th power of their size (measured, 1M-30M, two cores).
+
+class Recipe(NamedTuple):
+    """What depends on the text and the time there is."""
+
+    shape: Shape
+    """The model's size."""
+    weight_decay: float
+    """Of the matrices, times the learning rate."""
+    dropout: float
+    """Share of the embeddings and of what each layer adds that is dropped in training."""
+
+
+def pick(probe_tokens: float, text_tokens: int, vocabulary: int) -> Recipe:
+    """The recipe for so much time and text: `probe_tokens` is how many tokens the smallest shape would read in the time.
+
+    The shape is the largest that would read `TOKENS_PER_PARAMETER` tokens for each of its parameters, else the smallest; passes over
+    the text beyond `MAX_EPOCHS` count for nothing. A text that is read more than `FEW_EPOCHS` times is read with dropout and more
+    weight decay.
     """
-    smallest = SHAPES[0].total(vocabulary)
+    readable = min(probe_tokens, MAX_EPOCHS * text_tokens)
     chosen = SHAPES[0]
     for shape in SHAPES[1:]:
-        size = shape.total(vocabulary)
-        if probe_tokens * (smallest / size) ** 0.8 >= TOKENS_PER_PARAMETER * size:
+        if readable * slower(shape, vocabulary) >= TOKENS_PER_PARAMETER * shape.total(vocabulary):
             chosen = shape
-    return chosen
+    often = probe_tokens * slower(chosen, vocabulary) > FEW_EPOCHS * text_tokens
+    return Recipe(chosen, WEIGHT_DECAY_OFTEN if often else WEIGHT_DECAY, DROPOUT_OFTEN if often else 0.0)
 
 
 def lr_factor(done: float) -> float:
@@ -129,6 +152,30 @@ class Budget:
     def within(self, share: float) -> bool:
         """Whether preparing may go on: less than this share of the time is used."""
         return self.steps is not None or self.elapsed() < share * self.seconds
+
+
+class Sample(NamedTuple):
+    """What a model writes while it learns."""
+
+    step: int
+    """Optimiser steps so far."""
+    done: float
+    """Share of the training, 0..1."""
+    loss: float | None
+    """Nats per token, smoothed."""
+    tokens_per_s: float | None
+    """Read so far."""
+    text: str
+    """The beginning of a note of its own."""
+
+
+class Watched(NamedTuple):
+    """Who looks on while a model learns."""
+
+    written: Callable[[Sample], None] | None = None
+    """Given what the model writes."""
+    stop: Callable[[], bool] = lambda: False
+    """Whether to end now."""
 
 
 class Reporter:
