@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 
 from tests.stored import put
+from tests.timing import assert_linear
 from vaultllm import rows, scenes
 from vaultllm.config import Settings
 from vaultllm.ledger import Ledger, NoteRow
+from vaultllm.links import Resolver
 from vaultllm.memory import pairs
 from vaultllm.memory.pairs import Pair
 from vaultllm.schema import Scene, Source, Turn
@@ -126,6 +128,15 @@ def test_links_to_nothing_to_itself_and_to_a_part_ask_nothing(ledger: Ledger) ->
     put(ledger, "Хлеб.md", f"# Хлеб\n\n{BREAD} This very note is called [[Хлеб]] by everyone.\n")
     put(ledger, "Б.md", f"{PUMP} There is no such [[Пирог]] anywhere here. See the part [[Хлеб#Дальше]] of that note.\n")
     assert found(ledger, "link") == []
+
+
+def test_a_line_of_many_links_takes_time_by_its_length_only() -> None:
+    def row(size: int) -> pairs._Row:
+        return pairs._Row(2, 2, "n.md", "n", "prose", "", "", "слово и ещё слово " + "[[a]] " * (size // 6), "")
+
+    starts = {"a.md": (1, 1), "n.md": (2, 2)}
+    assert len(list(pairs._links([row(120)], Resolver(starts), starts))) == 20
+    assert_linear(row, lambda one: list(pairs._links([one], Resolver(starts), starts)), 60_000)
 
 
 def test_to_a_hub_only_a_few_pairs_lead(ledger: Ledger) -> None:

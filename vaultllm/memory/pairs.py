@@ -267,12 +267,13 @@ def _links(passages: Sequence[_Row], resolver: Resolver, starts: dict[str, tuple
         if "](" not in row.text and "[[" not in row.text:
             continue
         for sentence in texts.sentences(_prose(row.text)):
-            for link in (*_WIKI.finditer(sentence), *_MARKDOWN.finditer(sentence)):
-                if link["embed"] or link["part"]:
-                    continue
+            links = [link for link in (*_WIKI.finditer(sentence), *_MARKDOWN.finditer(sentence)) if not link["embed"] and not link["part"]]
+            query = _plain(sentence) if links else ""  # once: a line may hold a thousand links
+            if len(query) > QUERY_CHARS or not _asks(query):
+                continue
+            for link in links:
                 target = resolver.resolve(link["target"], row.path)
-                query = _plain(sentence)
-                if target and target != row.path and len(query) <= QUERY_CHARS and _asks(query):
+                if target and target != row.path:
                     yield Pair("link", query, "", row.path, target, (starts[target][1],), (row.slot,))
 
 
