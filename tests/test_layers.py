@@ -135,6 +135,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "reporting",
         "explain",
         "survey",
+        "canonical",
+        "bundle",
         "target",
         "forget",
         "unlearning",

@@ -270,8 +270,21 @@ def status(
 def doctor(
     repair: Annotated[bool, typer.Option("--repair", help="Mend what can be mended, from the vault and the ledger.")] = False,
     probe: Annotated[bool, typer.Option("--probe", help="Measure what this machine can train, and how long it takes: 20 seconds.")] = False,
+    dump: Annotated[
+        bool, typer.Option("--dump", help="Print the canonical state as JSON: equal for equal vaults, however they came about.")
+    ] = False,
+    bundle: Annotated[
+        Path | None, typer.Option("--bundle", help="Write a zip for a report of a bug; it holds no text or name of the vault.")
+    ] = None,
 ) -> None:
     """Check the ledger, the scene files, the memory and the run that answers."""
+    if dump or bundle is not None:
+        with opened() as job:
+            if dump:
+                print(json.dumps(steps.dump(job), ensure_ascii=False, indent=None if GLOBALS.json else 1))
+            if bundle is not None:
+                emit(steps.bundle(job, config.path_of(bundle)), lambda result: f"{result['bundle']}: {', '.join(result['files'])}")
+        return
     with opened() as job:
         result = steps.doctor(job, repair, probe)
     emit(result, training_views.doctor)

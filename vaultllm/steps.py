@@ -662,6 +662,22 @@ def doctor(
     return {"problems": found, "repaired": len(left) < len(found), "ok": not left, **here}
 
 
+def dump(job: Job) -> dict[str, Any]:
+    """The canonical state: the same after every way that leads to it."""
+    from vaultllm import canonical
+
+    with job.lock():
+        return canonical.dump(job.workspace, job.ledger)
+
+
+def bundle(job: Job, path: Path) -> dict[str, Any]:
+    """Write what may be sent with a report of a bug: versions, counts, codes; no text of the vault and no names."""
+    from vaultllm import bundle as bundling
+
+    findings = doctor(job)["problems"]
+    return {"bundle": str(path), "files": bundling.write(path, job.workspace, job.ledger, findings)}
+
+
 def _trainable_here(job: Job) -> dict[str, Any]:
     """What `hardware.probe` measures, for one pass over what is trained on now."""
     from vaultllm import hardware, training
