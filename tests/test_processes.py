@@ -116,6 +116,14 @@ def test_several_processes_on_mps_are_refused(of: Any, monkeypatch: pytest.Monke
         pass
 
 
+@pytest.mark.parametrize("setting", [("ACCELERATE_USE_FSDP", "true"), ("ACCELERATE_DEEPSPEED_ZERO_STAGE", "3")])
+def test_a_divided_base_is_refused_before_anybody_waits(of: Any, monkeypatch: pytest.MonkeyPatch, setting: tuple[str, str]):
+    of(0, 2)
+    monkeypatch.setenv(*setting)
+    with pytest.raises(UsageError, match=r"docs/hardware\.md"), processes.joined():
+        pass
+
+
 def test_other_commands_run_in_one_process(of: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     from vaultllm import cli
 

@@ -56,6 +56,12 @@ def joined() -> Iterator[None]:
     import torch.distributed as dist
 
     where = hf.device()
+    divided = os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true" or os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") == "3"
+    if divided:
+        raise UsageError(
+            "FSDP and ZeRO-3 divide the base among the processes, and the first one could not measure with its part; launch without them "
+            "(docs/hardware.md says what to do with a base that is too large)"
+        )
     if where == "mps":
         raise UsageError("several processes train on CUDA or on the CPU, not on MPS; run it without a launcher")
     if where == "cuda":

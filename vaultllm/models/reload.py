@@ -76,7 +76,9 @@ def _conditions(model: Any) -> dict[str, str]:
     import torch
 
     weight = next(model.parameters())
-    return {"device": weight.device.type, "dtype": str(weight.dtype).removeprefix("torch."), "torch": torch.__version__}
+    # In nf4 too little differences are no sign of damage: bitsandbytes has other products for learning and for use.
+    dtype = "nf4" if getattr(model.config, "quantization_config", None) else str(weight.dtype).removeprefix("torch.")
+    return {"device": weight.device.type, "dtype": dtype, "torch": torch.__version__}
 
 
 def _logits(model: Any, ids: Sequence[int]) -> list[float]:
