@@ -11,15 +11,18 @@ from vaultllm import demo, markdown
 from vaultllm.errors import UsageError
 
 
+@pytest.mark.usefixtures("learns_later")
 def test_the_demo_goes_the_whole_way_and_leaves_the_example_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     example = demo.example_vault()
     part = tmp_path / "part"
-    for folder in ("Work", "Дача", "বাংলা", "Чаты", "Nexus/Conversations/chatgpt/2025/10", "Nexus/Conversations/chatgpt/2025/02"):
+    for folder in ("Work", "Дача", "বাংলা", "Nexus/Conversations/chatgpt/2025/02"):
         shutil.copytree(example / folder, part / folder)
     monkeypatch.setattr(demo, "example_vault", lambda: part)
+    monkeypatch.setattr(demo, "SEEDS", (0, 1))  # to be averaged over
+    monkeypatch.setattr(demo, "SETTINGS", demo.SETTINGS.replace("val = 0.15", "val = 0.05"))
     said: list[str] = []
-    result = demo.run(tmp_path / "out", 0.3, lambda progress: None, said.append)
-    assert len(result["runs"]) == 3
+    result = demo.run(tmp_path / "out", 0.06, lambda progress: None, said.append)
+    assert len(result["runs"]) == 2
     assert {"base", "base+memory", "trained", "trained+memory"} <= result["metrics"]["arms"].keys()
     assert result["verdict"]["low"] <= result["verdict"]["mean"] <= result["verdict"]["high"]
     quoted = [" | ".join(source["quote"] for source in answer["sources"]) for answer in result["answers"]]
@@ -41,7 +44,7 @@ def test_the_demo_goes_the_whole_way_and_leaves_the_example_alone(tmp_path: Path
     for path in part.rglob("*.md"):
         assert (vault / path.relative_to(part)).read_bytes() == path.read_bytes()
     with pytest.raises(UsageError, match="exists already"):
-        demo.run(tmp_path / "out", 0.3, lambda progress: None, said.append)
+        demo.run(tmp_path / "out", 0.06, lambda progress: None, said.append)
 
 
 def test_the_example_vault_is_what_the_readme_says() -> None:
