@@ -8,7 +8,8 @@ import random
 import pytest
 
 from tests import models
-from vaultllm import memorised
+from vaultllm import evaluate, memorised
+from vaultllm.memorised import Sentence
 from vaultllm.models import hf
 from vaultllm.schema import Example, Message
 
@@ -117,3 +118,20 @@ def test_the_gate_refuses_above_the_limit_and_never_for_one_passage(new: int, of
     assert bool(memorised.leaks({"recited": {"passages": of, "new": new, "share": new / of}}, limit)) == refused
     assert memorised.leaks({"recited": {"skipped": "no time"}}, 0.0) == ""
     assert memorised.leaks({"skipped": "it failed"}, 0.0) == ""
+
+
+def test_one_text_is_ranked_by_what_the_adapter_changed_and_asked_for_word_for_word(loaded: hf.Loaded) -> None:
+    unseen = [Sentence(f"{i // 3}.md", text, "ru") for i, text in enumerate(passages(2, 90))]
+    known, unknown = ([Sentence("k.md", text, "ru") for text in several] for several in (KNOWN[:4], passages(3, 4)))
+    theirs = memorised.costs(loaded, unseen)
+    paid = memorised.costs(loaded, known)
+    alone = hf.Loaded(loaded.model.get_base_model(), loaded.tokenizer, "x", loaded.folder, 1, loaded.context, False)
+    with evaluate.base_only(loaded.model):
+        base = memorised.costs(alone, known)
+    both = [one.bits / one.bytes for one in memorised._scores(loaded, [(one.note, one.text) for one in known], "trained")]
+    assert paid == pytest.approx([after - before for after, before in zip(both, base, strict=True)], abs=1e-5)
+    found = memorised.standing(known, paid, unseen, theirs)
+    assert (found["as_well"], found["unseen"]["notes"]) == (0, 30)
+    assert memorised.standing(unknown, memorised.costs(loaded, unknown), unseen, theirs)["p"] > 0.05
+    assert memorised.verbatim(loaded, memorised.passages(loaded.tokenizer, TRAIN, 9)) >= 7
+    assert memorised.verbatim(loaded, memorised.passages(loaded.tokenizer, HELD_OUT, 9)) == 0

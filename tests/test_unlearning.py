@@ -53,7 +53,7 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[steps.Job]:
     vault = tmp_path / "vault"
     vault.mkdir()
     notes = {f"{i}.md": f"# Запись {i}\n\n{' '.join(said(i))}\n" for i in range(60)}
-    notes[GONE] = song("Список", said(1004))
+    notes[GONE] = song("Список", said(2084))
     notes[REPEATED] = song("Ларец", said(1002))
     notes[COPY] = song("Песня", [f"{one[:-1]}!" for one in said(1002)])  # no sentence of it is the same
     for path, text in notes.items():
@@ -93,7 +93,7 @@ def test_what_was_known_is_known_no_more_and_a_copy_that_stays_is_found_out(job:
     assert registry.current(workspace) == ""
     assert registry.newest_micro(workspace) is None
     assert registry.has_adapter(workspace, first)
-    assert [line for line in said(1004) if holding(job, line)] == []
+    assert [line for line in said(2084) if holding(job, line)] == []
 
     result = steps.forget(job, GONE, retrain=True)  # has the text from the note
     again, second = result["retrained"], ledger.runs()[-1]
@@ -110,7 +110,7 @@ def test_what_was_known_is_known_no_more_and_a_copy_that_stays_is_found_out(job:
     (entry,) = json.loads((workspace.runs / second.id / "run.json").read_text(encoding="utf-8"))["metrics"]["forgotten"]
     assert entry["after"] == found["after"]
     assert GONE not in json.dumps(entry, ensure_ascii=False)
-    assert [line for line in said(1004) if holding(job, line)] == []
+    assert [line for line in said(2084) if holding(job, line)] == []
     assert not registry.has_adapter(workspace, first)
     assert not (workspace.bases / base).exists()
     shown = str(views.forgotten(result))
