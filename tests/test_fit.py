@@ -118,3 +118,19 @@ def test_a_container_has_what_it_may_use_and_no_more(tmp_path: Path):
 
 def test_a_fit_is_plain_data():
     assert dataclasses.asdict(choose(60_000))["dtype"] == "bfloat16"
+
+
+@pytest.mark.parametrize("name", ["zero2.yaml", "fsdp.yaml"])
+def test_the_configurations_in_the_documents_are_read_by_accelerate(tmp_path: Path, name: str):
+    from accelerate.commands.config.config_args import ClusterConfig, load_config_from_file
+    from accelerate.commands.launch import launch_command_parser
+
+    text = (Path(__file__).parents[1] / "docs" / "hardware.md").read_text(encoding="utf-8")
+    block = next(part.partition("```")[0] for part in text.split("```yaml\n") if part.startswith(f"# {name}"))
+    (tmp_path / name).write_text(block)
+    read = load_config_from_file(str(tmp_path / name))  # raises for a key that it does not know
+    assert isinstance(read, ClusterConfig)
+    given = {"zero2.yaml": read.deepspeed_config, "fsdp.yaml": read.fsdp_config}[name]
+    assert read.num_processes > 1
+    known = {option.removeprefix("--") for action in launch_command_parser()._actions for option in action.option_strings}
+    assert given.keys() <= known
