@@ -57,6 +57,13 @@ def first_sentence(text: str) -> str:
     return text.partition("\n# ")[2].split("\n\n")[1]
 
 
+def test_what_was_forgotten_before_it_stands_among_the_numbers() -> None:
+    assert "| forgotten | it fell to the level of unseen text |" in text_of(
+        run=run_of(forgotten=[{"words": "it fell to the level of unseen text"}])
+    )
+    assert "| forgotten |" not in text_of()
+
+
 def test_the_decision_comes_first_and_in_words() -> None:
     assert first_sentence(text_of()) == (
         "**From now on this model answers:** it foresees notes that it has never read 5.0 % better than the model without this training."

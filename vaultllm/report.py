@@ -312,6 +312,7 @@ def _numbers(facts: Facts, said: Mapping[str, str]) -> str:
     rows = list(_flat(about)) + list(_flat({name: run.metrics[name] for name in _PLAIN if name in run.metrics}))
     if facts.test:
         rows += _flat({"test": facts.test})
+    rows += [("forgotten", str(entry["words"])) for entry in run.metrics.get("forgotten", ())]
     for name in MEASURES:
         if run.metrics.get(name):
             found = list(_flat({name: run.metrics[name]}))
