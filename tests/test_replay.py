@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests import models
-from tests.test_train import corpus, settings
+from tests.test_train import corpus
 from vaultllm import drift, evaluate, loop, replay, train
 from vaultllm.evaluate import Window
 from vaultllm.models import hf
@@ -115,8 +115,8 @@ def test_what_is_held_to_the_base_on_its_samples_comes_back_to_it_on_others(move
 def test_what_the_base_says_shares_no_batch_with_notes_and_is_the_same_after_an_interruption(tmp_path: Path) -> None:
     loaded = hf.load(str(models.build(tmp_path / "base", "qwen3")))
     data = train._data(loaded, corpus(36).split("train"), 128, 0)
-    options = settings(rehearse=0.4)
-    own = replay.own(loaded, "sha", tmp_path / "said.json", tmp_path, data.tokens()["learnt"], options, False)
+    own = replay.own(loaded, "sha", tmp_path / "said.json", tmp_path, 300, 60.0, False)
+    assert 300 <= sum(sum(piece.learn) for piece in own) < 300 + drift.LENGTH
     made = train._with_own(data, own, 256)
     first = len(made.pieces) - made.own
     assert made.own == len(own) > 0
@@ -125,4 +125,4 @@ def test_what_the_base_says_shares_no_batch_with_notes_and_is_the_same_after_an_
     assert all((min(one) >= first) == (max(one) >= first) for one in made.batches)
     assert [bool(loop._collator(made)([one])["own"].all()) for one in made.batches] == [min(one) >= first for one in made.batches]
     drift.samples(loaded, "sha", tmp_path / "said.json", 60, tokens=5000, seed=replay.SEED)  # another training wanted more
-    assert replay.own(loaded, "sha", tmp_path / "said.json", tmp_path, data.tokens()["learnt"] // 2, options, True) == own
+    assert replay.own(loaded, "sha", tmp_path / "said.json", tmp_path, 100, 60.0, True) == own

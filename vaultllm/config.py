@@ -222,8 +222,8 @@ class TrainSettings(_Section):
     """Where `retrain` begins: at the base, to learn all notes, or at the adapter that answers, to learn what is new since."""
     replay: float = Field(0.25, ge=0.0, le=0.9)
     """From an adapter on: share of what is learnt that is old notes, another sample each time."""
-    rehearse: float = Field(0.0, ge=0.0, le=0.5)
-    """Share of what is learnt that the base itself has said, lest it be forgotten; 0: none."""
+    rehearse: float | None = Field(None, ge=0.0, le=0.5)
+    """Share of what is learnt that the base itself has said, lest it be forgotten; None: 0.1 from an adapter on, else nothing."""
     kl: float = Field(1.0, ge=0.0)
     """How much a training is held to the base where it learns what the base has said: times KL(base || adapter); 0: not at all."""
     min_new: int = Field(20, ge=1)

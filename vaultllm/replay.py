@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vaultllm import drift, evaluate
-from vaultllm.config import TrainSettings
 from vaultllm.evaluate import Window
 from vaultllm.files import write_whole
 from vaultllm.models import hf
@@ -21,8 +20,6 @@ from vaultllm.schema import Example
 from vaultllm.tasks import learnt_characters
 from vaultllm.text import sha
 
-SPEAK = 0.1
-"""Share of the minutes in which the base says what is learnt of it."""
 SEED = 1_000_000
 """Other samples than those that drift is measured on."""
 ELEMENTS = 2**23
@@ -59,18 +56,17 @@ def chosen(examples: Sequence[Example], scenes: Mapping[str, str], learnt: Mappi
     return Chosen(new, tuple(one for one in old if one.id in again), len(old) - len(again))
 
 
-def own(loaded: hf.Loaded, base_sha: str, cache: Path, folder: Path, learnt: int, settings: TrainSettings, resume: bool) -> list[Window]:
-    """What the base says of itself, so many windows that they are the share `rehearse` beside `learnt` tokens; see `drift.samples`.
+def own(loaded: hf.Loaded, base_sha: str, cache: Path, folder: Path, wanted: int, seconds: float, resume: bool) -> list[Window]:
+    """What the base says of itself: windows of about so many tokens as are `wanted`, fewer when `seconds` are over (`drift.samples`).
 
-    The base may speak for a tenth of the minutes. How much that was is noted in the run's `folder`, and is the same on `resume`.
+    How much it was is noted in the run's `folder`, and is the same on `resume`.
     """
     noted = folder / "own.json"
     try:
         rows = int(json.loads(noted.read_text(encoding="utf-8"))["windows"]) if resume else None
     except (OSError, ValueError, KeyError, TypeError):  # it was stopped before it began to learn
         rows = None
-    wanted = int(learnt * settings.rehearse / (1.0 - settings.rehearse))
-    found = drift.samples(loaded, base_sha, cache, settings.minutes * 60 * SPEAK, tokens=wanted, seed=SEED)
+    found = drift.samples(loaded, base_sha, cache, seconds, tokens=wanted, seed=SEED)
     if rows is None:
         ends = list(itertools.accumulate(len(row) - 1 for row in found))
         rows = next((i + 1 for i, end in enumerate(ends) if end >= wanted), len(found))

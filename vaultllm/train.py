@@ -39,6 +39,10 @@ MICRO_RATE, RATE = 1e-3, 2e-4
 """Learning rates when none is set: for a base trained on the vault, for others."""
 FIT = "fit.json"
 """Beside the checkpoints, as long as they are there: what was chosen to fit the memory."""
+REHEARSE = 0.1
+"""Share of what is learnt that the base has said, when none is set and a training goes on from an adapter."""
+SPEAK = 0.1
+"""Share of the time that the base may take to say it."""
 MEASURE = 0.1
 """Share of the time that may go into measuring the base on held-out notes; the adapter takes as long again."""
 
@@ -118,9 +122,11 @@ def train_lora(
     data = _data(loaded, train, min(limit, taken.sequence), seed, taken.tokens)
     base_sha = hf.fingerprint(loaded.folder)
     run_folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if settings.rehearse > 0.0:
+    share = settings.rehearse if settings.rehearse is not None else REHEARSE if parent is not None else 0.0
+    if share > 0.0:
         progress(Progress("the base speaks", 0.0))
-        own = replay.own(loaded, base_sha, said or run_folder / "said.json", run_folder, data.tokens()["learnt"], settings, resume)
+        wanted, seconds = int(data.tokens()["learnt"] * share / (1.0 - share)), settings.minutes * 60 * SPEAK
+        own = replay.own(loaded, base_sha, said or run_folder / "said.json", run_folder, wanted, seconds, resume)
         data = _with_own(data, [Window(piece.ids[:limit], piece.learn[:limit]) for piece in own], taken.tokens // 2)  # two models read them
     model = adapted(loaded.model, settings, seed, parent)
     if taken.checkpointing:
