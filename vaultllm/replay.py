@@ -22,6 +22,8 @@ from vaultllm.text import sha
 
 SEED = 1_000_000
 """Other samples than those that drift is measured on."""
+NOTED = "own.json"
+"""In the folder of a run that is not over: how much the base has said."""
 ELEMENTS = 2**23
 """Logits that are widened to fp32 at once: 32 MB for each of the two models."""
 
@@ -61,7 +63,7 @@ def own(loaded: hf.Loaded, base_sha: str, cache: Path, folder: Path, wanted: int
 
     How much it was is noted in the run's `folder`, and is the same on `resume`.
     """
-    noted = folder / "own.json"
+    noted = folder / NOTED
     try:
         rows = int(json.loads(noted.read_text(encoding="utf-8"))["windows"]) if resume else None
     except (OSError, ValueError, KeyError, TypeError):  # it was stopped before it began to learn

@@ -196,7 +196,8 @@ def train_lora(
     }
     _plot(run_folder / "plot.png", log.losses, metrics)
     shutil.rmtree(kept, ignore_errors=True)
-    (run_folder / FIT).unlink(missing_ok=True)
+    for name in (FIT, replay.NOTED):
+        (run_folder / name).unlink(missing_ok=True)
     return metrics
 
 
