@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import marshal
+import multiprocessing
+import os
 import pickle
 import signal
-import subprocess
-import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
-from vaultllm import chats, markdown, reading, rows, scenes, workers
+from vaultllm import chats, markdown, reading, remember, rows, scenes, workers
 from vaultllm.config import MemorySettings, ScanSettings, Settings
 from vaultllm.ledger import Ledger, NoteRow
+from vaultllm.memory import chroma, live
 from vaultllm.schema import Problem
 from vaultllm.workers import Context, Key, Task
 
@@ -40,41 +45,38 @@ def read_here(
         yield task, workers._unpacked(marshal.loads(answer))
 
 
-_CHILD = """
-import os, pathlib, sys, time
-from vaultllm import remember
-from vaultllm.config import MemorySettings
-from vaultllm.ledger import Ledger
-from vaultllm.memory import chroma, live
-remember._BATCH = 10
-root, settings, where, name, nth = sys.argv[1:]
-owner = {"Ledger": Ledger, "chroma": chroma, "live": live, "os": os, "remember": remember}[where]
-inner, calls = getattr(owner, name), 0
-def stop_before(*args, **kwargs):
-    global calls
-    calls += 1
-    if calls == int(nth):
-        print("now", flush=True)
-        time.sleep(60)
-    return inner(*args, **kwargs)
-setattr(owner, name, stop_before)
-root = pathlib.Path(root)
-remember.refresh(Ledger(root / "ledger.db"), root / "memory", MemorySettings.model_validate_json(settings))
-"""
+def _refresh_until(root: Path, settings: MemorySettings, where: str, name: str, nth: int, told: Connection) -> None:
+    remember._BATCH = 10
+    owner: Any = {"Ledger": Ledger, "chroma": chroma, "live": live, "os": os, "remember": remember}[where]
+    inner, calls = getattr(owner, name), itertools.count(1)
+
+    def stop_before(*args: Any, **kwargs: Any) -> Any:
+        if next(calls) == nth:
+            told.send("now")
+            time.sleep(60)
+        return inner(*args, **kwargs)
+
+    setattr(owner, name, stop_before)
+    remember.refresh(Ledger(root / "ledger.db"), root / "memory", settings)
 
 
 def kill_refresh(root: Path, settings: MemorySettings, where: str, name: str, nth: int) -> None:
-    """Refresh the memory of `root` in a process that dies (SIGKILL) before the `nth` call of `where.name`."""
-    child = subprocess.Popen(
-        [sys.executable, "-c", _CHILD, str(root), settings.model_dump_json(), where, name, str(nth)],
-        stdout=subprocess.PIPE,
-        cwd=Path(__file__).parents[1],
-    )
-    assert child.stdout is not None
-    with child.stdout:
-        assert child.stdout.readline() == b"now\n"
-        child.send_signal(signal.SIGKILL)
-        child.wait()
+    """Refresh the memory of `root` in a process that dies (SIGKILL) before the `nth` call of `where.name`.
+
+    All these processes are forked from one that has imported Chroma, which takes longer than what they do.
+    """
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["tests.stored", "chromadb"])
+    said, told = processes.Pipe(duplex=False)
+    child = processes.Process(target=_refresh_until, args=(root, settings, where, name, nth, told))
+    child.start()
+    told.close()
+    with said:
+        assert said.recv() == "now"  # EOFError when it ended before
+        child.kill()
+        child.join()
+    assert child.exitcode == -signal.SIGKILL
+    child.close()
 
 
 def write_rivers(vault: Path, notes: int, sentences: int) -> None:
