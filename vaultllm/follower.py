@@ -5,6 +5,8 @@ Knows nothing about events or notes, and logs no text of them.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import threading
 import time
 from collections.abc import Callable
@@ -17,6 +19,12 @@ from vaultllm.schema import Progress
 
 class _Stopped(Exception):  # noqa: N818 - no error: the daemon ends
     """Out of long work."""
+
+
+def give_back() -> None:
+    """Give memory that was freed back to the system: glibc keeps it, and a daemon that read a whole vault once stays as large for ever."""
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 class Follower:
@@ -56,6 +64,7 @@ class Follower:
         except Exception as error:  # as in _Daemon.ingest
             self.failed("E-INTERNAL", type(error).__name__)
         finally:
+            give_back()
             self.not_before = time.monotonic() + self.job.workspace.settings.watch.reconcile
 
     def failed(self, code: str, message: str) -> None:

@@ -27,7 +27,7 @@ from watchdog.observers import Observer
 from vaultllm import remember, steps, workers
 from vaultllm import vault as vaults
 from vaultllm.errors import LockedError, VaultllmError
-from vaultllm.follower import Follower
+from vaultllm.follower import Follower, give_back
 from vaultllm.heartbeat import BEAT, Heart, beating
 from vaultllm.memory import chroma, server
 from vaultllm.text import nfc
@@ -49,6 +49,7 @@ HINTS = [
 ROOT_RETRY = 5.0  # seconds between looks at a vault folder that is gone (one stat each)
 TICK = 0.1  # seconds: the shortest sleep while something is about to settle
 LIMITS = "on Linux a higher limit helps: sudo sysctl fs.inotify.max_user_watches=524288 fs.inotify.max_user_instances=1024"
+MANY = 100  # notes after which the memory that reading took is given back
 STOP_TICK = 0.5  # seconds: how often a `stop` that was handed in is looked at
 
 
@@ -353,6 +354,8 @@ class _Daemon:
             self.problem("E-INTERNAL", type(error).__name__)
         else:
             self.ingested(result)
+            if result["notes"]["parsed"] > MANY:
+                give_back()
             self.follower.begin()
         return True
 
