@@ -23,7 +23,7 @@ def test_what_is_given_up_comes_in_order_and_the_estimate_is_never_above_what_is
     for free in range(60_000, 0, -100):
         taken = choose(free)
         assert taken.fits is (taken.memory_mb <= free)
-        needed = BASE.memory(taken.tokens, 16, True, checkpointing=taken.checkpointing)
+        needed = BASE.memory(taken.tokens, taken.sequence, 16, True, device="cuda", checkpointing=taken.checkpointing)
         assert taken.memory_mb == -(-needed // 2**20)
         assert taken.sequence <= taken.tokens <= fit.BATCH * taken.sequence
         rung = (taken.fits, taken.sequence, taken.checkpointing, taken.tokens)
@@ -68,13 +68,14 @@ def test_the_type_is_that_of_the_checkpoint_where_it_is_fast_and_bf16_comes_last
 
 def test_nf4_and_checkpointing_take_less_memory_and_more_of_everything_takes_more():
     shape = Shape("7B", 28, 3584, 28, 4, 128, 18944, 152_064, True, tied=False)
-    plain = shape.memory(512, 16, True)
-    assert shape.memory(512, 16, True, checkpointing=True) < plain
-    assert shape.memory(512, 16, True, nf4=True) < 0.6 * plain
+    usual: dict[str, Any] = {"tokens": 512, "sequence": 512, "rank": 16, "half": True, "device": "cuda"}
+    plain = shape.memory(**usual)
+    assert shape.memory(**usual, checkpointing=True) < plain
+    assert shape.memory(**usual, nf4=True) < 0.6 * plain
     assert shape.weights(True, True) > 0.5 * shape.layers * shape.linear() + 2 * shape.width * shape.vocabulary * 2
-    for more in (shape.memory(1024, 16, True), shape.memory(512, 64, True), shape.memory(512, 16, False)):
-        assert more > plain
-    assert shape.memory(512, 16, True, held_mb=0) == plain - fit.LIBRARIES_MB * 2**20
+    for more in ({"tokens": 1024}, {"rank": 64}, {"half": False}):
+        assert shape.memory(**(usual | more)) > plain
+    assert shape.memory(**usual, held_mb=0) == plain - fit.LIBRARIES_MB * 2**20
 
 
 def test_a_small_model_with_room_gets_what_it_always_got():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import json
@@ -20,6 +21,7 @@ from vaultllm.config import TrainSettings
 from vaultllm.evaluate import Window
 from vaultllm.fit import Shape
 from vaultllm.hardware import Speed
+from vaultllm.models import packed
 from vaultllm.schema import Progress
 
 TINY = Shape("tiny", 2, 64, 4, 2, 32, 160, 512, True)
@@ -76,7 +78,8 @@ def test_an_adapters_parameters_and_the_work_of_a_step_are_those_that_torch_coun
 
 
 @pytest.mark.parametrize("half", [False, True])
-def test_what_waits_for_the_backward_pass_is_what_autograd_keeps(half: bool):
+@pytest.mark.parametrize(("device", "sequence"), [("cuda", 64), ("cpu", 64), ("cpu", 384)])
+def test_what_waits_for_the_backward_pass_is_what_autograd_keeps(half: bool, device: str, sequence: int):
     import torch
 
     def kept(base: Shape) -> float:
@@ -89,32 +92,24 @@ def test_what_waits_for_the_backward_pass_is_what_autograd_keeps(half: bool):
                 storages[tensor.untyped_storage().data_ptr()] = tensor
             return tensor
 
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            losses = evaluate.token_losses(model, *batch(base, 64, 2))[0]
-        assert len(losses) == 2 * 63
-        return sum(tensor.untyped_storage().nbytes() for tensor in storages.values()) / 128
+        # On a GPU it is peft's and transformers' own layers that run, in the same way.
+        layers = packed.applied(model) if device == "cpu" else contextlib.nullcontext()
+        with layers, torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            losses = evaluate.token_losses(model, *batch(base, sequence, 2))[0]
+        assert len(losses) == 2 * (sequence - 1)
+        return sum(tensor.untyped_storage().nbytes() for tensor in storages.values()) / (2 * sequence)
 
-    for base in (
+    shapes = [
         TINY,
         TINY._replace(width=128, shared=4),
         TINY._replace(inner=512, heads=2),
         TINY._replace(width=512),
         TINY._replace(heads=16),
-    ):
-        assert base.kept(half) == pytest.approx(kept(base._replace(layers=3)) - kept(base), rel=0.05)
-
-
-def test_memory_grows_with_all_that_takes_it():
-    base = hardware.BASES[2]
-    usual = base.memory(1024, 16, True)
-    assert usual > base.parameters() * 2
-    for more in (
-        base.memory(2048, 16, True),
-        base.memory(1024, 64, True),
-        base.memory(1024, 16, False),
-        hardware.BASES[3].memory(1024, 16, True),
-    ):
-        assert more > usual
+    ]
+    for base in shapes if sequence == 64 else shapes[:2]:
+        found = kept(base._replace(layers=3)) - kept(base)
+        # On a CPU our own layers keep less of long sequences; too little must not be said of any.
+        assert 0.95 * found <= base.kept(half, device, sequence) <= (1.05 if device == "cuda" else 1.5) * found
 
 
 def where(free_mb: int, bf16: bool = True, device: str = "cpu") -> dict[str, Any]:

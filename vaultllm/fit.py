@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from vaultllm import evaluate
-from vaultllm.models import hf
+from vaultllm.models import hf, losses
 
 BATCH = 8
 """Windows per optimiser step: small batches suit LoRA (Schulman 2025, "LoRA Without Regret")."""
@@ -22,6 +22,8 @@ SHORTEST = 128
 """A base for which not even so many tokens fit cannot be trained here."""
 LIBRARIES_MB = 900
 """What Python, torch, transformers and peft hold before any weight (measured on Linux: 0.7-0.9 GB; on a GPU its context)."""
+SEEN = 256
+"""Tokens whose share of attention waits, of those that a token looks back at on a CPU."""
 RECOMPUTED = 1.5
 """Work of a step with gradient checkpointing, without it 1: frozen matrices cost one product forward and one backward, now one more."""
 SPARE = 1.15
@@ -73,21 +75,28 @@ class Shape(NamedTuple):
         frozen = 4 * (self.layers * self.linear() + self.vocabulary * self.width)
         return frozen + 6 * self.adapter(rank) + 12 * self.layers * self.heads * self.head * sequence
 
-    def kept(self, half: bool) -> int:
-        """Bytes of one token in one block that wait for the backward pass.
+    def kept(self, half: bool, device: str, sequence: int) -> int:
+        """Bytes of one token in one block that wait for the backward pass, in sequences of such a length.
 
-        Counted from what autograd saves in Qwen3 with peft's adapters, which widen their inputs to fp32 (docs/log.md).
+        Counted from what autograd saves in Qwen3 with adapters (docs/log.md). peft's widen their inputs to fp32; on a CPU ours do
+        not, and packed rows keep what each token looked at (`models.packed`), of long sequences less than is said here.
         """
         queries, keys = self.heads * self.head, self.shared * self.head
+        if device != "cpu":
+            if half:
+                return 28 * self.width + 13 * queries + 9 * keys + 10 * self.inner + 8 * self.heads
+            return 16 * self.width + 13 * queries + 13 * keys + 16 * self.inner + 8 * self.heads
+        seen = min(sequence, SEEN)
         if half:
-            return 28 * self.width + 13 * queries + 9 * keys + 10 * self.inner + 8 * self.heads
-        return 16 * self.width + 13 * queries + 13 * keys + 16 * self.inner + 8 * self.heads
+            return int(8.5 * self.width + 6 * queries + 6.8 * keys + 8.2 * self.inner) + self.heads * (13 + 2 * seen)
+        return int(16.3 * self.width + 12 * queries + 13.3 * keys + 16.3 * self.inner) + self.heads * (17 + 4 * seen)
 
-    def waiting(self, half: bool, checkpointing: bool) -> int:
+    def waiting(self, half: bool, device: str, sequence: int, checkpointing: bool) -> int:
         """Bytes of one token in all blocks that wait; with checkpointing each block's input, and all of the block that is run again."""
+        block = self.kept(half, device, sequence)
         if checkpointing:
-            return self.layers * self.width * (2 if half else 4) + self.kept(half)
-        return self.layers * self.kept(half)
+            return self.layers * self.width * (2 if half else 4) + block
+        return self.layers * block
 
     def weights(self, half: bool, nf4: bool) -> int:
         """Bytes of the frozen weights; in nf4 those of the blocks, of which one matrix at a time is widened."""
@@ -98,11 +107,13 @@ class Shape(NamedTuple):
         return int(NF4_BYTES * blocks) + size * (self.parameters() - blocks + self.width * self.inner)
 
     def memory(
-        self, tokens: int, rank: int, half: bool, *, checkpointing: bool = False, nf4: bool = False, held_mb: int = LIBRARIES_MB
-    ) -> int:
+        self, tokens: int, sequence: int, rank: int, half: bool, *, device: str, checkpointing: bool = False, nf4: bool = False,
+        held_mb: int = LIBRARIES_MB,
+    ) -> int:  # fmt: skip
         """Bytes of a training with so many tokens in one pass: weights, adapter with AdamW, what waits, logits, libraries (`held_mb`)."""
-        logits = self.vocabulary * tokens * (2 * (2 if half else 4) + 12)  # themselves, their gradient, and the loss in fp32
-        own = self.weights(half, nf4) + 16 * self.adapter(rank) + tokens * self.waiting(half, checkpointing) + logits
+        at_once = min(self.vocabulary * tokens, losses.CHUNK if device == "cpu" else losses.CHUNK_GPU)
+        logits = 12 * at_once + 8 * self.width * tokens  # a chunk in fp32, twice, and its gradient; what enters them, and its gradient
+        own = self.weights(half, nf4) + 16 * self.adapter(rank) + tokens * self.waiting(half, device, sequence, checkpointing) + logits
         return int(own * SPARE) + held_mb * 2**20
 
 
@@ -165,7 +176,9 @@ def choose(
     ladder = list(_ladder(shape, bf16, sequence, tokens_per_pass(shape.vocabulary, shape.parameters(), device)))
 
     def needed(rung: _Rung) -> int:
-        held = shape.memory(rung.tokens, rank, rung.half, checkpointing=rung.checkpointing, nf4=nf4, held_mb=held_mb)
+        held = shape.memory(
+            rung.tokens, rung.sequence, rank, rung.half, device=device, checkpointing=rung.checkpointing, nf4=nf4, held_mb=held_mb
+        )  # fmt: skip
         return -(-held // 2**20)
 
     rung = next((rung for rung in ladder if needed(rung) <= free_mb), ladder[-1])

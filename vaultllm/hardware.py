@@ -17,7 +17,7 @@ from vaultllm import evaluate, fit, power, train
 from vaultllm.config import TrainSettings
 from vaultllm.evaluate import Window
 from vaultllm.fit import Shape
-from vaultllm.models import hf, plan
+from vaultllm.models import hf, packed, plan
 from vaultllm.schema import Progress, Report
 
 SECONDS = 20.0
@@ -156,7 +156,8 @@ def _step(model: Any, optimizer: Any, base: Shape, sequence: int, rows: int, dev
     batch = [part.to(device) for part in evaluate.pad([Window(ids, [False] + [True] * (sequence - 1))] * rows)]
     _waited(device)
     began = time.perf_counter()
-    evaluate.token_losses(model, *batch)[0].mean().backward()
+    with packed.applied(model, packs=device == "cpu"):  # in the layers that a training has there
+        evaluate.token_losses(model, *batch)[0].mean().backward()
     optimizer.step()
     optimizer.zero_grad()
     _waited(device)
