@@ -243,10 +243,28 @@ def test_only_an_ordinary_adapter_takes_our_way(bases: dict[str, Path]):
         with hf.library_warnings_ignored():
             model = get_peft_model(loaded.model, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", **options))
         with packed.applied(model):
-            return sum("forward" in part.__dict__ for part in model.modules())
+            return sum("forward" in part.__dict__ for part in model.modules() if hasattr(part, "lora_A"))
 
     assert replaced() == 14
     assert replaced(lora_dropout=0.1) == replaced(use_dora=True) == 0
+
+
+@pytest.mark.parametrize(("kind", "own"), [("a long window", 5), ("capped attention", 0)])
+def test_a_norm_takes_our_way_when_it_says_the_same(kind: str, own: int):
+    """Gemma multiplies by 1 + w."""
+    import torch
+
+    model = random_model(kind)
+    for part in model.modules():
+        if type(part).__name__.endswith("RMSNorm"):
+            torch.nn.init.normal_(part.weight)
+    model.requires_grad_(False)
+    given = torch.randn(2, 7, 32, requires_grad=True)
+    (usual,) = torch.autograd.grad((model.model.norm(given) ** 3).sum(), given)
+    with packed.applied(model, packs=False):
+        assert sum("forward" in part.__dict__ for part in model.modules()) == own
+        (mine,) = torch.autograd.grad((model.model.norm(given) ** 3).sum(), given)
+    assert torch.allclose(mine, usual, rtol=1e-4, atol=1e-5)
 
 
 def test_packs_hold_every_index_once_in_order_within_their_bounds():

@@ -1,8 +1,9 @@
 """Many sequences in one row, each read as if it were alone: no padding, and no look from one into another.
 
 Attention runs over each sequence by itself, positions begin anew, everything else works token by token. Whether that holds
-for a model is tried before it is used (`proven`). Also here: LoRA layers that compute in the base's own type. On a CPU only:
-there a batch with padding pays for every filler. Knows nothing about notes, windows or steps.
+for a model is tried before it is used (`proven`). Also here: LoRA layers that compute in the base's own type, and norms that
+keep less for the backward pass. On a CPU only: there a batch with padding pays for every filler. Knows nothing about notes,
+windows or steps.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ NAME = "vaultllm_packed"
 """Of our attention in transformers' registry."""
 BLOCK = 128
 """Queries at once: keys after the last of them are not looked at, so that little of what is causally hidden is computed."""
+KEPT = 256
+"""Tokens of a sequence up to which the attention's shares wait for the backward pass; of longer ones they are made again."""
 TRIED = 24
 """Tokens of each sequence with which packing is tried."""
 
@@ -94,20 +97,20 @@ def _logits(model: Any, sequences: Sequence[Sequence[int]]) -> Any:
 
 @contextlib.contextmanager
 def applied(model: Any, *, packs: bool = True) -> Iterator[None]:
-    """The model with our LoRA layers, and with our attention when it `packs`; afterwards as it was."""
+    """The model with our LoRA layers and norms, and with our attention when it `packs`; afterwards as it was."""
     inner = unwrapped(model)
     before = inner.config._attn_implementation
-    layers = [layer for layer in inner.modules() if _plain_lora(layer)] if next(inner.parameters()).device.type == "cpu" else []
+    ways = [(part, way) for part in inner.modules() if (way := _way(part))] if next(inner.parameters()).device.type == "cpu" else []
     try:
         if packs:
             _register()
             inner.set_attn_implementation(NAME)
-        for layer in layers:
-            layer.forward = functools.partial(_adapted, layer)
+        for part, way in ways:
+            part.forward = functools.partial(way, part)
         yield
     finally:
-        for layer in layers:
-            layer.__dict__.pop("forward", None)
+        for part, _ in ways:
+            part.__dict__.pop("forward", None)
         if packs:
             inner.set_attn_implementation(before)
 
@@ -160,6 +163,19 @@ def _blocks(lengths: Sequence[int]) -> Iterator[tuple[int, int, int]]:
         begin += length
 
 
+def _shares(query: Any, key: Any, scale: float) -> Any:
+    """How queries (H, n, D), the last n of their sequence so far, divide their attention over its keys (K, m, D): (K, H/K x n, m)."""
+    import torch
+
+    heads, size, width = query.shape
+    groups, read, _ = key.shape
+    blank = query.new_empty(groups, heads // groups * size, read)  # scaled before it is rounded
+    scores = torch.baddbmm(blank, query.reshape(groups, -1, width), key.transpose(1, 2), beta=0.0, alpha=scale)
+    later = torch.ones(size, size, dtype=torch.bool).triu_(1)
+    scores.view(heads, size, read)[:, :, read - size :].masked_fill_(later, -torch.inf)
+    return torch.softmax(scores, -1)
+
+
 @functools.cache
 def _causal() -> Any:
     import torch
@@ -173,19 +189,12 @@ def _causal() -> Any:
         @staticmethod
         def forward(ctx: Any, query: Any, key: Any, value: Any, lengths: Sequence[int], scale: float) -> Any:
             heads, tokens, _ = query.shape
-            groups = len(key)
             out = query.new_empty(tokens, heads, value.shape[-1])
-            hidden = torch.ones(BLOCK, BLOCK, dtype=torch.bool).triu_(1)
             kept = []
             for begin, first, last in _blocks(lengths):
-                size = last - first
-                asked = query[:, first:last].reshape(groups, -1, query.shape[-1])
-                blank = query.new_empty(groups, asked.shape[1], last - begin)  # scaled before it is rounded
-                scores = torch.baddbmm(blank, asked, key[:, begin:last].transpose(1, 2), beta=0.0, alpha=scale)
-                scores.view(heads, size, -1)[:, :, first - begin :].masked_fill_(hidden[:size, :size], -torch.inf)
-                shares = torch.softmax(scores, -1)
-                out[first:last] = torch.bmm(shares, value[:, begin:last]).view(heads, size, -1).transpose(0, 1)
-                if any(ctx.needs_input_grad[:3]):
+                shares = _shares(query[:, first:last], key[:, begin:last], scale)
+                out[first:last] = torch.bmm(shares, value[:, begin:last]).view(heads, last - first, -1).transpose(0, 1)
+                if any(ctx.needs_input_grad[:3]) and last - begin <= KEPT:
                     kept.append(shares)
             ctx.save_for_backward(query, key, value, *kept)
             ctx.lengths, ctx.scale = lengths, scale
@@ -194,26 +203,33 @@ def _causal() -> Any:
         @staticmethod
         def backward(ctx: Any, *gradients: Any) -> Any:
             query, key, value, *kept = ctx.saved_tensors
-            heads, groups = len(query), len(key)
+            heads, groups, waiting = len(query), len(key), iter(kept)
             # Blocks of one sequence add to the same keys: in fp32.
             to_query = torch.empty_like(query)
             to_key = torch.zeros(key.shape, dtype=torch.float32)
             to_value = torch.zeros(value.shape, dtype=torch.float32)
-            for shares, (begin, first, last) in zip(kept, _blocks(ctx.lengths), strict=True):
-                size = last - first
+            for begin, first, last in _blocks(ctx.lengths):
+                asked, keys = query[:, first:last], key[:, begin:last]
+                shares = next(waiting) if last - begin <= KEPT else _shares(asked, keys, ctx.scale)
                 back = gradients[0][first:last].transpose(0, 1).reshape(groups, -1, value.shape[-1])
                 to_value[:, begin:last] += torch.bmm(shares.transpose(1, 2), back)
                 to_shares = torch.bmm(back, value[:, begin:last].transpose(1, 2))
                 to_scores = torch.ops.aten._softmax_backward_data(to_shares, shares, -1, shares.dtype).mul_(ctx.scale)
-                to_query[:, first:last] = torch.bmm(to_scores, key[:, begin:last]).view(heads, size, -1)
-                asked = query[:, first:last].reshape(groups, -1, query.shape[-1])
-                to_key[:, begin:last] += torch.bmm(to_scores.transpose(1, 2), asked)
+                to_query[:, first:last] = torch.bmm(to_scores, keys).view(heads, last - first, -1)
+                to_key[:, begin:last] += torch.bmm(to_scores.transpose(1, 2), asked.reshape(groups, -1, query.shape[-1]))
             return to_query, to_key.to(key.dtype), to_value.to(value.dtype), None, None
 
     return Causal
 
 
-# -- LoRA
+# -- LoRA, norms
+
+
+def _way(part: Any) -> Any:
+    """How we compute what a part of a model does, where we have a way of our own."""
+    if _plain_lora(part):
+        return _adapted
+    return _normed if type(part).__name__.endswith("RMSNorm") and _plain_norm(part) else None
 
 
 def _plain_lora(layer: Any) -> bool:
@@ -270,3 +286,43 @@ def _product() -> Any:
             return to_given, None, None, to_down, to_up, None
 
     return Product
+
+
+def _plain_norm(part: Any) -> bool:
+    """Whether it is x / sqrt(mean(x^2) + eps), computed in fp32, times a frozen weight: by its answers (Gemma's weights are 1 + w)."""
+    import torch
+
+    weight, small = getattr(part, "weight", None), getattr(part, "variance_epsilon", None)
+    if weight is None or weight.ndim != 1 or weight.requires_grad or not isinstance(small, float):
+        return False
+    tried = torch.linspace(-3.0, 2.0, 4 * len(weight), device=weight.device).view(4, -1).to(weight.dtype)
+    return torch.equal(part(tried), _normed(part, tried))
+
+
+def _normed(part: Any, given: Any) -> Any:
+    return _norm().apply(given, part.weight, part.variance_epsilon)
+
+
+@functools.cache
+def _norm() -> Any:
+    import torch
+
+    class Norm(torch.autograd.Function):
+        """The same numbers as transformers', of which only the input is kept, not its copy in fp32: half the memory."""
+
+        @staticmethod
+        def forward(ctx: Any, given: Any, weight: Any, small: float) -> Any:
+            wide = given.float()
+            share = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + small)
+            ctx.save_for_backward(given, weight, share)
+            return weight * (wide * share).to(given.dtype)
+
+        @staticmethod
+        def backward(ctx: Any, *gradients: Any) -> Any:
+            given, weight, share = ctx.saved_tensors
+            unit = given.float() * share
+            back = (gradients[0] * weight).float()
+            along = (back * unit).mean(-1, keepdim=True)
+            return back.sub_(unit.mul_(along)).mul_(share).to(given.dtype), None, None
+
+    return Norm
