@@ -203,6 +203,14 @@ def alone(function: Any, *arguments: Any) -> Any:
         return pool.apply(function, arguments)
 
 
+def told(row: dict[str, Any], n_bytes: int) -> dict[str, Any]:
+    """The row; on standard error what has been measured so far."""
+    print(
+        f"{row['about']}, {row['cpu_s']:.0f} CPU s: {sum(map(sum, row['bits'])) / n_bytes:.4f} bits per byte", file=sys.stderr, flush=True
+    )
+    return row
+
+
 def main() -> None:
     """Run all arms and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -225,12 +233,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as work:
         for minutes in map(float, options.minutes.split(",")):
             folder = Path(work) / f"micro-{minutes:g}"
-            rows[f"ours, {minutes:g} min"] = alone(ours, notes, folder, 60 * minutes)
+            rows[f"ours, {minutes:g} min"] = told(alone(ours, notes, folder, 60 * minutes), sizes["val"])
             tried = []
             for spec in options.peer.split(","):
                 shape, rate = spec.split("@")
                 width, layers = map(int, shape.split("x"))
-                tried.append(alone(peer, notes, folder, 60 * minutes, width, layers, float(rate)))
+                tried.append(told(alone(peer, notes, folder, 60 * minutes, width, layers, float(rate)), sizes["val"]))
             rows[f"peer, {minutes:g} min"] = min(tried, key=lambda one: sum(map(sum, one["bits"])))
     for name, row in list(rows.items()):
         row["bpb"] = sum(map(sum, row.pop("bits"))) / sizes["val"]

@@ -268,7 +268,7 @@ def test_a_trained_model_writes_what_it_has_read(trained):
 
 def test_who_says_stop_gets_an_annealed_model_of_what_was_learnt_so_far(tiny, tmp_path: Path):
     asked = iter([False] * 29 + [True] * 9)
-    result, _ = _base(tmp_path, "m", steps=2000, stop=lambda: next(asked))
+    result, _ = _base(tmp_path, "m", steps=100, stop=lambda: next(asked))
     assert result["stopped"]
     assert 30 < result["steps"] < 40
     assert result["last_lr_factor"] < 0.3

@@ -18,7 +18,7 @@ import sqlite3
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -200,6 +200,45 @@ def forget(
 
 _command(steps.dataset, training_views.dataset)
 _command(steps.train, training_views.train)
+
+
+@app.command()
+def micro(
+    minutes: Annotated[float | None, typer.Option("--minutes", min=0.05, help="Time for it all; default: the settings.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Of data order and initialisation.")] = None,
+) -> None:
+    """Train the small model anew from your notes alone, and watch what it writes as it learns; Ctrl-C ends it and keeps it."""
+
+    def written(sample: Any) -> None:
+        if GLOBALS.json:
+            print(json.dumps({"event": "sample", **sample._asdict()}, ensure_ascii=False), flush=True)
+        elif not GLOBALS.quiet:
+            print(training_views.sample(sample._asdict()), file=sys.stderr, flush=True)
+
+    with opened() as job, _gently() as stop:
+        result = steps.micro(job, minutes, seed, written, stop)
+    emit(result, training_views.micro)
+
+
+@contextlib.contextmanager
+def _gently() -> Iterator[Callable[[], bool]]:
+    """Whether Ctrl-C or SIGTERM came: the first is only noted, the second interrupts as always."""
+    asked = False
+
+    def note(number: int, frame: Any) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 _command(steps.retrain, training_views.train)
 _command(steps.runs, training_views.runs)
 _command(steps.report, training_views.reported)

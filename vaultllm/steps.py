@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import os
 import time
 from collections import Counter
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from vaultllm.forget import Derived
     from vaultllm.memory.rephrase import Rephraser
     from vaultllm.memory.rerank import Judge
+    from vaultllm.models.plan import Sample
     from vaultllm.target import Target
     from vaultllm.unlearning import Held
 
@@ -478,6 +480,27 @@ def _reported(job: Job, run: str, built: Dataset) -> dict[str, Any]:
         return {"report": None, "report_error": "stopped; to write it: vaultllm report"}
     except Exception as error:  # whatever it is: the training is over, and its result must be told
         return {"report": None, "report_error": str(error) or type(error).__name__}
+
+
+def micro(
+    job: Job,
+    minutes: float | None = None,
+    seed: int | None = None,
+    written: Callable[[Sample], None] | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> dict[str, Any]:
+    """Train the micro model anew on the vault, and measure it beside those who only count and copy; `micro.pretrain` says what it takes."""
+    from vaultllm import training, yardsticks
+
+    settings = job.workspace.settings.train
+    minutes, seed = settings.minutes if minutes is None else minutes, settings.seed if seed is None else seed
+    with job.lock("train.lock"):
+        built = _dataset(job)
+        watched = {"written": written, "stop": stop}
+        folder, _ = training.micro_base(job.workspace, built, minutes=minutes, seed=seed, progress=job.progress, fresh=True, **watched)
+        about = json.loads((folder / "micro.json").read_text(encoding="utf-8"))
+        others = yardsticks.measure(built.written("train"), built.split("val"), {}, seconds=10)
+    return {"base": str(folder), **about, "yardsticks": others}
 
 
 def retrain(

@@ -37,8 +37,13 @@ SAMPLE_EXAMPLES = 400  # that are encoded to tell how many tokens all have
 # -- the micro base
 
 
-def micro_base(workspace: Workspace, built: Dataset, *, minutes: float, seed: int, progress: Report, fresh: bool) -> tuple[Path, bool]:
-    """The micro base for this dataset, and whether it had to be trained: when there is none, or the text has doubled."""
+def micro_base(
+    workspace: Workspace, built: Dataset, *, minutes: float, seed: int, progress: Report, fresh: bool, **watched: Any
+) -> tuple[Path, bool]:
+    """The micro base for this dataset, and whether it had to be trained: when there is none, or the text has doubled.
+
+    `watched`: `pretrain`'s `written` and `stop`.
+    """
     from vaultllm.models import micro
 
     found = registry.newest_micro(workspace)
@@ -50,7 +55,7 @@ def micro_base(workspace: Workspace, built: Dataset, *, minutes: float, seed: in
             return found, False
     folder = workspace.bases / f"micro-{_stamp()}"
     workspace.bases.mkdir(exist_ok=True)
-    micro.pretrain(train, folder, minutes=minutes, seed=seed, progress=progress, val=built.split("val"))
+    micro.pretrain(train, folder, minutes=minutes, seed=seed, progress=progress, val=built.split("val"), **watched)
     seen = {"paths": sorted({example.path for example in train}), "scenes": sorted({id_ for example in train for id_ in example.scenes})}
     write_whole(folder / "seen.json", json.dumps(seen, ensure_ascii=False, indent=1) + "\n")  # last: now the base is there
     return folder, True
@@ -217,7 +222,7 @@ def _open_run(
     for run in reversed(ledger.runs()):
         same = (run.base, run.base_sha, run.dataset, run.seed) == (base, base_sha, built.id, settings.seed)
         if resume and same and run.status in ("interrupted", "running") and not run.revoked:
-            return dataclasses.replace(run, status="running", options=options), True
+            return dataclasses.replace(run, status="running", options=run.options | options), True  # it began where it began
     now = dt.datetime.now(dt.UTC)
     run_id = f"{_stamp(now)}-lora-{settings.seed}"
     parent = registry.current(workspace)

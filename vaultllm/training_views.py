@@ -27,6 +27,35 @@ def dataset(result: Result) -> RenderableType:
     return Group(*parts)
 
 
+def sample(record: Result) -> str:
+    """What a model wrote while it learns."""
+    facts = [f"step {record['step']}", f"{record['done']:.0%}"]
+    facts += [] if record["loss"] is None else [f"loss {record['loss']:.2f}"]
+    facts += [] if record["tokens_per_s"] is None else [f"{record['tokens_per_s']:,.0f} tokens/s"]
+    return f"── {', '.join(facts)}\n{record['text']}\n"
+
+
+def micro(result: Result) -> RenderableType:
+    """What was trained, and what counting and copying cost beside it."""
+    others = result["yardsticks"]
+    rows = [("this model", result["val_bits_per_byte"]), ("n-gram model", others.get("ngram")), ("xz", others.get("xz"))]
+    rows = [(name, value) for name, value in rows if value is not None]
+    parts: list[RenderableType] = [
+        Text(f"micro model {result['base']}"),
+        Text(
+            f"{result['parameters'] / 1e6:.2f}M parameters, vocabulary {result['vocabulary']:,}, {result['text_bytes'] / 1e6:.2f} MB "
+            f"of text read {result['epochs']} times in {result['minutes']:.1f} minutes{', stopped' if result['stopped'] else ''}"
+        ),
+    ]
+    if not rows:
+        return Group(*parts, Text("no note is held out: nothing was measured"))
+    parts.append(table("held-out text", "bits per byte|", rows=[(name, f"{value:.3f}") for name, value in rows]))
+    if rows[0][0] == "this model" and rows[0][1] > min(value for _, value in rows):
+        best = min(rows, key=lambda row: row[1])[0]
+        parts.append(Text(f"The {best} foretells the held-out notes better: good for style and for playing, not for more.", style="dim"))
+    return Group(*parts)
+
+
 def train(result: Result) -> RenderableType:
     """What was learnt, what it costs now, and whether it answers."""
     if result["status"] == "nothing new":

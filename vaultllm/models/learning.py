@@ -179,6 +179,8 @@ def train(
             due = [one for one in due if one > done]
             show(done)
         stopped = watched.stop()
+        if stopped and done < plan.WORTH_KEEPING:
+            raise KeyboardInterrupt(f"stopped after {done:.0%} of the training; nothing is kept")
         if stopped:
             break
     if stopped or (budget.steps is None and factor > 0.1):

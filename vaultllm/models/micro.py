@@ -62,7 +62,8 @@ def pretrain(
     `progress` is called at least once a second. `val` is only measured, never trained on; the examples' weights
     are not looked at. The folder appears complete at the end (an older one of that name is replaced) or not at all.
     `written` is given what the model writes as it learns, at the shares `plan.SAMPLES` of the training and at its end; that changes
-    nothing in what it learns, but takes time. Once `stop` says so, training ends within a twentieth of the time, annealed, and is saved.
+    nothing in what it learns, but takes time. Once `stop` says so, training ends within a twentieth of the time, annealed, and is saved;
+    before `plan.WORTH_KEEPING` of it is done it raises KeyboardInterrupt instead.
     Returns what `micro.json` holds.
     Raises DataError when the examples hold too little text to train on.
     """
@@ -118,11 +119,12 @@ def _pretrain(
     tokenizer.save_pretrained(work)
     sequences = []
     used_bytes = 0
+    share = max(0.25, budget.elapsed() / budget.seconds + 0.1)  # however long it took to start
     for example in examples:
         sequences.append(encode_example(tokenizer, example)[0])
         used_bytes += sum(len(message.text.encode()) for message in example.messages)
         report("reading")
-        if not budget.within(0.25):
+        if not budget.within(share):
             break
     end = tokenizer.pad_token_id
     stream = torch.tensor(plan.pack(sequences, end))

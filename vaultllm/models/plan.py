@@ -26,7 +26,8 @@ POSITIONS = 2048
 """`max_position_embeddings`: what a prompt and its answer may fill."""
 STEP_TOKENS = 1024
 """Tokens per optimiser step."""
-TOKENS_PER_PARAMETER = 10.0
+TOKENS_PER_PARAMETER = 0.3
+"""Far from what is best per operation (about 10): in minutes on a CPU a larger model learns more from each token than it costs."""
 MAX_EPOCHS = 16.0
 """More passes over the same text make the model worse on other text; the run ends early instead."""
 MIN_STEPS = 60
@@ -35,11 +36,13 @@ MUON_LR, ADAM_LR = 0.02, 6e-3
 WEIGHT_DECAY = 1.0
 """Ten times the usual (docs/log.md: better than 0.1 at 2 and at 10 passes)."""
 FEW_EPOCHS = 3.0
-WEIGHT_DECAY_OFTEN, DROPOUT_OFTEN = 2.0, 0.1
+WEIGHT_DECAY_OFTEN, DROPOUT_OFTEN = 2.0, 0.15
 """For a text that is read more often than `FEW_EPOCHS` times."""
 SAMPLES = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8)
 """Shares of the training at which the model writes something, when somebody looks on; and at its end."""
 SAMPLE_TOKENS = 60
+WORTH_KEEPING = 0.2
+"""What is stopped before this share of its training is not kept."""
 WARMUP, DECAY = 0.02, 0.4
 """Shares of the budget in which the learning rate rises and falls."""
 
