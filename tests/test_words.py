@@ -93,6 +93,51 @@ def test_both_views_of_the_words_score_as_bm25_over_the_terms_themselves(index: 
     assert dict(index.grams(query, k1, b).best(99)) == pytest.approx(_plain_bm25(text.grams, passages, query, k1, b))
 
 
+def _parts(base: ledger.Ledger, scenes: dict[int, list[tuple[int, str]]]) -> None:
+    """Passages of several scenes, indexed."""
+    base.db.execute("PRAGMA foreign_keys = OFF")  # of the scenes only their numbers count here
+    rows = [(slot, scene, number, said) for scene, parts in scenes.items() for number, (slot, said) in enumerate(parts)]
+    base.db.executemany(
+        "INSERT INTO passages (slot, scene, ordinal, first, last, uid, role, text, context, sha) VALUES (?, ?, ?, 1, 1, '', '', ?, '', '')",
+        rows,
+    )
+    _fill(base.index, {slot: (said, "") for slot, _, _, said in rows})
+
+
+_SCENES = {
+    10: [(1, "Насос качает воду из бочки."), (2, "Таймер включает капельницу утром."), (3, "Соседи спят.")],
+    20: [(4, "Насос гудит и гудит, соседи сердятся.")],
+    30: [(5, "Бочка протекла."), (6, "Грядки сухие.")],
+}
+
+
+def test_a_passage_counts_with_the_scene_that_it_is_a_part_of(tmp_path: Path) -> None:
+    with ledger.Ledger(tmp_path / "l.db") as base:
+        _parts(base, _SCENES)
+        passages = {slot: (said, "") for parts in _SCENES.values() for slot, said in parts}
+        whole = {scene: (" ".join(said for _, said in parts), "") for scene, parts in _SCENES.items()}
+        of = {slot: scene for scene, parts in _SCENES.items() for slot, _ in parts}
+        for query in ("насос таймер", "бочка соседи", "сухие грядки"):
+            for cut, leg in ((text.stems, base.index.stems(query)), (text.grams, base.index.grams(query))):
+                alone, together = (_plain_bm25(cut, held, query, 1.2, 0.75) for held in (passages, whole))
+                right = {slot: (1 - words._WHOLE) * score + words._WHOLE * together[of[slot]] for slot, score in alone.items()}
+                assert dict(leg.best(99)) == pytest.approx(right)
+        # Passage 4 says more of it by itself than either of those that only together say it all; 3 says nothing of it.
+        assert [slot for slot, _ in base.index.stems("насос и таймер").best(9)] == [2, 1, 4]
+
+
+def test_a_part_that_was_written_anew_stays_with_its_scene(tmp_path: Path) -> None:
+    with ledger.Ledger(tmp_path / "l.db") as base:
+        _parts(base, _SCENES)
+        base.index.stems("насос")
+        _fill(base.index, {2: ("Таймер включает свет.", "")})  # its document is the last one now, far from those beside it
+        asked = dict(base.index.stems("насос таймер").best(9))
+        assert asked == pytest.approx(dict(Index(base.db).stems("насос таймер").best(9)))
+        assert min(asked[1], asked[2]) > asked[4]
+        base.index.remove([2])
+        assert dict(base.index.stems("насос таймер").best(9))[1] < asked[1]
+
+
 def test_a_day_is_found_in_words_and_a_tag_by_itself(index: Index) -> None:
     _fill(index, {1: ("Пошёл дождь.", "Погода\n2025-06-15\n#сад/грядки"), 2: ("Дождя нет.", "Погода\n2025-07-16\n#дом")})
     for query in ("15 июня", "June 15", "জুন", "воскресенье"):
@@ -342,7 +387,7 @@ def test_to_index_one_more_passage_no_other_one_is_read_again(tmp_path: Path) ->
         statements: list[str] = []
         base.db.set_trace_callback(statements.append)
         assert len(base.index.holders("вода")) == 59
-        rows = [one for one in statements if "slot, words, grams" in one]
+        rows = [one for one in statements if "FROM documents d" in one]
         assert [len(base.db.execute(one).fetchall()) for one in rows] == [2]
         assert not any("group_concat" in one for one in statements)
 

@@ -15,6 +15,12 @@ if TYPE_CHECKING:
     import numpy as np
 
 
+_NEW = (
+    "SELECT d.doc, d.slot, d.words, d.grams, coalesce(p.scene, -d.slot) FROM documents d LEFT JOIN passages p ON p.slot = d.slot"
+    " WHERE d.doc > ? ORDER BY d.doc"
+)
+
+
 class Leg(NamedTuple):
     """Passages and their scores, in no order."""
 
@@ -59,6 +65,8 @@ class Documents(NamedTuple):
     slots: np.ndarray  # (n,) int64
     words: np.ndarray  # (n,) float64: length in words
     grams: np.ndarray  # (n,) float64: length in 4-grams
+    scenes: np.ndarray  # (n,) int64: slots of their scenes; minus its own slot for one of none
+    wholes: np.ndarray  # (n,) int64: the scenes counted from 0, so that what stands in one can be summed
     places: np.ndarray  # document number -> row, or -1 for one that counts no more
 
     def rows(self, docs: np.ndarray) -> np.ndarray:
@@ -72,7 +80,7 @@ class Documents(NamedTuple):
         import numpy as np
 
         numbers, lengths = np.zeros(0, np.int64), np.zeros(0)
-        return Documents(numbers, numbers, lengths, lengths, numbers)
+        return Documents(numbers, numbers, lengths, lengths, numbers, numbers, numbers)
 
     def now(self, db: sqlite3.Connection) -> Documents:
         """As they are by now. Only what is new is read: a document never changes, it only goes."""
@@ -84,14 +92,15 @@ class Documents(NamedTuple):
         # Segments also name documents that came and went since: these have places too.
         if (top, count, highest + 1) == (last, len(self.docs), len(self.places)):
             return self
-        rows = db.execute("SELECT doc, slot, words, grams FROM documents WHERE doc > ? ORDER BY doc", (last,))
-        new = np.fromiter(itertools.chain.from_iterable(rows), np.int64).reshape(-1, 4)
+        rows = db.execute(_NEW, (last,))  # a passage never changes its scene
+        new = np.fromiter(itertools.chain.from_iterable(rows), np.int64).reshape(-1, 5)
         kept = ~np.isin(self.slots, new[:, 1])  # a slot that was written again
         if int(kept.sum()) + len(new) != count:  # some are gone
             (there,) = db.execute("SELECT group_concat(doc, ' ') FROM documents").fetchone()
             kept &= np.isin(self.docs, np.fromstring(there or "", np.int64, sep=" "))
-        columns = new[:, 0], new[:, 1], new[:, 2] / TEXT_WEIGHT, new[:, 3] / TEXT_WEIGHT
-        docs, slots, words, grams = (np.concatenate([old[kept], more]) for old, more in zip(self[:4], columns, strict=True))
+        columns = new[:, 0], new[:, 1], new[:, 2] / TEXT_WEIGHT, new[:, 3] / TEXT_WEIGHT, new[:, 4]
+        docs, slots, words, grams, scenes = (np.concatenate([old[kept], more]) for old, more in zip(self[:5], columns, strict=True))
         places = np.full(highest + 1, -1, np.int64)
         places[docs] = np.arange(len(docs))
-        return Documents(docs, slots, words, grams, places)
+        wholes = np.unique(scenes, return_inverse=True)[1]
+        return Documents(docs, slots, words, grams, scenes, wholes, places)
