@@ -160,7 +160,7 @@ class MemorySettings(_Section):
     """Weight of the vectors; chosen with `words`."""
     near: float = Field(0.7, ge=0.0)
     """Resonance: how much of what a turn or section says less than its best neighbour is lent to it; at 1 it would say as much."""
-    links: float = Field(0.05, ge=0.0)
+    links: float = Field(0.1, ge=0.0)
     """Resonance: what a hit lends to the scenes it is linked with."""
     tags: float = Field(0.2, ge=0.0)
     """Resonance: to passages that share a rare tag."""
