@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 import socket
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,19 @@ _numbers = itertools.count()
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "children: notes are read in child processes, as in the program")
+    config.addinivalue_line("markers", "drawn: the loss is drawn after each training, as in the program")
+
+
+_settled: set[str] = set()
+
+
+def pytest_runtest_setup() -> None:
+    """What large libraries hold for good is left out of collections: accelerate has all looked through after each training, for 0.3 s."""
+    large = {"chromadb", "matplotlib.figure", "peft", "torch", "transformers.trainer"} & sys.modules.keys()
+    if large - _settled:
+        _settled.update(large)
+        gc.collect()
+        gc.freeze()
 
 
 @pytest.fixture(scope="session")
@@ -61,6 +76,13 @@ def reads_here(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 def learns_later(monkeypatch: pytest.MonkeyPatch) -> None:
     """The memory is fitted and tries out nothing more, as in a large vault: of the example that takes ten seconds."""
     monkeypatch.setattr("vaultllm.memory.live.LEARN_AT_ONCE", 0)
+
+
+@pytest.fixture
+def undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No picture of the loss after a training, unless the test is marked `drawn`: it takes as long as a small training."""
+    if request.node.get_closest_marker("drawn") is None:
+        monkeypatch.setattr("vaultllm.train._plot", lambda *_: None)
 
 
 @pytest.fixture(scope="session")

@@ -40,7 +40,7 @@ def trimmed(pieces: list[Piece], lines: list[str]) -> list[Piece]:
 
 
 @given(st.lists(st.sampled_from(LINES), max_size=10))
-@settings(max_examples=1_500, deadline=None)
+@settings(max_examples=500, deadline=None)
 def test_the_quick_rules_agree_with_the_full_ones(parts: list[str]) -> None:
     lines = "\n".join(parts).split("\n")
     assert trimmed(blocks.split(lines)[0], lines) == trimmed(by_the_rules(lines), lines)

@@ -435,7 +435,7 @@ def replaced(value: Any, path: tuple[Any, ...], new: Any) -> Any:
     return [replaced(item, path[1:], new) if key == path[0] else item for key, item in enumerate(value)]
 
 
-@settings(max_examples=600)
+@settings(max_examples=300)
 @given(st.data())
 def test_json_of_any_shape_is_read_without_an_exception_and_every_account_is_right(data: st.DataObject) -> None:
     document = data.draw(st.sampled_from(documents()))

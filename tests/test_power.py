@@ -17,6 +17,8 @@ from tests.stored import write_rivers
 from vaultllm import config, dataset, loop, power, registry, steps, training, training_views
 from vaultllm.schema import Progress
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def supply(root: Path, name: str, **values: str) -> None:
     (root / name).mkdir(parents=True)

@@ -80,7 +80,7 @@ _LINE = st.one_of(
 )
 
 
-@settings(max_examples=600)
+@settings(max_examples=300)
 @given(st.lists(_LINE, min_size=1, max_size=6).map("\n".join))
 def test_the_recogniser_reads_what_the_parser_reads_or_leaves_it_to_it(block: str) -> None:
     plain = properties._plain(block)

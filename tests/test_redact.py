@@ -463,7 +463,7 @@ VALUE = st.sampled_from(re.split(r"[|\n]", VALUES))
 PLANTED = st.sampled_from([text for kind in KINDS for text, _ in BENCH.planted(kind, 6, seed=11)])
 
 
-@settings(max_examples=600)
+@settings(max_examples=300)
 @given(st.one_of(st.tuples(BEFORE, SPELLED, SIGN, VALUE).map("".join), PLANTED))
 @example("пин: -1234")
 @example("MY_KEY Xk29dkQ0pL3m\nx: y")

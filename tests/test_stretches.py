@@ -20,7 +20,7 @@ OPENINGS = re.compile(r"`+|~~~+|%%|<!--|\$\$")
 
 
 @given(st.lists(st.sampled_from(PARTS), max_size=25))
-@settings(max_examples=1_500, deadline=None)
+@settings(max_examples=500, deadline=None)
 def test_what_closes_on_its_line_is_found_as_the_slow_way_finds_it(parts: list[str]) -> None:
     text = "".join(parts)
     quick = stretches.stretches(text)

@@ -25,6 +25,7 @@ from vaultllm.models import hf, packed
 from vaultllm.power import Wait
 from vaultllm.schema import Example, Message, Progress
 
+pytestmark = pytest.mark.usefixtures("undrawn")
 ANSWERS = ("Дождь идёт над рекой.", "The pump starts when the soil is dry.", "নদীর জল বেড়েছে।")
 
 
@@ -61,6 +62,7 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {shape: models.build(root / shape, shape) for shape in models.SHAPES}
 
 
+@pytest.mark.drawn
 @pytest.mark.parametrize("shape", models.SHAPES)
 def test_an_adapter_learns_by_effect_and_plain_peft_loads_it(bases: dict[str, Path], tmp_path: Path, shape: models.Shape):
     from peft import PeftModel
@@ -109,6 +111,7 @@ def test_an_adapter_learns_by_effect_and_plain_peft_loads_it(bases: dict[str, Pa
     assert not any(name.endswith(("lm_head", "wte", "embed_tokens")) for name in adapted["target_modules"])
 
 
+@pytest.mark.drawn
 def test_training_says_nothing_and_writes_only_into_its_run(
     bases: dict[str, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
