@@ -220,3 +220,34 @@ def test_the_logits_of_an_example_in_a_batch_are_those_of_it_alone(shape: models
         assert (labels[row, :n] != -100).tolist() == piece.learn
         assert (labels[row, n:] == -100).all()
     assert not torch.allclose(together[0, : len(pieces[1].ids)], together[1, : len(pieces[1].ids)], atol=1e-2)  # rows do differ
+
+
+@pytest.mark.parametrize("most", [0, 40, 120])
+def test_out_of_memory_halves_what_is_measured_at_once_and_changes_nothing(loaded: hf.Loaded, monkeypatch: pytest.MonkeyPatch, most: int):
+    from vaultllm.errors import ModelError
+
+    def note(i: int) -> Example:
+        return Example(f"{i}", (f"{i}",), f"{i}.md", "prose", (Message("user", f"Вода поднялась {i}. " * (1 + i % 3), True),), "val")
+
+    notes = [note(i) for i in range(9)]
+    whole = evaluate.score(loaded.model, loaded.tokenizer, notes, max_tokens=64)
+    real, sizes = evaluate.token_losses, []
+
+    def small(model: Any, ids: Any, mask: Any, labels: Any) -> Any:
+        sizes.append(ids.numel())
+        if ids.numel() > most:
+            raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 7 bytes.")
+        return real(model, ids, mask, labels)
+
+    monkeypatch.setattr(evaluate, "token_losses", small)
+    if most == 0:
+        with pytest.raises(ModelError, match=r"train\.max_tokens"):
+            evaluate.score(loaded.model, loaded.tokenizer, notes, max_tokens=64)
+        return
+    seen: list[float] = []
+    again = evaluate.score(loaded.model, loaded.tokenizer, notes, max_tokens=64, progress=seen.append)
+    assert [one.example for one in again] == [one.example for one in whole]
+    assert [one.bits for one in again] == pytest.approx([one.bits for one in whole], rel=1e-5)
+    assert sum(size > most for size in sizes) <= 4  # what fits is remembered
+    assert seen == sorted(seen)
+    assert seen[-1] == 1.0

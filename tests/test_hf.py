@@ -307,3 +307,25 @@ def test_an_answer_that_ends_within_a_character_ends_before_it(loaded: hf.Loaded
 def test_the_probe_answers_and_remembers():
     assert hf.probe_bf16() is hf.probe_bf16()
     assert hf.device() in ("cpu", "cuda", "mps")
+
+
+def test_out_of_memory_makes_continuations_in_halves(loaded: hf.Loaded, monkeypatch: pytest.MonkeyPatch):
+    from vaultllm.models import batched
+
+    prompts = [[5 + i, 6, 7 + i] for i in range(5)]
+    whole = batched.continuations(loaded, prompts, 6)
+    real, sizes = loaded.model.generate, []
+
+    def small(input_ids: Any, **how: Any) -> Any:
+        sizes.append(len(input_ids))
+        if len(input_ids) > most:
+            raise RuntimeError("CUDA out of memory")
+        return real(input_ids=input_ids, **how)
+
+    most = 2
+    monkeypatch.setattr(loaded.model, "generate", small)
+    assert batched.continuations(loaded, prompts, 6) == whole
+    assert sorted(sizes) == [1, 2, 2, 3, 5]
+    most = 0
+    with pytest.raises(ModelError, match="memory is not enough"):
+        batched.continuations(loaded, prompts, 6)

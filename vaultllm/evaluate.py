@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vaultllm import tokenizer as bpe
-from vaultllm.errors import DataError
+from vaultllm.errors import DataError, ModelError
 from vaultllm.files import write_whole
-from vaultllm.models import losses, packed
+from vaultllm.models import hf, losses, packed
 from vaultllm.schema import Example, Message
 from vaultllm.text import encodable
 
@@ -214,7 +214,8 @@ def score(
     """What each example's learnt text costs the model, in the order of the examples.
 
     Long examples are read in overlapping windows (`windows`): nothing is dropped. `context` maps example ids to what
-    is read before them. `progress` gets the share that is done after each batch.
+    is read before them. `progress` gets the share that is done after each batch. Out of memory, batches are halved from there on;
+    raises ModelError when a single window does not fit.
     """
     import torch
 
@@ -229,12 +230,25 @@ def score(
     was_training = model.training
     model.eval()
     lengths = [len(piece.ids) for piece in pieces]
-    total, done = sum(lengths), 0
+    total, done, most = sum(lengths), 0, 0
+    waiting = batches(lengths, tokens=batch_tokens(model), rows=64)[::-1]
     try:
-        for batch in batches(lengths, tokens=batch_tokens(model), rows=64):
-            tensors = (tensor.to(where) for tensor in pad([pieces[i] for i in batch]))
-            with torch.inference_mode():
-                costs, rows = token_losses(model, *tensors)
+        while waiting:
+            batch = waiting.pop()
+            cells = len(batch) * max(lengths[i] for i in batch)
+            if len(batch) > 1 and 0 < most < cells:
+                waiting += [batch[len(batch) // 2 :], batch[: len(batch) // 2]]
+                continue
+            found_costs = _costs(model, [pieces[i] for i in batch], where)
+            if found_costs is None:
+                if len(batch) == 1:
+                    raise ModelError(
+                        f"the memory is not enough to read {cells} tokens; set train.max_tokens lower or choose a smaller base"
+                    )
+                most = cells // 2
+                waiting.append(batch)
+                continue
+            costs, rows = found_costs
             sums = torch.zeros(len(batch), dtype=torch.float64).index_add_(0, rows.cpu(), costs.double().cpu())
             for row, i in enumerate(batch):
                 bits[owners[i]] += float(sums[row]) / math.log(2)
@@ -244,6 +258,21 @@ def score(
         model.train(was_training)
     scored = set(owners)
     return [Score(example.id, example.path, bits[i], learnt_bytes(example) if i in scored else 0) for i, example in enumerate(examples)]
+
+
+def _costs(model: Any, pieces: Sequence[Window], where: Any) -> tuple[Any, Any] | None:
+    """`token_losses` of windows, for measuring; None when the memory was not enough."""
+    import torch
+
+    try:
+        with torch.inference_mode():
+            return token_losses(model, *(tensor.to(where) for tensor in pad(pieces)))
+    except (RuntimeError, MemoryError) as error:
+        if not hf.out_of_memory(error):
+            raise
+    if torch.cuda.is_available():  # not while the error is handled, which holds on to what filled the memory
+        torch.cuda.empty_cache()
+    return None
 
 
 def batch_tokens(model: Any) -> int:

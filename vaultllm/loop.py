@@ -302,7 +302,7 @@ def _trainer(model: Any, job: Job) -> Any:
             try:
                 return super().training_step(model, part, num_items_in_batch)
             except (RuntimeError, MemoryError) as error:
-                if not out_of_memory(error):
+                if not hf.out_of_memory(error):
                     raise
             # Only here, for while an exception is handled it holds on to what filled the memory.
             for weight, gradient in zip(learnt, before, strict=True):
@@ -445,14 +445,6 @@ def _trainer(model: Any, job: Job) -> Any:
             loop.remove_callback(callback)
     loop.add_callback(Watch())
     return loop
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether torch said so: CUDA has an error of its own for it, CPU and MPS only a message."""
-    import torch
-
-    said = str(error)
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in said or "out of memory" in said
 
 
 def _halves(part: dict[str, Any]) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from vaultllm.errors import ModelError
 from vaultllm.models import hf
 
 
@@ -16,7 +17,8 @@ def continuations(
     """At most `most` ids after each prompt, the end token included when there is one; greedy, or with `sample` as the model thinks likely.
 
     Prompts of different lengths are padded on the left and read as if they stood alone. A prompt is cut at its beginning
-    where it would leave no room. After `seconds` all of them end where they are, with one id at least.
+    where it would leave no room. After `seconds` all of them end where they are, with one id at least. Out of memory, they are made
+    in two halves; raises ModelError when one prompt alone does not fit.
     """
     import torch
     from transformers import GenerationConfig
@@ -42,8 +44,18 @@ def continuations(
         with torch.random.fork_rng(devices=[where] if where.type == "cuda" else []), torch.inference_mode():
             torch.manual_seed(seed)
             out = loaded.model.generate(input_ids=ids, attention_mask=mask, generation_config=how)[:, width:].tolist()
+    except (RuntimeError, MemoryError) as error:
+        if not hf.out_of_memory(error):
+            raise
+        out = None
     finally:
         inner.generation_config = theirs
+    if out is None:  # the error is over, and what it held on to is free
+        if len(kept) == 1:
+            raise ModelError(f"the memory is not enough to go on from {width} tokens; choose a smaller base", path=loaded.name)
+        half = len(kept) // 2
+        parts = (kept[:half], kept[half:])
+        return [row for part in parts for row in continuations(loaded, part, most, sample=sample, seed=seed, seconds=seconds)]
     return [_ended(row, set(ends)) for row in out]
 
 

@@ -256,6 +256,14 @@ def load(base: str, adapter: Path | None = None, dtype: Any = None, quantize: st
     return Loaded(model, tokenizer, name, folder, parameters, context, parameters >= CAPABLE and not micro)
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether torch said so: CUDA has an error of its own for it, CPU and MPS only a message."""
+    import torch
+
+    said = str(error)
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in said or "out of memory" in said
+
+
 def checkpoint_blocks(model: Any) -> None:
     """Run each block again in the backward pass instead of keeping what it computed (Chen et al. 2016, arXiv:1604.06174).
 
