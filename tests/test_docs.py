@@ -83,7 +83,7 @@ def test_settings_that_documents_name_exist() -> None:
             annotation = sections[section]
             assert isinstance(annotation, type)
             assert issubclass(annotation, BaseModel)
-            assert key in annotation.model_fields, f"{path.name}: {section}.{key}"
+            assert key in {field.alias or name for name, field in annotation.model_fields.items()}, f"{path.name}: {section}.{key}"
 
 
 def test_commands_and_options_that_documents_name_exist() -> None:
