@@ -260,7 +260,7 @@ def _trainable(found: Result) -> Iterator[RenderableType]:
             (
                 one["base"], {"bfloat16": "bf16", "float32": "fp32"}[one["dtype"]], one["sequence"],
                 "?" if one["tokens_per_s"] is None else f"{'~' if one['estimated'] else ''}{one['tokens_per_s']:,.0f}",
-                f"{one['memory_mb'] / 1024:.1f} GB", "fits" if one["fits"] else "does not fit", _hours(one["hours"]),
+                f"{one['memory_mb'] / 1024:.1f} GB", _fits(one), _hours(one["hours"]),
             )
             for one in found["bases"]
         ],
@@ -270,6 +270,13 @@ def _trainable(found: Result) -> Iterator[RenderableType]:
         return
     counted = "" if found["tokens_counted"] else " (estimated: no base is here whose tokenizer could count)"
     yield Text(f"one training: {found['epochs']:g} passes over {tokens:,} tokens{counted}, or train.minutes; ~ estimated", style="dim")
+
+
+def _fits(base: Result) -> str:
+    """Whether a base can be trained here, and what that takes."""
+    if not base["fits"]:
+        return "does not fit"
+    return "fits with gradient checkpointing" if base["checkpointing"] else "fits"
 
 
 def _hours(hours: float | None) -> str:
