@@ -227,6 +227,12 @@ def test_positions_that_do_not_begin_anew_are_found_out(bases: dict[str, Path], 
     assert not packed.proven(model, ids)
 
 
+def test_in_bf16_a_leak_of_the_size_of_rounding_is_found_out():
+    """Beside the logits alone it looks like rounding; that a neighbour changes bits says what it is."""
+    model = random_model("convolutions").bfloat16()
+    assert not packed.proven(model, [piece.ids for piece in windows()])
+
+
 def test_one_sequence_or_none_is_not_tried(bases: dict[str, Path]):
     model = hf.load(str(bases["llama"])).model
     assert not packed.proven(model, [])
