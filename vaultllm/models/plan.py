@@ -71,7 +71,7 @@ class Shape(NamedTuple):
 
 SHAPES = (
     Shape(128, 4, 2, 344),
-    Shape(160, 4, 5, 424),
+    Shape(160, 4, 2, 424),
     Shape(192, 5, 3, 512),
     Shape(256, 6, 4, 688),
     Shape(320, 7, 5, 856),
