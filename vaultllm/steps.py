@@ -65,6 +65,8 @@ class Job:
     @functools.cached_property
     def judge(self) -> Judge | None:
         """Who reorders what was found, as `memory.rerank` says; kept, for it may hold a model."""
+        if not self.workspace.settings.memory.rerank:
+            return None
         from vaultllm import registry
 
         return registry.judge(self.workspace, self.ledger)
@@ -72,6 +74,8 @@ class Job:
     @functools.cached_property
     def rephraser(self) -> Rephraser | None:
         """Who writes what else to look for, as `memory.rewrite` says; kept, for it remembers what it wrote."""
+        if not self.workspace.settings.memory.rewrite:
+            return None
         from vaultllm import answer
 
         return answer.rephraser(self.workspace, self.ledger)

@@ -279,7 +279,7 @@ def unpack(stored: Sequence[bytes], precision: Precision = "float32") -> np.ndar
         raise ValueError("vectors of different lengths")
     joined = b"".join(stored)
     if precision == "float32":
-        return np.frombuffer(joined, dtype="<f4").reshape(len(stored), -1).astype(np.float32)
+        return np.frombuffer(joined, dtype="<f4").reshape(len(stored), -1).astype(np.float32, copy=False)
     rows = np.frombuffer(joined, dtype=np.int8).reshape(len(stored), -1)
     scales = np.ascontiguousarray(rows[:, :4]).view("<f4")
     return np.asarray(rows[:, 4:] * scales, dtype=np.float32)
