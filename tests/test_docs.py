@@ -78,7 +78,7 @@ def test_every_chat_reader_has_its_row_in_the_order_in_which_they_are_asked() ->
 def test_settings_that_documents_name_exist() -> None:
     sections = {name: field.annotation for name, field in Settings.model_fields.items()}
     for path in DOCS:
-        named = re.findall(rf"`({'|'.join(sections)})\.(?!(?:log|lock|pid|py|json|jsonl|yaml)`)([a-z_]+)`", path.read_text(encoding="utf-8"))
+        named = re.findall(rf"`({'|'.join(sections)})\.(?!(?:log|lock|pid|py|jsonl?|yaml)`)([a-z_]+)`", path.read_text(encoding="utf-8"))
         for section, key in named:
             annotation = sections[section]
             assert isinstance(annotation, type)
