@@ -191,18 +191,32 @@ def padded(batch: Sequence[Window]) -> dict[str, Any]:
     return dict(zip(("input_ids", "attention_mask", "labels"), evaluate.pad(batch), strict=True))
 
 
+QUIET: dict[str, Any] = {
+    "num_train_epochs": 1, "save_strategy": "no", "report_to": "none", "disable_tqdm": True, "use_cpu": True,
+    "log_level": "error", "logging_strategy": "no", "learning_rate": 2e-4,
+}  # fmt: skip
+"""What both Trainers are told: one pass, nothing saved or reported; all else as it comes."""
+
+
+def rows_of(pieces: list[Window]) -> list[dict[str, list[int]]]:
+    """The records as both Trainers take them."""
+    return [{"input_ids": piece.ids, "labels": labels(piece)} for piece in pieces]
+
+
+def padding_words(base: str) -> Any:
+    """The tokenizer, which pads with its last token."""
+    words = hf.load_tokenizer(base)
+    words.pad_token = words.eos_token
+    return words
+
+
 def trainer(base: str, records: int, run_folder: str, *, packed: bool) -> Watch:
     """transformers' Trainer with its defaults."""
     from transformers import DataCollatorForSeq2Seq, DataCollatorWithFlattening, Trainer, TrainingArguments
 
     model, pieces = loaded(base, records)
-    rows = [{"input_ids": piece.ids, "labels": labels(piece)} for piece in pieces]
-    words = hf.load_tokenizer(base)
-    words.pad_token = words.eos_token
-    arguments = TrainingArguments(
-        run_folder, num_train_epochs=1, save_strategy="no", report_to="none", disable_tqdm=True, use_cpu=True,
-        log_level="error", logging_strategy="no", learning_rate=2e-4,
-    )  # fmt: skip
+    rows, words = rows_of(pieces), padding_words(base)
+    arguments = TrainingArguments(run_folder, **QUIET)
     collator = DataCollatorWithFlattening() if packed else DataCollatorForSeq2Seq(words)
     with Watch() as watch:
         Trainer(model=model, args=arguments, train_dataset=rows, data_collator=collator).train()
@@ -215,13 +229,8 @@ def sft(base: str, records: int, run_folder: str) -> Watch:
     from trl import SFTConfig, SFTTrainer
 
     model, pieces = loaded(base, records)
-    rows = Rows.from_list([{"input_ids": piece.ids, "labels": labels(piece)} for piece in pieces])
-    words = hf.load_tokenizer(base)
-    words.pad_token = words.eos_token
-    arguments = SFTConfig(
-        run_folder, num_train_epochs=1, save_strategy="no", report_to="none", disable_tqdm=True, use_cpu=True,
-        log_level="error", logging_strategy="no", learning_rate=2e-4,
-    )  # fmt: skip
+    rows, words = Rows.from_list(rows_of(pieces)), padding_words(base)
+    arguments = SFTConfig(run_folder, **QUIET)
     made = SFTTrainer(model=model, args=arguments, train_dataset=rows, processing_class=words)
     with Watch() as watch:
         made.train()

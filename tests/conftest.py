@@ -85,6 +85,14 @@ def undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setattr("vaultllm.train._plot", lambda *_: None)
 
 
+@pytest.fixture(scope="module")
+def one_thread() -> None:
+    """Tiny matrices gain nothing from torch's threads, and lose much on a busy machine."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real samples beside the project; tests that want it are skipped where it is absent."""

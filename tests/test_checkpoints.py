@@ -21,12 +21,7 @@ from vaultllm.config import TrainSettings
 from vaultllm.errors import ModelError
 from vaultllm.schema import Progress
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> None:
-    import torch
-
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Continued:

@@ -14,12 +14,7 @@ from vaultllm.config import TrainSettings
 from vaultllm.evaluate import Window
 from vaultllm.models import hf, losses, packed
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> None:
-    import torch
-
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

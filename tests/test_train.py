@@ -25,7 +25,7 @@ from vaultllm.models import hf, packed
 from vaultllm.power import Wait
 from vaultllm.schema import Example, Message, Progress
 
-pytestmark = pytest.mark.usefixtures("undrawn")
+pytestmark = pytest.mark.usefixtures("undrawn", "one_thread")
 ANSWERS = ("Дождь идёт над рекой.", "The pump starts when the soil is dry.", "নদীর জল বেড়েছে।")
 
 
@@ -47,13 +47,6 @@ def settings(**changes: Any) -> TrainSettings:
 
 def silent(progress: Progress) -> None:
     """Nobody looks."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> None:
-    import torch
-
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")

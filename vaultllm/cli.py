@@ -26,7 +26,7 @@ import typer
 from rich.text import Text
 from typer.core import TyperGroup
 
-from vaultllm import __version__, config, processes, steps, training_views, views
+from vaultllm import __version__, config, processes, signals, steps, training_views, views
 from vaultllm.database import explained
 from vaultllm.errors import UsageError, VaultError, VaultllmError
 from vaultllm.terminal import GLOBALS, ReaderLeft, console, emit, opened, progress_shown
@@ -176,6 +176,11 @@ def search(
                 sys.stdout.flush()
 
 
+def _can_ask() -> bool:
+    """Whether somebody sits there who can answer a question."""
+    return not GLOBALS.json and sys.stdin.isatty() and sys.stdout.isatty()
+
+
 @app.command()
 def forget(
     what: Annotated[str, typer.Argument(help="A note's path, a scene's id, a message's UID, or a conversation's id.")],
@@ -186,7 +191,7 @@ def forget(
 ) -> None:
     """Take it out of everything that was derived from it, and search every file to prove it; the vault stays as it is."""
     asks = not (yes or dry_run or undo)
-    if asks and (GLOBALS.json or not (sys.stdin.isatty() and sys.stdout.isatty())):
+    if asks and not _can_ask():
         raise UsageError("what is forgotten comes back only by reading it again; say --yes, or look first with --dry-run")
     if asks:
         with opened() as job:
@@ -231,12 +236,8 @@ def _gently() -> Iterator[Callable[[], bool]]:
             raise KeyboardInterrupt
         asked = True
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with signals.taken(note):
         yield lambda: asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 _command(steps.retrain, training_views.train)
@@ -490,7 +491,7 @@ def schedule_install(kind: _Kind = "auto", at: _At = "03:30", watch: _Watch = Tr
 
     plan = _planned(kind, at, watch)
     if not yes:
-        if GLOBALS.json or not (sys.stdin.isatty() and sys.stdout.isatty()):
+        if not _can_ask():
             raise UsageError("nobody can be asked here; look first with `vaultllm schedule print`, then say --yes")
         print(schedule.shown(plan))
         typer.confirm("Write and start this?", abort=True)

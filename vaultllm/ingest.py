@@ -72,7 +72,8 @@ def ingest(
     `only`: the notes (vault-relative, spelt as on disk) outside which nothing has changed; all are looked at nevertheless
     where they alone cannot tell. Raises VaultError (E-VANISHED) when many notes are gone and `confirm` is not set.
     """
-    if only is not None and not _can_be_alone(ledger, only):
+    alone = None if only is None else _alone(ledger, only)
+    if alone is None:
         only = None
     root = imports.root_of(workspace.state)
     unwanted = forgotten.load(workspace.state)
@@ -86,7 +87,7 @@ def ingest(
         _refuse_vanished(notes, sum(not imports.is_stored(path) for path in known), workspace.vault)
         _refuse_vanished(talks, sum(imports.is_stored(path) for path in known), root)
     files = scan.files + stored.files
-    about = functools.cache(lambda: _statistics(workspace, ledger, files, unwanted) if only is None else _fitted(ledger, 0))
+    about = functools.cache(lambda: alone or _statistics(workspace, ledger, files, unwanted))
     # First the notes, which imported talks mend; then these, which make scenes only of what no note holds.
     stale = imports.stale_notes(root, ledger.talks(imports.MENDED), _digests(root, stored.files, known)) if only is None else {}
     held = set() if only is None else ledger.talks_in(only)
@@ -117,13 +118,13 @@ def behind(workspace: Workspace, ledger: Ledger) -> dict[str, int]:
     return {"new": len(scan.files) - len(there), "changed": changed, "gone": len(_gone(known, scan))}
 
 
-def _can_be_alone(ledger: Ledger, only: Collection[str]) -> bool:
-    """Whether these files can be looked at alone: few, names that a ledger can hold, and no count over all notes is due."""
+def _alone(ledger: Ledger, only: Collection[str]) -> Statistics | None:
+    """The statistics for these files when they can be looked at alone: few, names that a ledger can hold, and no count over all is due."""
     try:
         "".join(only).encode()
     except UnicodeEncodeError:
-        return False
-    return len(only) <= MANY_GONE and _fitted(ledger, ledger.count("notes") + len(only)) is not None
+        return None
+    return _fitted(ledger, ledger.count("notes") + len(only)) if len(only) <= MANY_GONE else None
 
 
 def _refuse_vanished(gone: Sequence[str], known: int, where: Path) -> None:

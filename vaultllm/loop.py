@@ -11,15 +11,13 @@ import contextlib
 import json
 import math
 import shutil
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vaultllm import checkpoints, evaluate, processes, replay
+from vaultllm import checkpoints, evaluate, processes, replay, signals
 from vaultllm.errors import ModelError
 from vaultllm.evaluate import Window
 from vaultllm.models import hf, packed
@@ -222,9 +220,6 @@ def run(model: Any, job: Job, checkpoint: Path | None) -> int:
 @contextlib.contextmanager
 def _signals(job: Job) -> Iterator[None]:
     """The first Ctrl-C or SIGTERM ends the step and writes a checkpoint; a second one, or when nothing would be lost, stops at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
 
     def stop(number: int, frame: Any) -> None:
         # Of several processes none may leave alone; and a launcher passes on each signal that it gets.
@@ -232,12 +227,8 @@ def _signals(job: Job) -> Iterator[None]:
             raise KeyboardInterrupt
         job.interrupted = True
 
-    old = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with signals.taken(stop):
         yield
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
 
 
 def _trainer(model: Any, job: Job) -> Any:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import signal
 import threading
 import time
 import warnings
@@ -24,7 +23,7 @@ from typing import Any
 from watchdog import events
 from watchdog.observers import Observer
 
-from vaultllm import remember, steps, workers
+from vaultllm import remember, signals, steps, workers
 from vaultllm import vault as vaults
 from vaultllm.errors import LockedError, VaultllmError
 from vaultllm.follower import Follower, give_back
@@ -226,20 +225,13 @@ class Eyes:
 @contextlib.contextmanager
 def _heard(stop: threading.Event) -> Iterator[None]:
     """Ctrl-C and SIGTERM set `stop` too: the exception alone may be raised, and lost, within a library's callback."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
 
     def told(*_: object) -> None:
         stop.set()
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, told) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with signals.taken(told):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def run(job: steps.Job, *, log: Log, stop: threading.Event | None = None) -> None:
