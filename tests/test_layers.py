@@ -144,7 +144,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "pipeline",
         "schedule",
     ),
-    ("follower", "watch", "demo", "bench", "views", "training_views", "terminal", "cli", "__main__"),
+    ("follower", "watch", "demo", "bench", "selftest", "views", "training_views", "terminal", "cli", "__main__"),
 )
 
 
