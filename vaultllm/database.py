@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from vaultllm import locks
 from vaultllm.errors import LockedError, VaultError, VaultllmError
 
 APPLICATION_ID = 0x76_6C_6C_6D  # "vllm" in the file's header: says whose database this is
@@ -248,7 +249,8 @@ def explained(error: sqlite3.Error | OSError, path: Path | None = None) -> Vault
     where = None if path is None else str(path)
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_IOERR) & 0xFF
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return LockedError("another vaultllm writes to the ledger; try again when it is done", path=where)
+        who = "" if path is None else locks.at_work(path.parent)
+        return LockedError(f"another vaultllm writes to the ledger{who and f' (at work: {who})'}; try again when it is done", path=where)
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         advice = "move it away and run: vaultllm ingest (it is rebuilt from the vault)"
         return VaultError(f"the ledger is damaged ({error}); {advice}", path=where)

@@ -15,8 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
-
+from vaultllm import locks
 from vaultllm.config import MemorySettings
 from vaultllm.errors import LockedError, VaultError, VaultllmError
 from vaultllm.ledger import Ledger
@@ -94,7 +93,7 @@ def refresh(
     can_wait = background and not settings.chroma and not done["refitted"] and waiting < passages // _LATE
     if not where.whole() or (not can_wait and (done["refitted"] or done["embedded"] or waiting)):
         try:
-            with only(folder, 0.0 if background else 60.0):
+            with only(folder, 0.0 if background else 60.0, waiting=progress):
                 done |= _told(ledger, where, about["fingerprint"], progress)
         except LockedError:
             if not background:
@@ -167,7 +166,7 @@ def _follow(ledger: Ledger, folder: Path, settings: MemorySettings, progress: Re
 
     where = _place(ledger, folder, settings)
     done: dict[str, Any] = {}
-    with only(folder):
+    with only(folder, waiting=progress):
         ledger.tell_all()  # until Chroma has heard of all, all of it waits
         try:
             number, upserted = _rebuild(ledger, where, after["fingerprint"], progress, switch)
@@ -225,7 +224,7 @@ def rebuild(
     refresh(ledger, folder, settings, progress, base=base, background=background)  # an embedder and all vectors first
     about = fitted(ledger)
     if about is not None:
-        with only(folder):
+        with only(folder, waiting=progress):
             try:
                 _rebuild(ledger, _place(ledger, folder, settings), about["fingerprint"], progress)
             except server.MemoryAway as error:
@@ -303,18 +302,11 @@ def _vectors(ledger: Ledger, chosen: Embedder, part: Sequence[tuple[int, str, st
 
 
 @contextmanager
-def only(folder: Path, wait: float = 60.0, name: str = "lock") -> Iterator[None]:
-    """Be the only one that writes to Chroma (or does what another lock is for), within `wait` seconds. Raises LockedError."""
+def only(folder: Path, wait: float = 60.0, name: str = "lock", waiting: Report = silent) -> Iterator[None]:
+    """Be the only one that writes to Chroma (or does what another lock is for), within `wait` seconds; see `locks.take`."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    lock = FileLock(folder / name, mode=0o600)
-    try:
-        lock.acquire(timeout=wait, poll_interval=0.05)
-    except Timeout:
-        raise LockedError("another vaultllm has the memory open; try again when it is done", path=str(folder / name)) from None
-    try:
+    with locks.held(folder / name, wait, "has the memory open", waiting):
         yield
-    finally:
-        lock.release()
 
 
 def store(ledger: Ledger, folder: Path, settings: MemorySettings) -> Store:

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 
-from vaultllm.errors import LockedError
+from vaultllm import locks
+from vaultllm.errors import VaultError, VaultllmError
 from vaultllm.files import write_whole
 from vaultllm.memory.vectors import HNSW, about, guarded, near, refuse_foreign
 from vaultllm.memory.vectors import Memory as Memory
@@ -139,15 +139,12 @@ class ChromaMemory(Memory):
         return "" if said == "ok" else f"Chroma's SQLite file is damaged: {said}"
 
 
-def _hold(folder: Path, wait: float) -> tuple[FileLock, int]:
+def _hold(folder: Path, wait: float) -> tuple[locks.Lock, int]:
     """The lock of the live generation, taken, and its number: one process at a time has its files open."""
     while number := current(folder):
-        lock = FileLock(folder / f"gen-{number}" / "lock", mode=0o600, thread_local=False)
         try:
-            lock.acquire(timeout=wait, poll_interval=0.01)
-        except Timeout:
-            raise LockedError("another vaultllm has the memory open; try again when it is done", path=str(folder)) from None
-        except OSError as error:
+            lock = locks.take(folder / f"gen-{number}" / "lock", wait, "has the memory open", poll=0.01)
+        except VaultError as error:
             if current(folder) == number:
                 raise MemoryBroken(f"the memory cannot be locked: {error}") from error
             continue  # it was swept away that very moment
@@ -232,10 +229,8 @@ def sweep(folder: Path, wait: float = 5.0) -> None:
     live = current(folder)
     for path in _generations(folder):
         if path.name != f"gen-{live}":
-            with suppress(OSError):  # Timeout is one
-                lock = FileLock(path / "lock", mode=0o600)
-                lock.acquire(timeout=wait, poll_interval=0.01)
-                lock.release()
+            with suppress(VaultllmError):
+                locks.take(path / "lock", wait, poll=0.01).release()
                 shutil.rmtree(path, ignore_errors=True)
 
 

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 
-from vaultllm.errors import LockedError
+from vaultllm import locks
+from vaultllm.errors import VaultError
 from vaultllm.files import write_whole
 from vaultllm.memory import chroma
 from vaultllm.memory.vectors import HNSW, Memory, MemoryBroken, Records, Store, about, guarded, near, refuse_foreign, upsert
@@ -208,13 +208,10 @@ class Server:
     @contextmanager
     def _only(self, wait: float = 60.0) -> Iterator[None]:
         """Be the only session that writes. Raises LockedError."""
-        lock = FileLock(self.folder / "server.lock", mode=0o600, thread_local=False)
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            lock.acquire(timeout=wait, poll_interval=0.01)
-        except Timeout:
-            raise LockedError("another vaultllm writes to the memory; try again when it is done", path=str(self.folder)) from None
-        except OSError as error:
+            lock = locks.take(self.folder / "server.lock", wait, "writes to the memory", poll=0.01)
+        except (OSError, VaultError) as error:
             raise MemoryBroken(f"the memory cannot be locked: {error}") from error
         try:
             yield
