@@ -1,20 +1,25 @@
 """The state as it is the same after every way that leads to it: killed and gone on, note by note or all at once, or from nothing.
 
-Row numbers, times and vectors (they depend on when the embedder was made) are left out; texts are there as fingerprints.
-Two states of one vault are equal when these are. Knows the ledger's tables, and changes none.
+Left out are row numbers, times, vectors (they depend on when the embedder was made) and the scenes' keywords and anchors (on when
+the vault's words were counted: at its start, and each time it has doubled). Texts are there as fingerprints. Two states of one vault
+are equal when these are. Knows the ledger's tables, and changes none.
 """
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import hashlib
-from pathlib import Path
+import json
 from typing import Any
 
-from vaultllm import remember
+from vaultllm import ingest, remember
 from vaultllm.config import Workspace
 from vaultllm.ledger import Ledger
+from vaultllm.scene_yaml import to_yaml
 from vaultllm.text import sha
 
+_COUNTED: dict[str, Any] = {"field": (), "anchor": ""}  # of a scene: what depends on when the vault's words were counted
 _PASSAGES = "passages p JOIN scenes s ON s.slot = p.scene JOIN notes n ON n.id = s.note"
 
 
@@ -30,7 +35,7 @@ def dump(workspace: Workspace, ledger: Ledger) -> dict[str, Any]:
     return {
         "notes": rows("SELECT path, sha256, reader, parser, turns, turns_left FROM notes ORDER BY path"),
         "scenes": [
-            [*facts, sha(record)]
+            [*facts, sha(_said(record))]
             for *facts, record in ledger.db.execute(
                 "SELECT n.path, s.ordinal, s.id, s.sha, s.kind, s.language, s.trust, s.train, s.reason, s.at, s.record"
                 " FROM scenes s JOIN notes n ON n.id = s.note ORDER BY n.path, s.ordinal"
@@ -45,7 +50,7 @@ def dump(workspace: Workspace, ledger: Ledger) -> dict[str, Any]:
         ),
         "problems": rows("SELECT path, code, line, count FROM problems ORDER BY path, line, code"),
         "talks": rows("SELECT path, conversation, joined, uids FROM talks ORDER BY path, conversation, uids"),
-        "files": _files(workspace.scenes),
+        "files": _files(workspace, ledger),
         "without_words": rows(f"{without} (SELECT 1 FROM documents d WHERE d.slot = p.slot) ORDER BY 1, 2, 3"),
         "without_vector": rows(
             f"{without} (SELECT 1 FROM vectors v WHERE v.embedder = ? AND v.passage = p.slot) ORDER BY 1, 2, 3", embedder
@@ -58,7 +63,21 @@ def dump(workspace: Workspace, ledger: Ledger) -> dict[str, Any]:
     }
 
 
-def _files(folder: Path) -> dict[str, str]:
-    """Path -> fingerprint of every scene file."""
-    found = (path for path in sorted(folder.rglob("*.yaml")) if path.is_file())
-    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in found}
+def _said(record: str) -> str:
+    """A scene's record without what is counted; as it stands where it is damaged."""
+    try:
+        return json.dumps(json.loads(record) | _COUNTED, ensure_ascii=False)
+    except (ValueError, TypeError):
+        return record
+
+
+def _files(workspace: Workspace, ledger: Ledger) -> dict[str, str]:
+    """Path -> fingerprint of every scene file: of what it says but for what is counted, where it is what the ledger says."""
+    found = {path: hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in workspace.scenes.rglob("*.yaml") if path.is_file()}
+    for note in ledger.notes_with_scenes():
+        path = ingest.scene_file(workspace, note)
+        with contextlib.suppress(ValueError, TypeError, KeyError):  # a damaged record: then no file says what it does
+            scenes = list(ledger.scenes(note))
+            if found.get(path) == hashlib.sha256(to_yaml(note, scenes).encode("utf-8", "surrogatepass")).hexdigest()[:16]:
+                found[path] = sha(to_yaml(note, [dataclasses.replace(scene, **_COUNTED) for scene in scenes]))
+    return {path.relative_to(workspace.scenes).as_posix(): found[path] for path in sorted(found)}
