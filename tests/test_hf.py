@@ -329,3 +329,14 @@ def test_out_of_memory_makes_continuations_in_halves(loaded: hf.Loaded, monkeypa
     most = 0
     with pytest.raises(ModelError, match="memory is not enough"):
         batched.continuations(loaded, prompts, 6)
+
+
+def test_top_p_draws_among_the_likeliest_alone_and_the_tokens_are_counted(loaded: hf.Loaded) -> None:
+    made: list[int] = []
+    greedy = "".join(hf.generate(loaded, prompt(loaded), max_new_tokens=12, made=made))
+    assert 0 < len(made) <= 12
+    assert bpe.encode_text(loaded.tokenizer, greedy)
+    for seed in range(3):  # so small a share holds the first token alone
+        assert "".join(hf.generate(loaded, prompt(loaded), max_new_tokens=12, temperature=1.0, top_p=1e-6, seed=seed)) == greedy
+    free = {"".join(hf.generate(loaded, prompt(loaded), max_new_tokens=12, temperature=1.0, seed=seed)) for seed in range(3)}
+    assert len(free) > 1

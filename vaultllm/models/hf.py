@@ -363,15 +363,19 @@ def generate(
     *,
     max_new_tokens: int,
     temperature: float = 0.0,
+    top_p: float = 1.0,
     seed: int = 0,
     stop: Sequence[str] = (),
     repetition: float = 1.0,
     cancel: threading.Event | None = None,
+    made: list[int] | None = None,
 ) -> Iterator[str]:
     """The continuation of `ids`, piece by piece as it is made; ends at an end token, at a `stop` string or when full.
 
-    Temperature 0 is greedy. `repetition` above 1 makes tokens of this answer less likely again (Keskar et al. 2019,
-    arXiv:1909.05858). No piece holds half a character. Raises ModelError when the prompt leaves no room.
+    Temperature 0 is greedy; else a token is drawn among the likeliest that together have `top_p` of the chance (Holtzman et al.
+    2020, arXiv:1904.09751). `repetition` above 1 makes tokens of this answer less likely again (Keskar et al. 2019,
+    arXiv:1909.05858). `made` is filled with the answer's tokens. No piece holds half a character. Raises ModelError when the
+    prompt leaves no room.
     """
     import torch
 
@@ -382,7 +386,7 @@ def generate(
     last_only = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(inner.forward).parameters else {}
     where = next(model.parameters()).device
     random = torch.Generator().manual_seed(seed)
-    made: list[int] = []
+    made = [] if made is None else made
     pieces = _Pieces(loaded.tokenizer, stop)
     feed = torch.tensor([list(ids)], device=where)
     past = None
@@ -397,7 +401,7 @@ def generate(
             seen = torch.tensor(sorted(set(made)))
             logits[seen] = torch.where(logits[seen] > 0, logits[seen] / repetition, logits[seen] * repetition)
         if temperature > 0:
-            token = int(torch.multinomial(torch.softmax(logits / temperature, -1), 1, generator=random))
+            token = int(torch.multinomial(_nucleus(torch.softmax(logits / temperature, -1), top_p), 1, generator=random))
         else:
             token = int(logits.argmax())
         if token in ends:
@@ -412,6 +416,15 @@ def generate(
     rest = pieces.rest()
     if rest:
         yield rest
+
+
+def _nucleus(chances: Any, top_p: float) -> Any:
+    """The chances of the fewest tokens that have `top_p` of it together, 0 for the others; they need not sum to 1."""
+    if top_p >= 1.0:
+        return chances
+    best, order = chances.sort(descending=True)
+    best[best.cumsum(-1) - best >= top_p] = 0.0  # the first always stays
+    return chances.new_zeros(chances.shape).scatter(-1, order, best)
 
 
 class _Pieces:
