@@ -1,0 +1,139 @@
+"""A vault of ours with a real `vaultllm watch` beside it, commands that are called meanwhile, and whether it ends as a clean rebuild does.
+
+Knows nothing about what happens to the vault.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vaultllm import config, steps
+
+PROGRAM: tuple[str, ...] = (sys.executable, "-m", "vaultllm")
+_CONFIG = 'vault_id = "selftest"\n[watch]\nsettle = {settle}\nreconcile = {reconcile}\n[train]\nonly_on_ac = false\nmin_new = 1\n'
+_PATIENCE = 240.0  # seconds in which the daemon must have caught up
+
+
+class Watched:
+    """The vault `vault`, its state `state` and what went wrong with them (`failures`), all below one folder."""
+
+    def __init__(
+        self, work: Path, program: Sequence[str], *, settle: float, reconcile: float, environment: Mapping[str, str] | None = None
+    ) -> None:
+        """Make the vault. `program`: what is started as the daemon; `environment`: what its processes have besides ours."""
+        self.vault, self.state, self.program = work / "vault", work / "state", tuple(program)
+        (self.vault / ".vaultllm").mkdir(parents=True)
+        self.settings = self.vault / config.CONFIG
+        self.settings.write_text(_CONFIG.format(settle=settle, reconcile=reconcile), encoding="utf-8")
+        self.log = work / "watch.log"
+        self.failures: list[str] = []
+        self.commands = 0
+        self._environment = environment or {}
+
+    def environment(self) -> dict[str, str]:
+        """Of the processes: they find this vaultllm, nobody's settings, and no hub."""
+        own = {name: value for name, value in os.environ.items() if not name.startswith("VAULTLLM_")}
+        source = str(Path(steps.__file__).resolve().parents[1])
+        path = [self._environment.get("PYTHONPATH", ""), source, os.environ.get("PYTHONPATH", "")]
+        fixed = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, path))}
+        return own | dict(self._environment) | fixed
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[subprocess.Popen[bytes]]:
+        """The daemon, from its first ingest on; killed at the end if it still lives."""
+        with self.log.open("ab") as said, (self.log.with_suffix(".err")).open("ab") as wrong:
+            line = [*self.program, "--vault", str(self.vault), "--state", str(self.state), "--json", "watch"]
+            daemon = subprocess.Popen(line, stdout=said, stderr=wrong, env=self.environment(), start_new_session=True)
+            try:
+                end = time.monotonic() + _PATIENCE
+                while b'"ingested"' not in self.log.read_bytes() and time.monotonic() < end and daemon.poll() is None:
+                    time.sleep(0.2)
+                yield daemon
+            finally:
+                if daemon.poll() is None:
+                    os.killpg(daemon.pid, signal.SIGCONT)
+                    os.killpg(daemon.pid, signal.SIGKILL)
+                daemon.wait()
+
+    def command(self, *words: str, fine: Sequence[int] = (0,), seconds: float = 600.0) -> dict[str, Any]:
+        """One command beside the daemon, and what it printed; where it waits for another process in vain (75) it is called again."""
+        line = [sys.executable, "-m", "vaultllm", "--vault", str(self.vault), "--state", str(self.state), "--json", *words]
+        for _ in range(5):
+            self.commands += 1
+            try:
+                done = subprocess.run(line, capture_output=True, env=self.environment(), timeout=seconds, check=False)
+            except subprocess.TimeoutExpired:
+                self.failures.append(f"{words[0]} did not end in {seconds:g} s")
+                return {}
+            if done.returncode != 75:
+                break
+        if done.returncode not in fine:
+            self.failures.append(f"{words[0]} ended with {done.returncode}: {done.stderr.decode(errors='replace').strip()[-300:]}")
+        with contextlib.suppress(ValueError):
+            found = json.loads(done.stdout)
+            return found if isinstance(found, dict) else {}
+        return {}
+
+    def ended_alike(self, work: Path, patience: float = _PATIENCE) -> str:
+        """ "" when the daemon's state becomes that of a clean rebuild in so many seconds; else what differs. Raises VaultllmError."""
+        workspace = config.open_workspace(str(self.vault), str(self.state))
+        clean = config.open_workspace(str(self.vault), str(work / "rebuilt"))
+        clean.state.mkdir(mode=0o700, exist_ok=True)
+        known = self.state / "forgotten.json"
+        if known.exists():
+            (clean.state / known.name).write_bytes(known.read_bytes())
+        wanted = _dumped(clean, read=True)
+        deadline = time.monotonic() + patience
+        while True:
+            has = _dumped(workspace)
+            differ = [part for part in wanted if has[part] != wanted[part]]
+            if not differ or time.monotonic() > deadline:
+                break
+            time.sleep(2.0)
+        return ", ".join(f"{part}: {_difference(has[part], wanted[part])}" for part in differ)
+
+    def ended(self, daemon: subprocess.Popen[bytes]) -> list[str]:
+        """Tell the daemon to end; what was wrong with how it did, and the errors of ours that it has told of."""
+        daemon.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            daemon.wait(timeout=60.0)
+        found = []
+        if daemon.poll() != 0:
+            found.append(f"the daemon ended with {daemon.poll()}: {self.log.with_suffix('.err').read_text(errors='replace')[-400:]}")
+        told = set()
+        for line in self.log.read_bytes().splitlines():
+            with contextlib.suppress(ValueError):
+                event = json.loads(line)
+                if event.get("event") == "problem" and event.get("code") == "E-INTERNAL":
+                    told.add(f"the daemon had an error of its own: {event.get('message')}")
+        return found + sorted(told)
+
+
+def _dumped(workspace: config.Workspace, read: bool = False) -> dict[str, Any]:
+    job = steps.Job(workspace, wait=120.0)
+    try:
+        if read:
+            steps.ingest(job)
+        return steps.dump(job)
+    finally:
+        job.close()
+
+
+def _difference(has: Any, wanted: Any) -> str:
+    ours, theirs = (
+        [json.dumps(one, ensure_ascii=False)[:120] for one in (part.items() if isinstance(part, dict) else part)]
+        if isinstance(part, list | dict)
+        else [str(part)]
+        for part in (has, wanted)
+    )
+    only = [one for one in ours if one not in theirs][:2], [one for one in theirs if one not in ours][:2]
+    return f"has {only[0]}, a rebuild has {only[1]}"
