@@ -131,7 +131,10 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "origin",
         "training",
         "quotes",
+        "saying",
         "answer",
+        "speaking",
+        "rating",
         "reporting",
         "explain",
         "survey",
@@ -144,7 +147,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "pipeline",
         "schedule",
     ),
-    ("follower", "watch", "demo", "bench", "selftest", "views", "training_views", "terminal", "cli", "__main__"),
+    ("api", "mcp_server", "hands", "eyes", "reconcile", "follower", "watch", "demo", "bench", "selftest", "views", "training_views", "terminal", "cli", "__main__"),
 )
 
 

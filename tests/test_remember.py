@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -13,10 +12,9 @@ import pytest
 
 from tests.stored import kill_refresh, put
 from tests.test_recall import fill, same
-from vaultllm import recall, remember, steps
+from vaultllm import hands, recall, remember, steps
 from vaultllm.config import MemorySettings, init_workspace
 from vaultllm.errors import DataError
-from vaultllm.follower import Follower
 from vaultllm.ledger import Ledger
 from vaultllm.memory import choice, embed, embedders, live
 from vaultllm.memory.embedders import EmbedderError
@@ -322,35 +320,18 @@ def test_a_large_vault_learns_later_and_a_small_one_at_once(ledger: Ledger, tmp_
         assert remember.refresh(small, tmp_path / "small", SETTINGS)["embedder"]["learnt"]
 
 
-def test_the_daemons_thread_lets_what_is_owed_follow_and_stops_when_told(
-    tmp_path: Path, letters: Letters, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_daemons_children_tell_what_is_owed_and_let_it_follow(tmp_path: Path, letters: Letters) -> None:
     vault = tmp_path / "vault"
     vault.mkdir()
     (vault / "a.md").write_text("# Wood\n\nWood for the winter, and water.\n", encoding="utf-8")
     job = steps.Job(init_workspace(vault, str(tmp_path / "state")), background=True)
-    settings = job.workspace.settings
-    object.__setattr__(settings, "memory", SERVER)
-    said: list[tuple[str, dict]] = []
-    assert steps.ingest(job)["memory"]["embedder"]["name"] == "vault"  # soon there
-    follower = Follower(job, lambda event, **facts: said.append((event, facts)))
-    follower.begin()
-    assert follower.thread is not None
-    follower.thread.join(30)
-    assert [event for event, _ in said] == ["embedder"]
+    object.__setattr__(job.workspace.settings, "memory", SERVER)
+    assert hands._ingest(job, None, check=True)["owed"]  # the vault's own is soon there
+    assert fingerprint(job.ledger) != "letters-1"
+    done = hands._follow(job)
+    assert (done["refitted"], done["owed"], done["away"], done["name"]) == (True, False, "", SERVER.embedder)
     assert fingerprint(job.ledger) == "letters-1"
-    follower.not_before = 0.0
-    follower.begin()
-    assert not follower.thread.is_alive()  # nothing is owed
-    object.__setattr__(settings, "memory", SETTINGS)
-    held = threading.Event()
-    monkeypatch.setattr(remember, "follow", lambda ledger, folder, chosen, progress, **rest: (held.wait(5), progress(Progress("x", 0))))
-    follower.begin()
-    follower.stopped.set()
-    held.set()
-    follower.end()
-    assert not follower.thread.is_alive()
-    assert [event for event, _ in said] == ["embedder"]
+    assert not hands._ingest(job, ["a.md"], check=False)["owed"]
     job.close()
 
 
