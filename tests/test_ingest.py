@@ -73,7 +73,8 @@ def found_paths(job: steps.Job, query: str) -> set[str]:
     return {hit["path"] for hit in steps.search(job, query, 20)["hits"]}
 
 
-def test_the_second_ingest_parses_nothing_and_changes_nothing_on_disk(job: steps.Job) -> None:
+def test_the_second_ingest_parses_nothing_and_changes_nothing_on_disk(job: steps.Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ingesting, "_RACY", 0)  # as if the notes had been written long ago
     first = steps.ingest(job)
     assert first["notes"]["parsed"] == 7
     assert first["scenes"]["added"] == first["scenes"]["total"] == 7
@@ -90,6 +91,30 @@ def test_a_touched_note_is_hashed_but_not_parsed(job: steps.Job) -> None:
     steps.ingest(job)
     os.utime(job.workspace.vault / "Дача" / "Заметка 1.md")
     assert steps.ingest(job)["notes"]["parsed"] == 0
+
+
+def test_a_second_edit_within_the_same_tick_of_the_clock_is_seen(job: steps.Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system's clock goes in steps of 4 milliseconds, on a stick of 2 seconds; within one, size and times say nothing."""
+    note = job.workspace.vault / "Дача" / "Заметка 1.md"
+    found = ingesting.ingest(job.workspace, job.ledger)
+    stat = note.stat()
+    scan = ingesting.vault.scan
+
+    def coarse(*given: Any) -> Any:
+        seen = scan(*given)
+        same = {"mtime_ns": stat.st_mtime_ns, "ctime_ns": stat.st_ctime_ns}
+        return seen._replace(files=tuple(file._replace(**same) if file.path.endswith(" 1.md") else file for file in seen.files))
+
+    monkeypatch.setattr(ingesting.vault, "scan", coarse)
+    assert found.parsed == 7
+    note.write_text(note.read_text(encoding="utf-8").replace("отметке", "ступени"), encoding="utf-8")
+    assert (note.stat().st_size, note.stat().st_ino) == (stat.st_size, stat.st_ino)
+    assert ingesting.behind(job.workspace, job.ledger) == {"new": 0, "changed": 0, "gone": 0}  # nothing can be told by looking at it
+    assert ingesting.ingest(job.workspace, job.ledger).parsed == 1
+    monkeypatch.setattr(ingesting, "_RACY", 0)  # time goes by
+    ingesting.ingest(job.workspace, job.ledger)
+    monkeypatch.setattr(ingesting.imports, "read_known", None)  # now its stat is believed: nothing is read
+    assert ingesting.ingest(job.workspace, job.ledger).parsed == 0
 
 
 def test_an_edit_changes_exactly_its_scenes(job: steps.Job) -> None:
@@ -266,6 +291,30 @@ def test_a_note_whose_name_fills_the_file_system_has_a_scene_file(job: steps.Job
     steps.ingest(job)
     assert steps.doctor(job)["problems"] == []
     assert sum(1 for _ in job.ledger.scenes(name)) == 1
+
+
+def test_a_folder_called_as_a_scene_file_and_a_path_as_long_as_can_be_hurt_nobody(tmp_path: Path) -> None:
+    vault = tmp_path / "v"
+    (vault / "x.md.yaml").mkdir(parents=True)
+    (vault / "x.md").write_text("о воде\n", encoding="utf-8")
+    (vault / "x.md.yaml" / "b.md").write_text("о песке\n", encoding="utf-8")
+    here = os.open(vault, os.O_RDONLY)
+    for _ in range(16):  # each of 240 bytes, more than a whole path may have together with the state folder's
+        os.mkdir("д" * 120, dir_fd=here)
+        above, here = here, os.open("д" * 120, os.O_RDONLY, dir_fd=here)
+        os.close(above)
+    os.close(os.open("deep.md", os.O_CREAT | os.O_WRONLY, 0o600, dir_fd=here))
+    with open("deep.md", "w", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, dir_fd=here)) as file:
+        file.write("о глине\n")
+    os.close(here)
+    state = tmp_path / ("с" * 100) / ("с" * 60)  # SQLite takes 512 bytes
+    with steps.Job(config.init_workspace(vault, str(state))).ledger as ledger:
+        workspace = config.open_workspace(str(vault), str(state))
+        assert ingesting.ingest(workspace, ledger).parsed == 3
+        files = [ingesting.scene_file(workspace, path) for path in ledger.notes_with_scenes()]
+        assert len(set(files)) == 3
+        assert all(file.is_file() for file in files)
+        assert ingesting.ingest(workspace, ledger, full=True).parsed == 3
 
 
 def test_state_files_are_private(job: steps.Job) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -342,6 +343,41 @@ def test_a_folder_that_leads_out_is_refused(tmp_path, folder):
     assert sorted(file.name for file in tmp_path.iterdir()) == ["elsewhere", "vault"]
 
 
+@pytest.mark.skipif(not vault._BENEATH, reason="this system cannot open a file within an open folder")
+@pytest.mark.parametrize("call", ["mkdir", "open", "listdir", "link"])
+def test_a_folder_that_turns_into_a_link_while_we_write_leads_nowhere(tmp_path, monkeypatch, call):
+    root, outside = tmp_path / "vault", tmp_path / "elsewhere"
+    (outside / "Answers").mkdir(parents=True)
+    put(root, "vaultllm/Answers/old.md")
+    right = getattr(os, call)
+
+    def swap(*given, **named):
+        if not (root / "moved").exists():
+            (root / "vaultllm").rename(root / "moved")
+            (root / "vaultllm").symlink_to(outside)
+        return right(*given, **named)
+
+    monkeypatch.setattr(os, call, swap)
+    with contextlib.suppress(VaultError):
+        vault.write_new(root, OWN, "a", "x")
+    assert [file for file in outside.rglob("*") if file.is_file()] == []
+    assert {file.name for file in root.rglob("*.md")} <= {"old.md", "a.md"}
+
+
+def test_files_below_a_folder_are_the_vaults_own(tmp_path):
+    root = tmp_path / "vault"
+    put(root, "a/b/c.md")
+    put(root, "a/d.md")
+    put(tmp_path, "out/e.md")
+    (root / "a/link").symlink_to(tmp_path / "out")
+    (root / "a/file.md").symlink_to(tmp_path / "out/e.md")
+    (root / "led").symlink_to(tmp_path / "out")
+    os.mkfifo(root / "a/pipe.md")
+    assert sorted(vault.files_below(root, "a")) == ["a/b/c.md", "a/d.md"]
+    for folder in ("led", "../out", str(tmp_path / "out"), "none", "a\0"):
+        assert list(vault.files_below(root, folder)) == []
+
+
 # -- append
 
 
@@ -395,3 +431,55 @@ def test_append_takes_back_a_part_that_did_not_fit(tmp_path, monkeypatch, room):
     with pytest.raises(VaultError, match="bytes free"):
         vault.append(tmp_path, "n.md", "new text\n", read)
     assert file.read_bytes() == b"a\n"
+
+
+NEWER = b"a\nthe owner goes on\n"
+
+
+def _in_place(file: Path) -> None:
+    file.write_bytes(NEWER)
+
+
+def _by_rename(file: Path) -> None:
+    (file.parent / ".new").write_bytes(NEWER)
+    (file.parent / ".new").replace(file)
+
+
+@pytest.mark.parametrize("save", [_in_place, _by_rename])
+@pytest.mark.parametrize("moment", ["decoded", "write", "fsync"])
+def test_what_the_owner_saves_while_we_append_is_never_lost(tmp_path, monkeypatch, save, moment):
+    """Between our last look and our write there are microseconds; whatever falls into them stays, too."""
+    file = put(tmp_path, "n.md", b"a\n")
+    read = digest(file)
+    owner, name = (vault, "decode") if moment == "decoded" else (os, moment)
+    right = getattr(owner, name)
+
+    def meanwhile(*given):
+        monkeypatch.undo()
+        save(file)
+        return right(*given)
+
+    monkeypatch.setattr(owner, name, meanwhile)
+    try:
+        said = vault.append(tmp_path, "n.md", "new\n", read)
+    except OwnedNoteError:
+        assert file.read_bytes() == NEWER
+    else:
+        assert (save, moment) in ((_in_place, "write"), (_in_place, "fsync"))
+        assert file.read_bytes() == (NEWER + b"new\n" if moment == "write" else NEWER)
+        assert said == hashlib.sha256(b"a\nnew\n").hexdigest()
+
+
+def test_a_full_disk_does_not_make_us_take_back_what_the_owner_wrote(tmp_path, monkeypatch):
+    file = put(tmp_path, "n.md", b"a\n")
+
+    def full(*_):
+        with file.open("ab") as end:
+            end.write(b"me\n")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    read = digest(file)
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(VaultError):
+        vault.append(tmp_path, "n.md", "new text\n", read)
+    assert file.read_bytes() == b"a\nme\n"

@@ -7,6 +7,7 @@ nearest right name. Knows nothing about what the settings do.
 from __future__ import annotations
 
 import codecs
+import errno
 import os
 import re
 import tomllib
@@ -18,10 +19,12 @@ from typing import Any, Literal
 import platformdirs
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from vaultllm.errors import ConfigError, VaultError, nearest
+from vaultllm.errors import ConfigError, UsageError, VaultError, nearest
 from vaultllm.memory import choice
 from vaultllm.schema import SECRET_KINDS
+from vaultllm.text import encodable
 
+_LONGEST = 3_000  # bytes of a path that is typed: a vault's, before it, must fit into the system's 4,096 too
 CONFIG = Path(".vaultllm") / "config.toml"
 
 # The umask in force when vaultllm started: the command line tightens it for the state, but notes belong to the user's
@@ -328,8 +331,19 @@ class Workspace:
 
 
 def path_of(named: str | Path) -> Path:
-    """A path that a user typed, with `~` as the home folder; never raises (`Path.expanduser` does for `~nobody`)."""
-    return Path(os.path.expanduser(named))
+    """A path that a user typed, with `~` as the home folder (`~nobody` as it stands). Raises UsageError for what no file can be called."""
+    path = Path(os.path.expanduser(named))
+    try:
+        if len(os.fsencode(path)) <= _LONGEST:
+            os.lstat(path)
+            return path
+    except ValueError:  # a NUL, half a surrogate pair
+        pass
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            return path
+    shown = encodable(str(path))[:80].replace("\0", "\\0")
+    raise UsageError("no file can be called so; name one as it stands on the disk", path=shown)
 
 
 def find_vault(named: str | None, start: Path | None = None) -> Path:
@@ -363,6 +377,8 @@ def init_workspace(vault: Path, state: str | None = None, base: str | None = Non
     vault = find_vault(str(vault))
     path = vault / CONFIG
     if not path.exists():
+        if path.parent.is_symlink() or path.is_symlink():
+            raise VaultError("it is a symbolic link that leads away; remove it", path=str(path.parent), code="E-OUTSIDE")
         text = f'# Settings of vaultllm; every key is explained in docs/settings.md\nvault_id = "{uuid.uuid4().hex[:12]}"\n'
         if base is not None:
             text += f"\n[train]\nbase = {_toml_string(base)}\n"

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vaultllm import forgotten, imports, ingest, registry, remember, target
+from vaultllm import forgotten, imports, ingest, registry, remember, target, vault
 from vaultllm.config import Workspace
 from vaultllm.database import explained
 from vaultllm.errors import DataError, LockedError, VaultError, VaultllmError
@@ -35,6 +35,7 @@ from vaultllm.text import sha, words
 from vaultllm.traces import Needles, every_file
 
 _TEMPORARY = re.compile(r"\.[0-9a-f]{8}\.tmp")  # what a kill left of `files.write_whole`
+_LARGEST = 2**30  # bytes of a note of ours; the user may have written on in it
 _BACKUP = re.compile(r"ledger.*(?:db|bak|backup|sqlite|old|\d)", re.IGNORECASE)
 
 
@@ -120,11 +121,11 @@ def _answers(workspace: Workspace, ledger: Ledger, goal: Target, wanted: Needles
         if cited or wanted.within(record.encode("utf-8", "surrogatepass")):
             ids.append(identity)
     for folder in workspace.settings.own_folders:
-        written |= {path.relative_to(workspace.vault).as_posix() for path in (workspace.vault / folder).rglob("*.md")}
+        written.update(path for path in vault.files_below(workspace.vault, folder) if path.endswith(".md"))
     notes: list[str] = []
     for path in sorted(written - goal.paths):
-        with contextlib.suppress(OSError):
-            if wanted.within_file(workspace.vault / path)[0]:
+        with contextlib.suppress(VaultError):
+            if wanted.within(vault.read(workspace.vault, path, _LARGEST)):
                 notes.append(path)
     return tuple(ids), tuple(notes)
 

@@ -42,6 +42,7 @@ MENDED = "nexus"
 _FORMAT = "vaultllm talk 1"
 _INDEX = "uids"  # which messages stand in which file: a line each, appended before the file is written
 _PROVIDER = re.compile(r"[^a-z0-9]+")
+_STORED = re.compile(r"[a-z0-9-]+/[^/\\\0]+\.json")  # what follows `PREFIX`
 BY_UID = "uid:"
 """Names of talks begin so that are known by a message alone (see `name_of`)."""
 _NO_UID = "a later export"  # what a lost message without anything that could be named is a variant of
@@ -69,8 +70,8 @@ def root_of(state: Path) -> Path:
 
 
 def is_stored(path: str) -> bool:
-    """Whether a path of the ledger is that of a stored talk."""
-    return path.startswith(PREFIX)
+    """Whether a path is that of a stored talk. One that only begins so, and then leads elsewhere (`..`), is not."""
+    return path.startswith(PREFIX) and _STORED.fullmatch(path, len(PREFIX)) is not None
 
 
 def file_of(root: Path, path: str) -> Path:
@@ -223,8 +224,8 @@ def scan(root: Path) -> Scan:
                         folders.append(entry.name)
                     elif folder and entry.name.endswith(".json") and not entry.name.startswith("."):
                         found = entry.stat(follow_symlinks=False)
-                        if stat.S_ISREG(found.st_mode):
-                            path = f"{PREFIX}{folder}/{entry.name}"
+                        path = f"{PREFIX}{folder}/{entry.name}"
+                        if stat.S_ISREG(found.st_mode) and is_stored(path):
                             files.append(FileStat(path, found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino))
         except FileNotFoundError:
             continue

@@ -10,6 +10,7 @@ import contextlib
 import functools
 import gc
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -39,6 +40,8 @@ SAMPLE_CHARS = 4_000  # of each
 SAMPLE_BYTES = 64 * 1024  # larger ones are not in the sample
 STATISTICS = "statistics"  # in the ledger's meta table
 _PRIVATE = re.compile(r"^private[ \t]*:[ \t]*(?!false|no\b)\S", re.MULTILINE | re.IGNORECASE)
+_RACY = 2 * 10**9  # nanoseconds: file systems count time in steps of up to so long (FAT), in which a second change leaves no trace
+_LONGEST = 2_000  # bytes of a scene file's name below its folder: half of what a system takes for a whole path
 BATCH_SECONDS = 2.0  # a transaction ends after so long: what a kill costs
 
 
@@ -84,7 +87,7 @@ def ingest(
         _gone([path for path in known if imports.is_stored(path) == of], which) for of, which in ((False, scan), (True, stored))
     )
     if not confirm:
-        _refuse_vanished(notes, sum(not imports.is_stored(path) for path in known), workspace.vault)
+        _refuse_vanished(_not_moved(notes, known, scan.files), sum(not imports.is_stored(path) for path in known), workspace.vault)
         _refuse_vanished(talks, sum(imports.is_stored(path) for path in known), root)
     files = scan.files + stored.files
     about = functools.cache(lambda: alone or _statistics(workspace, ledger, files, unwanted))
@@ -113,8 +116,8 @@ def behind(workspace: Workspace, ledger: Ledger) -> dict[str, int]:
     scan = vault.scan(workspace.vault, workspace.settings.scan, workspace.settings.own_folders)
     known = {path: old for path, old in ledger.known().items() if not imports.is_stored(path)}
     parser = reading.version(workspace.settings)
-    there = [file for file in scan.files if file.path in known]
-    changed = sum(not _is_same(file, known[file.path], parser) for file in there)
+    there = [(file, known[file.path]) for file in scan.files if file.path in known]
+    changed = sum(not _is_same(file, old._replace(ctime_ns=abs(old.ctime_ns)), parser) for file, old in there)
     return {"new": len(scan.files) - len(there), "changed": changed, "gone": len(_gone(known, scan))}
 
 
@@ -125,6 +128,12 @@ def _alone(ledger: Ledger, only: Collection[str]) -> Statistics | None:
     except UnicodeEncodeError:
         return None
     return _fitted(ledger, ledger.count("notes") + len(only)) if len(only) <= MANY_GONE else None
+
+
+def _not_moved(gone: Sequence[str], known: Mapping[str, KnownNote], files: Sequence[vault.FileStat]) -> list[str]:
+    """Those that have not gone elsewhere in the vault: a file that is renamed, or moved with its folder, keeps inode, size and time."""
+    arrived = {(file.inode, file.size, file.mtime_ns) for file in files if file.path not in known}
+    return [path for path in gone if (known[path].inode, known[path].size, known[path].mtime_ns) not in arrived]
 
 
 def _refuse_vanished(gone: Sequence[str], known: int, where: Path) -> None:
@@ -183,7 +192,7 @@ def _read_changed(
 
     `stale`: path -> fingerprint of the other copies of its talk, for those that changed while its own bytes did not.
     """
-    parser = reading.version(workspace.settings)
+    parser, now = reading.version(workspace.settings), time.time_ns()
     taken_out = {file.path for file in files if unwanted.path(file.path)} if unwanted else set()
     read_before = {path for path in taken_out if path in known and known[path].sha256}  # a `forget` was killed
     todo = [
@@ -221,11 +230,16 @@ def _read_changed(
     parsed, change = 0, Change()
     batch: list[tuple[NoteRow, reading.Reading | Problem]] = []
     since = time.monotonic()
-    with _uncollected(), contextlib.closing(workers.read_all(tasks(), context, workers.count(len(todo)))) as results:
-        for task, result in results:
+    pending = tasks()
+    changed = list(itertools.islice(pending, 1))  # no child is started when none has other bytes
+    with (
+        _uncollected(),
+        contextlib.closing(workers.read_all(itertools.chain(changed, pending), context, workers.count(len(todo)))) as results,
+    ):
+        for task, result in results if changed else ():
             file, digest = task.key
             result = _settled(ledger, task.path, result)
-            batch.append((_row(file, digest, parser, result), result))
+            batch.append((_row(file, digest, parser, result, now), result))
             parsed += isinstance(result, reading.Reading)
             if len(batch) >= BATCH or time.monotonic() - since > BATCH_SECONDS:
                 change += _store(workspace, ledger, batch, stale)
@@ -234,11 +248,12 @@ def _read_changed(
                 progress(Progress("reading notes", (parsed + len(unread) + len(failed)) / len(todo)))
     for file in skipped:
         found = reading.forgotten_note(file.path, forgotten.note_problem(file.path))
-        batch.append((_row(file, "", parser, found), found))
+        batch.append((_row(file, "", parser, found, now), found))
     change += _store(workspace, ledger, batch, stale)
     with ledger.transaction():
         for file in unread:
-            ledger.touch(known[file.path].id, *_stat(file))
+            if (kept := _kept(file, now)) != _known(known[file.path]):
+                ledger.touch(known[file.path].id, *kept)
         ledger.set_problems({path: (problem,) for path, problem in failed.items()})
     return parsed, len(files) - len(todo) + len(unread) + len(skipped), change
 
@@ -296,17 +311,30 @@ def _sample(workspace: Workspace, path: str) -> str:
 
 
 def _is_same(file: vault.FileStat, old: KnownNote | None, parser: str) -> bool:
-    return old is not None and _stat(file) == (old.size, old.mtime_ns, old.ctime_ns, old.inode) and old.parser == parser
+    return old is not None and _stat(file) == _known(old) and old.parser == parser
 
 
-def _row(file: vault.FileStat, digest: str, parser: str, result: reading.Reading | Problem) -> NoteRow:
+def _row(file: vault.FileStat, digest: str, parser: str, result: reading.Reading | Problem, now: int) -> NoteRow:
+    kept = _kept(file, now)
     if isinstance(result, Problem):
-        return NoteRow(file.path, PurePosixPath(file.path).stem, *_stat(file), digest, parser, "", "")
-    return NoteRow(file.path, result.title, *_stat(file), digest, parser, result.reader, result.why, result.turns, result.turns_left)
+        return NoteRow(file.path, PurePosixPath(file.path).stem, *kept, digest, parser, "", "")
+    return NoteRow(file.path, result.title, *kept, digest, parser, result.reader, result.why, result.turns, result.turns_left)
 
 
 def _stat(file: vault.FileStat) -> tuple[int, int, int, int]:
     return file.size, file.mtime_ns, file.ctime_ns, file.inode
+
+
+def _known(old: KnownNote) -> tuple[int, int, int, int]:
+    return old.size, old.mtime_ns, old.ctime_ns, old.inode
+
+
+def _kept(file: vault.FileStat, now: int) -> tuple[int, int, int, int]:
+    """What is remembered of a file's stat. One that was changed a moment ago may change again within the same tick of its file
+    system's clock and look the same; its `ctime_ns` is negated, so that its bytes are compared the next time (git's "racy" entries).
+    """
+    size, mtime, ctime, inode = _stat(file)
+    return size, mtime, -ctime if abs(now - ctime) < _RACY or abs(now - mtime) < _RACY else ctime, inode
 
 
 def _store(
@@ -334,18 +362,25 @@ def _store(
 
 
 def scene_file(workspace: Workspace, path: str) -> Path:
-    """Where a note's scenes are written; a name too long for the file system is cut and marked with a hash."""
+    """Where a note's scenes are written; a name too long for the file system is cut and marked with a hash.
+
+    Where the vault has a folder that is called as a note's scene file (`x.md.yaml`), a `~` follows its name: no note's path has that.
+    """
     return workspace.scenes / _scene_name(path)
 
 
 def _scene_name(path: str) -> str:
     name = path + ".yaml"
+    if ".yaml/" in name.lower():
+        name = re.sub(r"(?i)\.yaml/", lambda found: found[0][:-1] + "~/", name)
     if len(name.encode()) > 250:
         parts = [
             part if len(part.encode()) <= 250 else part.encode()[:200].decode("utf-8", "ignore") + "~" + sha(part, digits=8) + ".yaml"
             for part in name.split("/")
         ]
         name = "/".join(parts)
+        if len(name.encode()) > _LONGEST:
+            name = f"~{sha(path)}.yaml"
     return name
 
 

@@ -22,7 +22,7 @@ from vaultllm.memory import bags, scan, twins, words
 from vaultllm.rows import PassageRow, SceneRow
 from vaultllm.schema import Problem, Run, Scene, from_dict, to_dict
 from vaultllm.shelf import Shelf
-from vaultllm.text import fold, sha
+from vaultllm.text import encodable, fold, sha
 
 if TYPE_CHECKING:
     import numpy as np
@@ -165,8 +165,8 @@ class Ledger(Shelf):
         return {row[0]: KnownNote._make(row[1:]) for row in rows}
 
     def knows(self, path: str) -> bool:
-        """Whether a note of this path was ingested."""
-        return self.db.execute("SELECT 1 FROM notes WHERE path = ?", (path,)).fetchone() is not None
+        """Whether a note of this path was ingested. None is whose name is no UTF-8."""
+        return path == encodable(path) and self.db.execute("SELECT 1 FROM notes WHERE path = ?", (path,)).fetchone() is not None
 
     def touch(self, note_id: int, size: int, mtime_ns: int, ctime_ns: int, inode: int) -> None:
         """A note's stat changed, its bytes did not."""

@@ -20,7 +20,7 @@ from vaultllm.forgotten import Forgotten, Kind, mark
 from vaultllm.ledger import Ledger
 from vaultllm.reading import Reading
 from vaultllm.schema import Conversation
-from vaultllm.text import decode, nfc
+from vaultllm.text import decode, encodable, nfc
 from vaultllm.traces import Needles, fragments
 
 _OWN = 64  # characters of a scene: a shorter one may be said by chance, so a renamed note's is not known again by what it says
@@ -115,6 +115,8 @@ def find(workspace: Workspace, ledger: Ledger, what: str, known: Forgotten) -> T
 
 def _named(workspace: Workspace, ledger: Ledger, what: str, known: Forgotten) -> tuple[Kind, list[str]]:
     """What kind of thing is called so, and the notes that it is or stands in."""
+    if what != encodable(what):
+        raise DataError("the name is not UTF-8, so nothing of it was ever read; rename the file", path=encodable(what))
     db = ledger.db
     inside = not Path(what).is_absolute() and ".." not in Path(what).parts
     if ledger.knows(what) or known.path(what) or (inside and (workspace.vault / what).is_file()):

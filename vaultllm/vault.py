@@ -122,6 +122,21 @@ def all_files(vault: Path) -> Iterator[str]:
                 yield name if prefix == "./" else prefix + name
 
 
+def files_below(vault: Path, folder: str) -> Iterator[str]:
+    """The plain files below a folder of the vault, vault-relative. None when it leads out of the vault; links are not followed."""
+    try:
+        top = _inside(vault, folder, folder)
+    except VaultError:
+        return
+    root = os.path.realpath(vault)
+    for here, _, names in os.walk(top):
+        for name in names:
+            path = os.path.join(here, name)
+            with contextlib.suppress(OSError):
+                if stat.S_ISREG(os.lstat(path).st_mode):
+                    yield os.path.relpath(path, root).replace(os.sep, "/")
+
+
 def left_out(vault: Path, path: str, settings: ScanSettings, own_folders: tuple[str, ...]) -> Problem | None:
     """Why `scan` does not take this file (vault-relative); None when it does. Looks at the names on the way down only."""
     ignored = _ignored(settings.ignore, own_folders)
@@ -355,37 +370,76 @@ def write_new(vault: Path, folder: str, name: str, text: str, suffix: str = ".md
     """
     where = _inside(vault, folder, folder)
     data = text.encode("utf-8", "replace")
-    temp = where / f".vaultllm-{secrets.token_hex(8)}.tmp"
+    temp = f".vaultllm-{secrets.token_hex(8)}.tmp"
     try:
-        _make_folders(where)
-        try:
-            _write_file(temp, data)
-            final = _publish(where, note_name(name), suffix, temp, data)
-        finally:
-            with contextlib.suppress(OSError):
-                temp.unlink(missing_ok=True)
-        _sync_folder(where)
+        with _folder(vault, where) as here:
+            try:
+                _write_file(here, temp, data)
+                final = _publish(here, note_name(name), suffix, temp, data)
+            finally:
+                with contextlib.suppress(OSError):
+                    os.unlink(here.of(temp), dir_fd=here.descriptor)
+            here.sync()
     except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENOTDIR):
+            message = "its folder, or one above it, is a file or became a symbolic link; rename that, or name another folder"
+            raise VaultError(message, path=folder, code="E-WRITE") from error
         raise _write_error(vault, f"{folder}/{name}{suffix}", len(data), error) from error
     return str(PurePosixPath(folder) / final)
 
 
-def _make_folders(where: Path) -> None:
+class _Here(NamedTuple):
+    """A folder of the vault that is written to: open, so that none can be put in its place; by its path where a system has no `openat`."""
+
+    path: Path
+    descriptor: int | None
+
+    def of(self, name: str) -> str:
+        """A name in it, as the calls want it that take `dir_fd=descriptor`."""
+        return name if self.descriptor is not None else str(self.path / name)
+
+    def sync(self) -> None:
+        """Make the names in it last. Some file systems cannot; the files themselves are synced."""
+        with contextlib.suppress(OSError):
+            descriptor = os.open(self.path, _FOLDER) if self.descriptor is None else os.dup(self.descriptor)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _folder(vault: Path, where: Path) -> Iterator[_Here]:
+    """A resolved folder of the vault, made where it is missing, each part opened within the one before. Raises OSError."""
     from vaultllm.config import UMASK
 
-    missing = [folder for folder in (where, *where.parents) if not folder.exists()]
-    for folder in reversed(missing):
-        with contextlib.suppress(FileExistsError):
-            folder.mkdir()
-            folder.chmod(0o777 & ~UMASK)
-            _sync_folder(folder.parent)
+    root = Path(os.path.realpath(vault))
+    here = _Here(root, os.open(root, _FOLDER) if _BENEATH else None)
+    try:
+        for part in where.relative_to(root).parts:
+            made = True
+            try:
+                os.mkdir(here.of(part), dir_fd=here.descriptor)
+                here.sync()
+            except FileExistsError:
+                made = False
+            below = None if here.descriptor is None else os.open(part, _FOLDER | os.O_NOFOLLOW, dir_fd=here.descriptor)
+            above, here = here, _Here(here.path / part, below)
+            if above.descriptor is not None:
+                os.close(above.descriptor)
+            if made:
+                os.chmod(here.path if below is None else below, 0o777 & ~UMASK)
+        yield here
+    finally:
+        if here.descriptor is not None:
+            os.close(here.descriptor)
 
 
-def _write_file(path: Path, data: bytes) -> None:
+def _write_file(here: _Here, name: str, data: bytes) -> None:
     """A new file with these bytes, on disk when we return; removed again when that fails."""
     from vaultllm.config import UMASK
 
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _SAFE, 0o600)
+    descriptor = os.open(here.of(name), os.O_WRONLY | os.O_CREAT | os.O_EXCL | _SAFE, 0o600, dir_fd=here.descriptor)
     try:
         if hasattr(os, "fchmod"):
             os.fchmod(descriptor, 0o644 & ~UMASK)
@@ -395,15 +449,15 @@ def _write_file(path: Path, data: bytes) -> None:
         os.fsync(descriptor)
     except BaseException:
         with contextlib.suppress(OSError):
-            path.unlink()
+            os.unlink(here.of(name), dir_fd=here.descriptor)
         raise
     finally:
         os.close(descriptor)
 
 
-def _publish(where: Path, name: str, suffix: str, temp: Path, data: bytes) -> str:
+def _publish(here: _Here, name: str, suffix: str, temp: str, data: bytes) -> str:
     """Give the finished file its name: the first free one, also on file systems that ignore case or Unicode form."""
-    taken = {nfc(other).casefold() for other in os.listdir(where)}
+    taken = {nfc(other).casefold() for other in os.listdir(here.path if here.descriptor is None else here.descriptor)}
     number = 1
     while True:
         final = f"{name}{suffix}" if number == 1 else f"{name} {number}{suffix}"
@@ -411,26 +465,17 @@ def _publish(where: Path, name: str, suffix: str, temp: Path, data: bytes) -> st
         if nfc(final).casefold() in taken:
             continue
         try:
-            os.link(temp, where / final, follow_symlinks=False)
+            os.link(here.of(temp), here.of(final), src_dir_fd=here.descriptor, dst_dir_fd=here.descriptor, follow_symlinks=False)
         except FileExistsError:
             continue
         except OSError as error:
             if error.errno not in _NO_LINKS:
                 raise
             try:
-                _write_file(where / final, data)  # no hard links here (FAT, some network drives): exclusive creation also replaces nothing
+                _write_file(here, final, data)  # no hard links here (FAT, some network drives): exclusive creation also replaces nothing
             except FileExistsError:
                 continue
         return final
-
-
-def _sync_folder(folder: Path) -> None:
-    with contextlib.suppress(OSError):  # some file systems cannot sync a folder; the file itself is synced
-        descriptor = os.open(folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _write_error(vault: Path, path: str, needed: int, error: OSError) -> VaultError:
@@ -443,16 +488,17 @@ def _write_error(vault: Path, path: str, needed: int, error: OSError) -> VaultEr
     )
 
 
-def append(vault: Path, path: str, text: str, expected_sha256: str) -> None:
+def append(vault: Path, path: str, text: str, expected_sha256: str) -> str:
     """Add text at the end of a note, on a line of its own, in the note's encoding and newlines; what is there stays as it is.
 
-    Raises OwnedNoteError when the note is not the one that was read (sha256 of its bytes), VaultError when it cannot be written;
-    then the note is as it was. Between the check and the write, microseconds remain in which another program may append too.
+    Returns the SHA-256 of the note as it is then. Raises OwnedNoteError when the note is not the one that was read (sha256 of its
+    bytes), VaultError when it cannot be written; then the note is as it was. Between the last look and the write, microseconds
+    remain in which another program may append too: then both texts stand there.
     """
     with _opened(vault, path, os.O_RDWR | os.O_APPEND) as descriptor:
-        size = os.fstat(descriptor).st_size
-        data = _read_all(descriptor, size + 1)
-        if len(data) != size or hashlib.sha256(data).hexdigest() != expected_sha256:
+        before = os.fstat(descriptor)
+        data = _read_all(descriptor, before.st_size + 1)
+        if len(data) != before.st_size or hashlib.sha256(data).hexdigest() != expected_sha256:
             raise OwnedNoteError("the note was changed since it was read; nothing was written; try again", path=path)
         there = decode(data)
         if not there.encoding:
@@ -461,6 +507,8 @@ def append(vault: Path, path: str, text: str, expected_sha256: str) -> None:
         if b"\r" in data and "\n" in there.text and b"\r\n" in data.replace(b"\0", b""):
             added = added.replace("\n", "\r\n")
         new = added.encode(there.encoding.replace("utf-8-sig", "utf-8"), "replace")
+        if _moment(os.fstat(descriptor)) != _moment(before) or not _stands(vault, path, before):
+            raise OwnedNoteError("the note was changed while it was looked at; nothing was written; try again", path=path)
         try:
             written = os.write(descriptor, new)
             if written != len(new):
@@ -468,7 +516,24 @@ def append(vault: Path, path: str, text: str, expected_sha256: str) -> None:
             os.fsync(descriptor)
         except OSError as error:
             with contextlib.suppress(OSError):
-                now = os.fstat(descriptor).st_size
-                if size < now <= size + len(new):  # a part of it was written: take back our bytes, nobody else's
-                    os.ftruncate(descriptor, size)
+                os.lseek(descriptor, before.st_size, os.SEEK_SET)
+                part = _read_all(descriptor, len(new) + 1)
+                if part and new.startswith(part):  # a part of it was written: take back our bytes, nobody else's
+                    os.ftruncate(descriptor, before.st_size)
             raise _write_error(vault, path, len(new), error) from error
+        if not _stands(vault, path, before):  # a rename put another file in its place this very moment; ours is nowhere any more
+            raise OwnedNoteError("the note was replaced while it was written to; nothing of it was changed; try again", path=path)
+        return hashlib.sha256(data + new).hexdigest()
+
+
+def _moment(found: os.stat_result) -> tuple[int, int, int]:
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def _stands(vault: Path, path: str, opened: os.stat_result) -> bool:
+    """Whether the file that was opened is still the one at the path."""
+    try:
+        with _opened(vault, path, os.O_RDONLY) as descriptor:
+            return os.path.samestat(os.fstat(descriptor), opened)
+    except VaultError:
+        return False
