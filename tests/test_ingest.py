@@ -143,6 +143,25 @@ def test_a_deleted_note_leaves_search_chroma_and_yaml(job: steps.Job) -> None:
     assert not any(scene.source.path == "Чаты/датчик.md" for scene in job.ledger.scenes())
 
 
+def test_a_folder_of_many_notes_that_is_renamed_has_not_vanished_and_one_that_is_gone_has(job: steps.Job) -> None:
+    root = job.workspace.vault
+    (root / "Было").mkdir()
+    for number in range(60):
+        note = CHAT.replace("u1", f"u{number}x").replace("a1", f"a{number}x") if number % 6 == 0 else f"# {number}\n\nтекст\n"
+        (root / "Было" / f"n{number}.md").write_text(note, encoding="utf-8")
+    steps.ingest(job)
+    talks = {scene.id for scene in job.ledger.scenes() if len(scene.turns) > 1}
+    assert len(talks) == 11
+    (root / "Было").rename(root / "Стало")
+    result = steps.ingest(job)
+    assert (result["notes"]["removed"], result["notes"]["parsed"]) == (60, 60)
+    assert {scene.id for scene in job.ledger.scenes() if len(scene.turns) > 1} == talks
+    (root / "Стало").rename(root.parent / "away")
+    with pytest.raises(VaultError) as error:
+        steps.ingest(job)
+    assert error.value.code == "E-VANISHED"
+
+
 def test_a_renamed_dialogue_keeps_its_scenes_ids(job: steps.Job) -> None:
     steps.ingest(job)
     before = [scene.id for scene in job.ledger.scenes("Чаты/датчик.md")]
