@@ -51,22 +51,22 @@ def inert(markdown_text: str, *, allow: Collection[str] = (), cite: Cite | None 
         markdown_text = inert(markdown_text, allow=allow)
     text = printable(markdown_text)
     for _ in range(_ROUNDS):
-        again = _once(text, allow, None)
+        again = printable(_once(text, allow, None))  # an entity may have become what nobody sees
         if again == text:
             break
         text = again
     else:
-        text = _once(_literal(text), allow, None)
+        text = printable(_once(_literal(text), allow, None))
     if cite is not None:
         text = _once(text, allow, cite)
     return without_labels(text, plain_names) if plain_names else text
 
 
-def inert_line(text: str, most: int = 300) -> str:
-    """The same for one line without any structure: titles, names."""
+def inert_line(text: str, most: int = 300, *, start: bool = False) -> str:
+    """The same for one line without any structure: titles, names. `start`: it begins a block (an item of a list, a paragraph)."""
     line = " ".join(printable(text).split())
     cut = line if len(line) <= most else line[: most - 1].rstrip() + "…"
-    return _escaped(cut, start=False, heading=True)
+    return _escaped(cut, start=start, heading=True, math=True)  # what stands beside it on its line may hold another dollar
 
 
 def _once(text: str, allow: Collection[str], cite: Cite | None) -> str:
@@ -290,7 +290,7 @@ def _acts(line: str, index: int, char: str, before: str, after: str, math: bool,
     if char == "_":
         return not (before.isalnum() and after.isalnum())
     if char == "[":
-        return after in ("[", "^", "!", "") or before in ("[", "!") or (index == 0 and line[2:3] == "]" and line[3:4] in (" ", ""))
+        return after in ("[", "^", "!", "") or before in ("[", "!", "^") or (index == 0 and line[2:3] == "]" and line[3:4] in (" ", ""))
     if char == "]":
         return after in ("(", "[", ":", "]") or before == "]"
     if char == "<":
@@ -321,7 +321,7 @@ def _acts(line: str, index: int, char: str, before: str, after: str, math: bool,
 
 
 def _code_span(content: str, cell: bool) -> str:
-    content = _quiet_code(content)
+    content = quiet_code(content)
     longest = max((len(run) for run in re.findall("`+", content)), default=0)
     marks = "`" * (longest + 1 if longest else 1)
     space = " " if content.startswith("`") or content.endswith("`") or (content[:1] == content[-1:] == " " and content.strip()) else ""
@@ -333,14 +333,14 @@ def _fenced(token: Token) -> str:
     """A fence longer than any in it; a language that is only coloured, else `text`."""
     named = (token.info.split() or [""])[0].lower()
     name = named if named in _LANGUAGES else "text" if named else ""
-    body = _quiet_code(token.content.removesuffix("\n"))
+    body = quiet_code(token.content.removesuffix("\n"))
     longest = max((len(run) for run in re.findall(r"^[ \t>]*(`{3,})", body, re.M)), default=0)
     marks = "`" * max(3, longest + 1)
     return f"{marks}{name}\n{body}\n{marks}"
 
 
-def _quiet_code(code: str) -> str:
-    """Template marks act inside code too (Templater reads the raw file), where nothing can be escaped: they are spaced."""
+def quiet_code(code: str) -> str:
+    """Template marks act in code and properties too (Templater reads the raw file), where nothing can be escaped: they are spaced."""
     code = re.sub(r"<(?=%)", "< ", code)
     code = re.sub(r"%(?=>)", "% ", code)
     code = re.sub(r"\{(?=\{)", "{ ", code)

@@ -42,33 +42,41 @@ _QUESTION = {"en": "Question", "ru": "Вопрос", "bn": "প্রশ্ন"}
 
 _THINK = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
 _JOINERS = "\u200c\u200d"
-_FILLERS = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
+_STYLES = "\ufe0e\ufe0f"  # as text, as a picture: after signs and emoji only
+_VARIANTS = "\u180b\u180c\u180d\u180f"  # of Mongolian letters
+_FILLERS = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2065\u2800\u3164\uffa0\U0001d159" + "".join(map(chr, range(0xFFF0, 0xFFF9))))
 
 
 def printable(text: str) -> str:
     """The text without characters that nobody sees: controls, direction marks, zero-width ones, tag letters, fillers.
 
-    Newlines and tabs stay, and the joiners ZWNJ and ZWJ where they shape letters (Bengali, Persian) or emoji.
+    Newlines and tabs stay; so do joiners (ZWNJ, ZWJ) and variation selectors where they shape what stands before them: letters
+    (Bengali, Persian, Mongolian), signs, emoji. A row of them, which could spell a hidden text, does not.
     """
     if text.isascii() and text.isprintable():
         return text
     out: list[str] = []
     for char in text.replace("\r\n", "\n").replace("\r", "\n").replace("\u2028", "\n").replace("\u2029", "\n"):
-        if char in "\n\t" or not _invisible(char) or (char in _JOINERS and out and _joins(out[-1])):
+        if char in "\n\t" or not _invisible(char) or (out and _shapes(char, out[-1])):
             out.append(char)
     return "".join(out)
 
 
 def _invisible(char: str) -> bool:
     code = ord(char)
-    if char in _FILLERS or 0xE0000 <= code <= 0xE0FFF or 0xFE00 <= code <= 0xFE0D:
+    if char in _FILLERS or char in _VARIANTS or 0xE0000 <= code <= 0xE0FFF or 0xFE00 <= code <= 0xFE0F:
         return True
     return unicodedata.category(char) in ("Cc", "Cf", "Co", "Cs")
 
 
-def _joins(before: str) -> bool:
-    """Whether a joiner after this character shows: letters and marks from Hebrew on, emoji and their selectors."""
-    return unicodedata.category(before) in ("Lo", "Mn", "Mc", "So", "Sk") and ord(before) > 0x58F
+def _shapes(char: str, before: str) -> bool:
+    """Whether a joiner or selector shows after this character."""
+    kind = unicodedata.category(before)
+    if char in _JOINERS:  # letters and marks from Hebrew on, emoji and their selectors
+        return kind in ("Lo", "Mn", "Mc", "So", "Sk") and ord(before) > 0x58F
+    if char in _STYLES:
+        return kind[0] not in "LMZC"
+    return char in _VARIANTS and "\u1820" <= before <= "\u18aa"
 
 
 def spoken(text: str) -> str:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Collection, Sequence
 from urllib.parse import quote as url_quote
 
-from vaultllm.inert import inert, inert_line, prefixed, without_labels
+from vaultllm.inert import inert, inert_line, prefixed, quiet_code, without_labels
 from vaultllm.prompts import printable
 from vaultllm.schema import Answer, Citation
 from vaultllm.text import language
@@ -25,17 +25,21 @@ NO_MODEL = "no model yet"
 def link(path: str, *, heading: str = "", block: str = "", alias: str = "") -> str:
     """A link that jumps to a note, its heading (`H1#H2`) or its block; the shown text is the alias or the note's name.
 
-    The address is the vault-relative path without `.md`, which is unique whatever else is called so. A path that no
-    wikilink can hold (`#`, `^`, `|`, brackets, what HTML or code could begin with, what nobody sees) becomes a Markdown link.
+    The address is the vault-relative path without `.md`, which is unique whatever else is called so. A path or heading that no
+    wikilink can hold (brackets, what HTML, code, math or a template could begin with, what nobody sees) becomes a Markdown link.
     """
     target = path.removesuffix(".md")
     name = target.rpartition("/")[2]
     where = f"#^{block}" if block else f"#{heading}" if heading else ""
     shown = alias or (f"{name} › {heading.rpartition('#')[2]}" if heading and not block else name)
-    shown = re.sub(r"[\s|\[\]\\`<>%{}]+", " ", printable(shown)).strip() or "…"
-    if re.search(r"[#^|\[\]%\\\n<>`{}$]|::", target) or printable(target) != target:
-        return f"[{shown}]({url_quote(path, safe='/')}{url_quote(where, safe='#^')})"
-    return f"[[{target}{where}|{shown}]]"
+    shown = re.sub(r"[\s|\[\]\\`<>%{}]+|::+|(?<!\w)#(?=\S)|(?<=&)(?=#?\w+;)", " ", printable(shown)).strip() or "…"
+    if re.search("[#^]", target) or _UNWRITABLE.search(target + where) or printable(target + where) != target + where:
+        address = url_quote(path, safe="/", errors="replace") + url_quote(where, safe="#^", errors="replace")
+        return f"[{shown.replace('$', chr(92) + '$')}]({address})"
+    return f"[[{target}{where}|{shown.replace('$', '')}]]"
+
+
+_UNWRITABLE = re.compile(r"[|\[\]%\\\t\n<>`{}$]|::")
 
 
 def talk_name(title: str, provider: str, at: str) -> str:
@@ -120,17 +124,17 @@ def answer_note(answer: Answer, answer_id: str) -> tuple[str, str]:
     if answer.sources:
         parts.append(f"> [!quote]- {words['sources']}\n" + "\n>\n".join(_source(n, one, words) for n, one in enumerate(answer.sources, 1)))
     body = "\n" + "\n\n".join(parts) + "\n"
-    links = list(dict.fromkeys(source.link for source in answer.sources))
+    links = list(dict.fromkeys(_source_property(source) for source in answer.sources))
     front = [
         "---",
         "tags: [vaultllm/answer]",
         f"created: {day}T{clock[:8]}",
         "vaultllm: answer",
-        f"vaultllm_id: {_yaml(answer_id)}",
-        f"vaultllm_model: {_yaml(_unlinked(answer.model))}",
-        f"vaultllm_run: {_yaml(answer.run)}",
-        f"vaultllm_question: {_yaml(_unlinked(title))}",
-        "vaultllm_sources:" + ("".join(f"\n  - {_yaml(one)}" for one in links) if links else " []"),
+        f"vaultllm_id: {property_text(answer_id)}",
+        f"vaultllm_model: {property_text(answer.model)}",
+        f"vaultllm_run: {property_text(answer.run)}",
+        f"vaultllm_question: {property_text(title)}",
+        "vaultllm_sources:" + ("".join(f"\n  - {one}" for one in links) if links else " []"),
         "vaultllm_rating:",
         f"vaultllm_sha: {hashlib.sha256(body.encode('utf-8', 'replace')).hexdigest()}",
         "---",
@@ -148,7 +152,7 @@ def head(role: str, name: str, created: str) -> str:
 
 def agent_message(answer: Answer, answer_id: str) -> str:
     """The answer as one nexus message, with its UID."""
-    name = re.sub(r"[*·`\[\]<>\n]+", " ", printable(_speaker(answer))).strip()
+    name = " ".join(re.sub(r"[^\w.,()+'’-]+", " ", printable(_speaker(answer))).split())  # no mark has an escape there
     body = prefixed(reply_text(answer), "> ", "> ")
     return f"{head('agent', f'Assistant · {name}', answer.created)}\n{body}\n<!-- UID: {answer_id}-agent -->"
 
@@ -159,10 +163,15 @@ def _speaker(answer: Answer) -> str:
 
 def reply_text(answer: Answer, plain_names: Collection[str] = ()) -> str:
     """What the assistant says: its own words first if it can be trusted to answer, else the notes' words and its own folded below."""
+    return "\n\n".join(reply_parts(answer, plain_names))
+
+
+def reply_parts(answer: Answer, plain_names: Collection[str] = ()) -> list[str]:
+    """`reply_text` in the parts that it has: the first holds the notes' words alone, unless the model can be trusted to answer."""
     words = words_of(answer.question)
-    said = inert(answer.text, cite=lambda number: _cited(answer.sources, number), plain_names=plain_names) if answer.text.strip() else ""
+    said = inert(answer.text, cite=lambda number: cited(answer.sources, number), plain_names=plain_names) if answer.text.strip() else ""
     if said and answer.capable:
-        return said
+        return [said]
     parts = []
     if answer.sources:
         lines = [f"- {quoted(source.quote, plain_names)} — {source.link}" for source in answer.sources]
@@ -176,7 +185,7 @@ def reply_text(answer: Answer, plain_names: Collection[str] = ()) -> str:
         parts.append(f"{words['none']} `vaultllm train`")
     else:
         parts.append(f"{words['silent']}: {inert_line(answer.model, 500)}")
-    return "\n\n".join(parts)
+    return parts
 
 
 def quoted(quote: str, plain_names: Collection[str] = ()) -> str:
@@ -186,10 +195,11 @@ def quoted(quote: str, plain_names: Collection[str] = ()) -> str:
     line = re.sub(r"\*\*|__|==|~~|`", "", line).strip()
     if line.startswith("|"):
         line = " — ".join(cell.strip() for cell in line.strip("|").split("|") if cell.strip())
-    return without_labels(inert_line(line, 400), plain_names) if plain_names else inert_line(line, 400)
+    said = inert_line(line, 400, start=True)
+    return without_labels(said, plain_names) if plain_names else said
 
 
-def _cited(sources: Sequence[Citation], number: int) -> str:
+def cited(sources: Sequence[Citation], number: int) -> str:
     """A citation's number as a link to what it cites; empty when there is no such source."""
     if not 1 <= number <= len(sources):
         return ""
@@ -208,11 +218,23 @@ def _source(number: int, source: Citation, words: dict[str, str]) -> str:
     return f"> **{number}.** {place}\n" + prefixed(inert(source.quote), "> > ", "> > ")
 
 
-def _unlinked(text: str) -> str:
-    """A property's text in which Obsidian finds no link."""
-    return re.sub(r"\[(?=\[)", "[ ", text)
+def _source_property(source: Citation) -> str:
+    """What was cited, as a property's value: a link of ours as it stands, spaces in a name included; a talk's title as text."""
+    return json.dumps(source.link, ensure_ascii=False) if _is_note(source.path) else property_text(source.link)
 
 
-def _yaml(text: str) -> str:
-    """A double-quoted YAML string on one line."""
-    return json.dumps(" ".join(printable(text).split()), ensure_ascii=False)
+def property_text(text: str) -> str:
+    """A double-quoted YAML string on one line: no link for Obsidian, nothing to run for a template plugin, no HTML, image or code.
+
+    The last for tables of properties (Dataview), which draw a value as Markdown.
+    """
+    line = quiet_code(" ".join(printable(text[:_LONGEST_PROPERTY]).split()))
+    line += "…" if len(text) > _LONGEST_PROPERTY else ""
+    if line.count("[") + line.count("{") > _MOST_BRACKETS:
+        line = line.translate(str.maketrans("[]{}", "()()"))
+    line = re.sub(r"\[(?=\[)|\](?=\()|<(?=[A-Za-z/!?])", r"\g<0> ", line)
+    return json.dumps(re.sub("~{3,}", "~~", line.replace("`", "'")), ensure_ascii=False)
+
+
+_LONGEST_PROPERTY = 2000  # characters; the whole question stands in the note
+_MOST_BRACKETS = 20  # unclosed ones look like deep nesting, and the whole front matter would not be read
