@@ -298,6 +298,61 @@ def test_adapters_of_old_trainings_go_but_not_what_serves_nor_where_rollback_lea
             registry.rollback(workspace, ledger)
 
 
+@pytest.fixture
+def three(tmp_path: Path) -> Any:
+    """A workspace with three runs of which none answers, and its ledger."""
+    workspace = config.init_workspace(_empty(tmp_path), str(tmp_path / "state"))
+    with Ledger(workspace.ledger) as ledger:
+        for number in (1, 2, 3):
+            ledger.put_run(finished(f"r{number:02}", promoted=False))
+            adapter = workspace.runs / f"r{number:02}" / "adapter"
+            adapter.mkdir(parents=True)
+            (adapter / "adapter_model.safetensors").write_bytes(b"x")
+        yield workspace, ledger
+
+
+def test_a_promotion_that_was_killed_at_any_moment_loses_no_way_back(three: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    workspace, ledger = three
+    registry.let_answer(workspace, ledger, registry.find(ledger, "r01"))
+    registry.let_answer(workspace, ledger, registry.find(ledger, "r02"))
+    point = registry._point
+
+    def dies(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    def points_and_dies(*given: Any) -> None:
+        point(*given)
+        raise KeyboardInterrupt
+
+    for there, then in ((dies, "r02"), (points_and_dies, "r03")):
+        monkeypatch.setattr(registry, "_point", there)
+        with pytest.raises(KeyboardInterrupt):
+            registry.let_answer(workspace, ledger, registry.find(ledger, "r03"))
+        assert registry.current(workspace) == then
+    monkeypatch.setattr(registry, "_point", point)
+    assert [registry.rollback(workspace, ledger)[1] for _ in range(3)] == ["r02", "r01", ""]
+
+
+def test_a_rollback_that_was_killed_has_happened_or_not(three: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    workspace, ledger = three
+    for run_id in ("r01", "r02", "r03"):
+        registry.let_answer(workspace, ledger, registry.find(ledger, run_id))
+    point = registry._point
+
+    def points_and_dies(*given: Any) -> None:
+        point(*given)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(registry, "_point", points_and_dies)
+    with pytest.raises(KeyboardInterrupt):
+        registry.rollback(workspace, ledger)
+    monkeypatch.setattr(registry, "_point", point)
+    assert registry.current(workspace) == "r02"
+    assert [registry.rollback(workspace, ledger)[1] for _ in range(2)] == ["r01", ""]
+    registry.let_answer(workspace, ledger, registry.find(ledger, "r01"))
+    assert registry.rollback(workspace, ledger) == ("r01", "")
+
+
 def test_the_line_of_descent_is_flat_along_what_answered_and_branches_where_something_was_refused() -> None:
     runs = [
         finished("a01"),

@@ -5,7 +5,10 @@ Knows nothing about what stands in them, nor about notes, which `vault.py` alone
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+import shutil
 from pathlib import Path
 
 from vaultllm.text import sha
@@ -36,13 +39,32 @@ def write_whole(path: str | Path, content: str | bytes, *, lasting: bool = False
     """
     folder, name = os.path.split(path)
     aside = os.path.join(folder, f".{sha(name, digits=8)}.tmp")  # a name as long as a note's has no room for a suffix
-    left = memoryview(content.encode("utf-8") if isinstance(content, str) else content)
-    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    data = content.encode("utf-8") if isinstance(content, str) else content
     try:
+        _write(aside, data, lasting)
+        os.replace(aside, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            os.unlink(aside)
+        raise explained(error, path, len(data)) from error
+
+
+def _write(path: str, data: bytes, lasting: bool) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        left = memoryview(data)
         while left:
             left = left[os.write(descriptor, left) :]
         if lasting:
             os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    os.replace(aside, path)
+
+
+def explained(error: OSError, path: str | Path, needed: int) -> OSError:
+    """The error with the path that it is about and, where there is no room, the bytes that are free and `needed`. Of the same class."""
+    said = error.strerror or str(error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        with contextlib.suppress(OSError):
+            said += f"; {shutil.disk_usage(os.path.dirname(path) or '.').free:,} bytes free, {needed:,} needed"
+    return OSError(error.errno, said, str(path))

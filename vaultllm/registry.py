@@ -73,13 +73,22 @@ def promote(workspace: Workspace, ledger: Ledger, run_id: str, reason: str = "",
 
 
 def let_answer(workspace: Workspace, ledger: Ledger, run: Run) -> str:
-    with ledger.transaction():  # a promotion by hand and one by a training that ends must not lose each other's history
-        before = current(workspace)
-        if before != run.id:
-            known = any(one.id == before for one in ledger.runs())  # else rollback would lead to nothing
-            ledger.set("promotions", json.dumps([*_history(ledger), before if known else ""]))
-            _point(workspace, run.id)
+    """Point at this run, which was checked; returns the id of the one before it. A kill leaves the one before it, or the way back to it."""
+    with ledger.transaction():  # kept for itself, before the pointer, which is no part of a transaction
+        before = _keep_way_back(workspace, ledger, run.id)
+    with ledger.transaction():
+        _keep_way_back(workspace, ledger, run.id)  # a promotion by hand and one by a training that ends must not lose each other's
+        _point(workspace, run.id)
         record(workspace, ledger, dataclasses.replace(run, promoted=True))
+    return before
+
+
+def _keep_way_back(workspace: Workspace, ledger: Ledger, run_id: str) -> str:
+    """Note the run that answers as what a rollback leads to, unless it is this one; returns its id."""
+    before, history = current(workspace), _history(ledger)
+    known = before if any(one.id == before for one in ledger.runs()) else ""  # else rollback would lead to nothing
+    if before != run_id and history[-1:] != [known]:
+        ledger.set("promotions", json.dumps([*history, known]))
     return before
 
 
@@ -162,10 +171,10 @@ def rollback(workspace: Workspace, ledger: Ledger) -> tuple[str, str]:
         if not before or not history:
             raise UsageError("there is nothing to roll back: no run answers; see: vaultllm runs")
         now = history.pop()
-        while now and not has_adapter(workspace, now):
+        while now and (now == before or not has_adapter(workspace, now)):  # before: a kill came between pointer and ledger
             now = history.pop() if history else ""
-        ledger.set("promotions", json.dumps(history))
         _point(workspace, now)
+        ledger.set("promotions", json.dumps(history))
     return before, now
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import sqlite3
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from typing import Any
 from rich.console import Console
 
 from vaultllm import config, steps, views
+from vaultllm.database import explained
 from vaultllm.schema import Progress
 
 
@@ -102,5 +104,7 @@ def opened(wait: float = 30.0) -> Iterator[steps.Job]:
         job = steps.Job(workspace, progress=progress, wait=wait)
         try:
             yield job
+        except sqlite3.Error as error:
+            raise explained(error, workspace.ledger) from error
         finally:
             job.close()
