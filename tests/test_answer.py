@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from vaultllm import answer, chats, config, markdown, render, steps
+from vaultllm import answer, chats, config, markdown, render, saying, steps
 from vaultllm.errors import DataError, VaultllmError
 from vaultllm.schema import Example, Hit, Message, Scene, Source, Turn
 
@@ -166,10 +166,11 @@ def test_numbers_lead_to_quotations_and_sentences_without_support_are_marked(job
     source = quotes.Sources(job.workspace)
     found = quotes.choose("rye bread proof", hits, source, most=1)
     said = "Бак держит сорок литров [2]. Rye bread needs a cold proof [1]. Nothing [3], and no [8]. The moon was built of green cheese."
-    text, citations = answer._with_numbers(said, hits, found, source)
+    shown = saying.Saying("rye bread proof", hits, found, source)
+    text = shown.numbered(said)
     assert text == "Бак держит сорок литров [2]. Rye bread needs a cold proof [1]. Nothing, and no. The moon was built of green cheese."
-    assert [one.path for one in citations] == ["Bread.md", "Сад/Полив.md"]
-    marked = answer._with_marks(text, hits, "en")
+    assert [one.path for one in shown.citations] == ["Bread.md", "Сад/Полив.md"]
+    marked = saying.Saying("rye bread proof", hits, found, source).whole(said)
     assert "green cheese. †" in marked
     assert "литров [2]. †" not in marked
     assert marked.endswith("† the model's own words: not in the excerpts.")

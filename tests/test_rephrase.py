@@ -406,7 +406,7 @@ def test_search_goes_on_without_a_model_that_can_write_and_says_so(
 
 def test_a_prompt_longer_than_the_model_reads_is_a_notice(tmp_path: Path) -> None:
     small = models.build(tmp_path / "small", context=64)
-    said = Rephraser("rewrite", rephrase.Model(lambda: answer._load(str(small), None))).rephrase("кто строил лодку")
+    said = Rephraser("rewrite", rephrase.Model(lambda: answer.load(str(small), None))).rephrase("кто строил лодку")
     assert "this model reads 1 to 63" in said.notice
 
 
@@ -454,5 +454,5 @@ def test_the_benchmark_asks_as_the_settings_say_with_the_model_of_the_vault(
 @pytest.mark.parametrize("written", ["<think>Let me see: path</think>\nwhere the boat lies", "where the boat lies\n<think>or does it"])
 def test_what_a_model_thinks_aloud_is_no_query(written: str, monkeypatch: pytest.MonkeyPatch, model: Path) -> None:
     monkeypatch.setattr(hf, "generate", lambda *given, **options: iter([written[:9], written[9:]]))
-    rephraser = Rephraser("decompose", rephrase.Model(lambda: answer._load(str(model), None)))
+    rephraser = Rephraser("decompose", rephrase.Model(lambda: answer.load(str(model), None)))
     assert [one.text for one in rephraser.rephrase("where is it").queries] == ["where the boat lies"]

@@ -18,12 +18,12 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from vaultllm import prompts, quotes, render
+from vaultllm import prompts, quotes, render, saying
 from vaultllm.config import Workspace
 from vaultllm.errors import DataError, ModelError, VaultllmError
 from vaultllm.ledger import Ledger
-from vaultllm.schema import Answer, Citation, Conversation, Hit, Message, Note, Progress, Report, Scene, to_dict
-from vaultllm.text import is_json, language, sentences, sha, stems
+from vaultllm.schema import Answer, Conversation, Hit, Message, Note, Progress, Report, Scene, to_dict
+from vaultllm.text import is_json, language, sha
 
 if TYPE_CHECKING:
     from vaultllm.memory.rephrase import Rephraser
@@ -36,10 +36,6 @@ MICRO_PROMPT_TOKENS = 256
 MICRO_NEW_TOKENS = 120
 MICRO_REPETITION = 1.3
 DOUBTED = 0.05  # chance that the vault speaks of a question, below which nothing is quoted: to withhold costs more than to quote in vain
-SUPPORTED = 0.5  # share of a sentence's content words that one excerpt must hold
-_OWN = {"en": "† the model's own words: not in the excerpts.", "ru": "† слова самой модели: в выдержках этого нет.",
-        "bn": "† মডেলের নিজের কথা: উদ্ধৃতিতে এটি নেই।"}  # fmt: skip
-_NUMBER = re.compile(r"[ \t]?\[(\d{1,3})\]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +47,22 @@ class _Said:
     model: str = render.NO_MODEL
     run: str = ""
     prompt_sha: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What a model is asked with."""
+
+    ids: list[int]
+    """Its tokens."""
+    most: int
+    """Tokens that the answer may have."""
+    repetition: float
+    """As `hf.generate` takes it."""
+    stop: tuple[str, ...]
+    """What ends the answer, besides end tokens."""
+    sha: str
+    """Hash of the messages."""
 
 
 def ask(
@@ -75,7 +87,8 @@ def write(workspace: Workspace, ledger: Ledger, answer: Answer) -> str:
     answer_id = _id(answer)
     name, text = render.answer_note(answer, answer_id)
     path = vault.write_new(workspace.vault, workspace.settings.answers.folder, vault.note_name(name), text)
-    _remember(ledger, answer_id, path, text.encode("utf-8", "replace"), answer, render.reply_text(answer))
+    written = hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
+    _remember(ledger, answer_id, path, written, answer, render.reply_text(answer))
     return path
 
 
@@ -132,8 +145,7 @@ def reply(
     if swallowed or heard is None or len(heard.turns) != len(talk.turns) + 1 or heard.turns[-1].role != "assistant":
         raise DataError("an answer here would not be read as one: is a code fence or comment open at the end? close it", path=path)
     with lock():
-        vault.append(workspace.vault, path, addition, hashlib.sha256(data).hexdigest())
-        written = vault.read(workspace.vault, path, len(data) + 4 * len(addition.encode()) + 16)
+        written = vault.append(workspace.vault, path, addition, hashlib.sha256(data).hexdigest())
         _remember(ledger, answer_id, path, written, answer, heard.turns[-1].text)
     return answer
 
@@ -159,9 +171,9 @@ def _id(answer: Answer) -> str:
     return re.sub(r"\D", "", answer.created[:19]) + "-" + sha(answer.question, answer.created, answer.text, str(answer.seconds), digits=8)
 
 
-def _remember(ledger: Ledger, answer_id: str, path: str, data: bytes, answer: Answer, said: str) -> None:
-    """`said`: the words as they stand in the note, by which the dataset knows them as ours."""
-    ledger.put_answer(answer_id, path, hashlib.sha256(data).hexdigest(), answer.created, {**to_dict(answer), "said": said})
+def _remember(ledger: Ledger, answer_id: str, path: str, written: str, answer: Answer, said: str) -> None:
+    """`written`: the note's SHA-256; `said`: the words as they stand in it, by which the dataset knows them as ours."""
+    ledger.put_answer(answer_id, path, written, answer.created, {**to_dict(answer), "said": said})
 
 
 def _answer(
@@ -178,17 +190,13 @@ def _answer(
     began = perf_counter()
     created = dt.datetime.now().astimezone().isoformat(timespec="seconds")
     progress(Progress("remembering", 0.0))
-    hits, speaks = _recall(workspace, ledger, question, history, note, without, progress)
-    source = quotes.Sources(workspace)
-    found = quotes.choose(question, hits, source) if speaks else []
-    hits = hits if speaks else []  # the model is told what the reader is: there is nothing
+    hits, told = recalled(workspace, ledger, question, history, note, without, progress)
     said = _speak(workspace, ledger, question, hits, history, stream, progress)
-    sources = [one.citation for one in found]
     if said.capable and said.text:
-        text, sources = _with_numbers(said.text, hits, found, source)
-        said = replace(said, text=_with_marks(text, hits, language(question)))
+        said = replace(said, text=told.whole(said.text))
     progress(Progress("answered", 1.0))
-    return Answer(question, said.text, said.capable, tuple(sources), said.model, said.run, said.prompt_sha, created, perf_counter() - began)
+    sources = tuple(told.citations)
+    return Answer(question, said.text, said.capable, sources, said.model, said.run, said.prompt_sha, created, perf_counter() - began)
 
 
 def rephraser(workspace: Workspace, ledger: Ledger) -> Rephraser | None:
@@ -202,15 +210,35 @@ def rephraser(workspace: Workspace, ledger: Ledger) -> Rephraser | None:
     from vaultllm import registry
     from vaultllm.memory import rephrase
 
-    def load() -> Loaded:
+    def chosen() -> Loaded:
         served = registry.serving(workspace, ledger)
         if served is None:
             raise ModelError("there is no model yet that could write; train one, or set train.base")
         if (Path(served[0]) / "micro.json").is_file():
             raise ModelError("the micro model cannot write questions; set train.base to a larger one, or empty memory.rewrite")
-        return _load(*served[:2])
+        return load(*served[:2])
 
-    return rephrase.Rephraser(kind, rephrase.Model(load))
+    return rephrase.Rephraser(kind, rephrase.Model(chosen))
+
+
+def recalled(
+    workspace: Workspace,
+    ledger: Ledger,
+    question: str,
+    history: Sequence[Message],
+    note: str | None,
+    without: str | None,
+    progress: Report,
+) -> tuple[list[Hit], saying.Saying]:
+    """What a model is told for a question, and what will be shown of its words: so far, quotations checked against the notes.
+
+    `note`: its scenes come first; `without`: its scenes are left out. Where the vault does not speak of the question, the model is
+    told what the reader is: there is nothing.
+    """
+    hits, speaks = _recall(workspace, ledger, question, history, note, without, progress)
+    hits = hits if speaks else []
+    source = quotes.Sources(workspace)
+    return hits, saying.Saying(question, hits, quotes.choose(question, hits, source), source)
 
 
 def _recall(
@@ -278,15 +306,29 @@ def _speak(
         base, adapter, run = serving
         name = Path(base).name
         progress(Progress("loading the model", 0.2))
-        loaded = _load(base, adapter)
+        loaded = load(base, adapter)
         text, prompt_sha = _generate(workspace, loaded, question, hits, history, stream, progress)
-        return _Said(text, loaded.capable, _described(ledger, loaded, run), run, prompt_sha)
-    except (VaultllmError, RuntimeError, ValueError, OSError, MemoryError) as error:  # RuntimeError: torch, out of memory too
-        why = str(error).strip().split("\n")[0] or type(error).__name__
-        return _Said(model=f"{name}: {why}" if name else why)
+        return _Said(text, loaded.capable, described(ledger, loaded, run), run, prompt_sha)
+    except SILENT as error:
+        return _Said(model=silence(name, error))
 
 
-def _load(base: str, adapter: Path | None) -> Loaded:
+SILENT = (VaultllmError, RuntimeError, ValueError, OSError, MemoryError)
+"""What a model can fail with, so that memory answers alone (RuntimeError: torch, out of memory too)."""
+
+
+def silence(name: str, error: BaseException) -> str:
+    """What stands in a model's name's place when it did not answer."""
+    why = str(error).strip().split("\n")[0] or type(error).__name__
+    return f"{name}: {why}" if name else why
+
+
+def release() -> None:
+    """Let go of the model that was kept."""
+    _loaded.cache_clear()
+
+
+def load(base: str, adapter: Path | None) -> Loaded:
     """The model, kept for the next question; loaded again when a file of it changes."""
     files = [path for folder in (Path(base), adapter) if folder is not None and folder.is_dir() for path in sorted(folder.iterdir())]
     return _loaded(base, adapter, tuple((path.name, path.stat().st_mtime_ns, path.stat().st_size) for path in files if path.is_file()))
@@ -299,7 +341,7 @@ def _loaded(base: str, adapter: Path | None, state: tuple[tuple[str, int, int], 
     return hf.load(base, adapter)
 
 
-def _described(ledger: Ledger, loaded: Loaded, run: str) -> str:
+def described(ledger: Ledger, loaded: Loaded, run: str) -> str:
     """Name, size and minutes of training, as a person reads them."""
     size = loaded.parameters
     about = f"{size / 1e9:.1f}B" if size >= 1e9 else f"{size / 1e6:.0f}M" if size >= 1e7 else f"{size / 1e6:.2g}M"
@@ -314,18 +356,9 @@ def _described(ledger: Ledger, loaded: Loaded, run: str) -> str:
     return f"{name}, {about} parameters{trained}"
 
 
-def _generate(
-    workspace: Workspace,
-    loaded: Loaded,
-    question: str,
-    hits: Sequence[Hit],
-    history: Sequence[Message],
-    stream: Stream | None,
-    progress: Report,
-) -> tuple[str, str]:
-    """The model's text and the hash of the prompt."""
+def prompt(workspace: Workspace, loaded: Loaded, question: str, hits: Sequence[Hit], history: Sequence[Message]) -> Prompt:
+    """What a model is asked with. Raises ValueError when its context is too short for any question."""
     from vaultllm import tokenizer
-    from vaultllm.models import hf
 
     settings = workspace.settings.answers
     if loaded.capable:
@@ -343,55 +376,33 @@ def _generate(
         if len(ids) <= loaded.context - new:
             break
         budget -= len(ids) - (loaded.context - new)  # this template writes more around a message than most do
+    return Prompt(ids, new, repetition, stops(loaded), sha(*(f"{message.role}: {message.text}" for message in asked)))
+
+
+def stops(loaded: Loaded) -> tuple[str, ...]:
+    """What ends a turn of a model that knows no control tokens for it."""
+    return () if loaded.tokenizer.chat_template else ("\nUser:",)
+
+
+def _generate(
+    workspace: Workspace,
+    loaded: Loaded,
+    question: str,
+    hits: Sequence[Hit],
+    history: Sequence[Message],
+    stream: Stream | None,
+    progress: Report,
+) -> tuple[str, str]:
+    """The model's text and the hash of the prompt."""
+    from vaultllm.models import hf
+
+    asked = prompt(workspace, loaded, question, hits, history)
     progress(Progress("answering", 0.4))
     pieces: list[str] = []
-    stop = () if loaded.tokenizer.chat_template else ("\nUser:",)
-    made = hf.generate(loaded, ids, max_new_tokens=new, temperature=settings.temperature, repetition=repetition, stop=stop)
+    temperature = workspace.settings.answers.temperature
+    made = hf.generate(loaded, asked.ids, max_new_tokens=asked.most, temperature=temperature, repetition=asked.repetition, stop=asked.stop)
     for piece in made:
         pieces.append(piece)
         if stream is not None:
             stream(piece)
-    text = prompts.spoken("".join(pieces))
-    return text, sha(*(f"{message.role}: {message.text}" for message in asked))
-
-
-def _with_numbers(text: str, hits: Sequence[Hit], found: Sequence[quotes.Quote], source: quotes.Sources) -> tuple[str, list[Citation]]:
-    """The text with its numbers of excerpts turned into numbers of citations, and the citations.
-
-    An excerpt that is cited and not quoted yet gets the quotation nearest to the sentence that cites it; a number
-    without an excerpt, or whose excerpt has no sentence that still stands in its note, is removed.
-    """
-    citations = [one.citation for one in found]
-    by_hit = {one.hit: at for at, one in reversed(list(enumerate(found, 1)))}
-
-    def numbered(match: re.Match[str]) -> str:
-        hit = int(match[1]) - 1
-        if not 0 <= hit < len(hits):
-            return ""
-        if hit not in by_hit:
-            sentence = sentences(text[: match.start()])[-1:] or [text]
-            nearest = quotes.choose(sentence[0], [hits[hit]], source, most=1, least=0.0)
-            if not nearest:
-                return ""
-            citations.append(nearest[0].citation)
-            by_hit[hit] = len(citations)
-        space = match[0][: match[0].index("[")]
-        return f"{space}[{by_hit[hit]}]"
-
-    return _NUMBER.sub(numbered, text), citations
-
-
-def _with_marks(text: str, hits: Sequence[Hit], words: str) -> str:
-    """Sentences that no excerpt supports get a †, and the text a line that says what it means. Code is left alone."""
-    excerpts = [set(stems(f"{hit.scene.title} {' '.join(hit.scene.headings)} {hit.text}")) for hit in hits]
-    parts = re.split(r"(^[ \t]*```.*?(?:^[ \t]*```[ \t]*$|\Z))", text, flags=re.MULTILINE | re.DOTALL)
-    marked = False
-    for index in range(0, len(parts), 2):
-        for sentence in dict.fromkeys(sentences(parts[index])):
-            said = quotes.content_stems(_NUMBER.sub("", sentence))
-            best = max((len(said & excerpt) / len(said) for excerpt in excerpts), default=0.0) if said else 1.0
-            if len(said) >= 3 and best < SUPPORTED and not sentence.lstrip().startswith(("#", "|")):
-                parts[index] = parts[index].replace(sentence, f"{sentence} †", 1)
-                marked = True
-    whole = "".join(parts)
-    return f"{whole}\n\n{_OWN.get(words, _OWN['en'])}" if marked else whole
+    return prompts.spoken("".join(pieces)), asked.sha

@@ -132,6 +132,12 @@ class _Rounded:
         return self.inner.embed(texts, query)
 
 
+def release() -> None:
+    """Let go of the embedders that were kept."""
+    _embedder.cache_clear()
+    _theirs.cache_clear()
+
+
 def usable(about: About, folder: Path) -> bool:
     """Whether a question can be embedded as the vectors were: files whole, model there. Asks no server."""
     try:
