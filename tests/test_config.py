@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -85,6 +87,30 @@ def test_the_state_may_not_lie_in_the_vault_nor_belong_to_another(tmp_path: Path
     config.open_workspace(str(one), str(tmp_path / "state"))
     with pytest.raises(VaultError, match="another vault"):
         config.open_workspace(str(two), str(tmp_path / "state"))
+
+
+@pytest.mark.parametrize("call", ["write", "replace"])
+def test_a_full_disk_or_a_kill_leaves_no_state_that_seems_to_be_of_another_vault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    vault, state = tmp_path / "vault", tmp_path / "state"
+    vault.mkdir()
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, call, full)
+    with pytest.raises(VaultError, match="bytes free"):
+        config.init_workspace(vault, str(state))
+    assert not (vault / config.CONFIG).exists()
+    monkeypatch.undo()
+    config.init_workspace(vault, str(state))
+    (state / "vault_id").unlink()
+    monkeypatch.setattr(os, call, full)
+    with pytest.raises(VaultError, match="bytes free"):
+        config.open_workspace(str(vault), str(state))
+    monkeypatch.undo()
+    assert config.open_workspace(str(vault), str(state)).state == state
 
 
 def test_every_setting_is_documented_with_its_default() -> None:

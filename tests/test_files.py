@@ -26,7 +26,7 @@ def test_an_error_names_the_file_and_leaves_the_old_one_and_nothing_beside_it(
             real(*given, **options)  # the descriptor is gone, whatever close says
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(files.os, call, full)
+    monkeypatch.setattr(os, call, full)
     with pytest.raises(OSError, match=r"[\d,]+ bytes free, 5 needed") as caught:
         files.write_whole(path, "after", lasting=True)
     monkeypatch.undo()

@@ -18,7 +18,8 @@ HEAVY = ("torch", "transformers", "peft", "chromadb", "scipy", "matplotlib", "ac
 # From the bottom up; a module may import from the layers below its own, and from its own layer's earlier modules.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("schema", "errors", "signals"),
-    ("text", "memory.choice", "config", "files", "locks", "heartbeat"),
+    ("text", "memory.choice", "files"),
+    ("config", "locks", "heartbeat"),
     (  # text and records only
         "redact",
         "mojibake",

@@ -483,3 +483,14 @@ def test_a_full_disk_does_not_make_us_take_back_what_the_owner_wrote(tmp_path, m
     with pytest.raises(VaultError):
         vault.append(tmp_path, "n.md", "new text\n", read)
     assert file.read_bytes() == b"a\nme\n"
+
+
+def test_what_a_kill_left_half_written_is_swept_and_nothing_else(tmp_path):
+    folder = tmp_path / "vaultllm" / "Answers"
+    folder.mkdir(parents=True)
+    mine, theirs = ".vaultllm-0123456789abcdef.tmp", (".vaultllm-notes.tmp", "draft.tmp", ".0123abcd.tmp", "a.md")
+    for name in (mine, *theirs):
+        (folder / name).write_text("half")
+    vault.sweep(tmp_path, ["vaultllm/Answers", "vaultllm/Reports", "../outside"])
+    assert sorted(path.name for path in folder.iterdir()) == sorted(theirs)
+    assert not (tmp_path / "vaultllm" / "Reports").exists()

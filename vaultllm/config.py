@@ -7,6 +7,7 @@ nearest right name. Knows nothing about what the settings do.
 from __future__ import annotations
 
 import codecs
+import contextlib
 import errno
 import os
 import re
@@ -20,6 +21,7 @@ import platformdirs
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from vaultllm.errors import ConfigError, UsageError, VaultError, nearest
+from vaultllm.files import write_whole
 from vaultllm.memory import choice
 from vaultllm.schema import SECRET_KINDS
 from vaultllm.text import encodable
@@ -384,7 +386,7 @@ def init_workspace(vault: Path, state: str | None = None, base: str | None = Non
             text += f"\n[train]\nbase = {_toml_string(base)}\n"
         try:
             path.parent.mkdir(exist_ok=True)
-            path.write_text(text, encoding="utf-8")
+            write_whole(path, text)
         except OSError as error:
             raise VaultError(f"cannot write the settings ({error.strerror}); make the vault writable", path=str(path)) from error
     return open_workspace(str(vault), state)
@@ -408,8 +410,8 @@ def _state_folder(vault: Path, named: str | None, vault_id: str) -> Path:
     try:
         state.mkdir(parents=True, exist_ok=True, mode=0o700)
         if not owner.exists():
-            owner.write_text(vault_id + "\n", encoding="utf-8")
-            owner.chmod(0o600)
+            with contextlib.suppress(FileNotFoundError):  # another vaultllm makes the same folder this very moment
+                write_whole(owner, vault_id + "\n")
         found = owner.read_text(encoding="utf-8").strip()
     except OSError as error:
         raise VaultError(f"the state folder cannot be used ({error.strerror})", path=str(state)) from error

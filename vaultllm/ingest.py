@@ -80,6 +80,8 @@ def ingest(
         only = None
     root = imports.root_of(workspace.state)
     unwanted = forgotten.load(workspace.state)
+    if only is None:
+        vault.sweep(workspace.vault, workspace.settings.own_folders)
     scan = vault.scan(workspace.vault, workspace.settings.scan, workspace.settings.own_folders, only)
     stored = imports.scan(root) if only is None else vault.Scan((), ())  # `import` itself tells of a stored talk that is new
     known = ledger.known(only)

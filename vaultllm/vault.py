@@ -16,7 +16,7 @@ import secrets
 import shutil
 import stat
 import unicodedata
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -47,6 +47,7 @@ _OTHERS = tuple(_OTHER_KINDS)
 _FORBIDDEN = re.compile(r"%%|[/\\:*?\"<>|#^\[\]\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ufeff\ufffd\ud800-\udfff]")
 _RESERVED = re.compile(r"(?:CON|PRN|AUX|NUL|COM[0-9¹²³]|LPT[0-9¹²³]|CONIN\$|CONOUT\$)(?:\..*)?", re.I)
 _ROOM = len(" 99.md")
+_LEFT = re.compile(r"\.vaultllm-[0-9a-f]{16}\.tmp")  # `write_new`, killed
 
 
 class FileStat(NamedTuple):
@@ -365,7 +366,7 @@ def write_new(vault: Path, folder: str, name: str, text: str, suffix: str = ".md
     """Write a new note `folder/name.md` (or `name 2.md`, …) and return its path. Nothing that exists is replaced.
 
     Another `suffix` is for a picture that a note of ours embeds (`.svg`).
-    It appears complete or not at all, survives a power cut once we return, and leaves no temporary file.
+    It appears complete or not at all, survives a power cut once we return, and leaves no temporary file; of a kill, see `sweep`.
     Raises VaultError: E-OUTSIDE when the folder leads out of the vault, E-WRITE when it cannot be written.
     """
     where = _inside(vault, folder, folder)
@@ -388,6 +389,16 @@ def write_new(vault: Path, folder: str, name: str, text: str, suffix: str = ".md
     return str(PurePosixPath(folder) / final)
 
 
+def sweep(vault: Path, folders: Iterable[str]) -> None:
+    """Remove what kills have left half written in these folders of ours. The caller holds the lock, and so does who writes there."""
+    for folder in folders:
+        with contextlib.suppress(OSError, VaultError):  # not there, or not ours any more
+            where = _inside(vault, folder, folder)
+            if where.is_dir():
+                with _folder(vault, where) as here:
+                    here.sweep()
+
+
 class _Here(NamedTuple):
     """A folder of the vault that is written to: open, so that none can be put in its place; by its path where a system has no `openat`."""
 
@@ -397,6 +408,12 @@ class _Here(NamedTuple):
     def of(self, name: str) -> str:
         """A name in it, as the calls want it that take `dir_fd=descriptor`."""
         return name if self.descriptor is not None else str(self.path / name)
+
+    def sweep(self) -> None:
+        """Remove our temporary files, whose names nobody else gives."""
+        for name in os.listdir(self.path if self.descriptor is None else self.descriptor):
+            if _LEFT.fullmatch(name):
+                os.unlink(self.of(name), dir_fd=self.descriptor)
 
     def sync(self) -> None:
         """Make the names in it last. Some file systems cannot; the files themselves are synced."""
