@@ -132,6 +132,15 @@ def test_no_leg_is_ever_left_out() -> None:
     assert len(points) == 37 == len({tuple(one.round(6)) for one in points})
 
 
+def test_sentences_cut_from_their_passages_alone_choose_nothing(ledger: Ledger) -> None:
+    notes, known = plain(60, said=False)
+    bodies = {path: text.replace("## ", "").replace("\n\n", " ") for path, text in notes.items()}
+    choice = chosen(ledger, bodies, Told(known))
+    assert choice.pairs >= fusion.FEWEST_PAIRS
+    assert (choice.weights, choice.chosen) == (DEFAULT, None)
+    assert "no cut sentences" in choice.reason
+
+
 def test_the_vaults_own_embedder_is_not_asked_for_what_it_has_read_together(ledger: Ledger) -> None:
     notes, _ = plain(40, said=False)  # nothing but chance joins a heading and its text, and having read both
     for path, text in notes.items():
@@ -313,22 +322,42 @@ def memory(ledger: Ledger, tmp_path: Path) -> Path:
     return tmp_path / "memory"
 
 
-def parts(ledger: Ledger, folder: Path, settings: MemorySettings) -> dict[str, float]:
-    """What the best hit for one of its own rare words is made of: it is the best of each leg."""
+def parts(ledger: Ledger, folder: Path, settings: MemorySettings, more: str = "") -> dict[str, float]:
+    """What the best hit for its own text, and some words `more`, is made of: it is the best of each leg."""
     plainly = settings.model_copy(update={"near": 0.0, "links": 0.0, "tags": 0.0, "terms": 0.0, "heading": 0.0, "named": 0.0})
+    return recall.ranked(ledger, folder, plainly, f"{own(ledger)} {more}", 1)[0].why
+
+
+def own(ledger: Ledger) -> str:
     (slot,) = ledger.without_vector("")[:1]
     ((_, text, _),) = ledger.texts([slot])
-    return recall.ranked(ledger, folder, plainly, text, 1)[0].why
+    return text
 
 
 def test_recall_weighs_by_what_was_chosen(ledger: Ledger, memory: Path) -> None:
     fingerprint = remember.fitted(ledger)["fingerprint"]
-    assert parts(ledger, memory, SETTINGS) == pytest.approx({"words": 5 / 13, "grams": 5 / 13, "dense": 3 / 13}, abs=1e-6)
+    assert parts(ledger, memory, SETTINGS) == pytest.approx({"words": 0.5, "grams": 0.5}, abs=1e-6)
     fusion.save(ledger, Choice(fingerprint, Weights(0.7, 0.2, 0.1), 80, 40, 0.5, 0.6, 0.05, 0.15))
     assert parts(ledger, memory, SETTINGS) == pytest.approx({"words": 0.7, "grams": 0.2, "dense": 0.1}, abs=1e-6)
     assert parts(ledger, memory, MemorySettings(dims=16, dense=0.0)) == pytest.approx({"words": 0.5, "grams": 0.5}, abs=1e-6)
     ledger.set("fusion", "{")
-    assert parts(ledger, memory, SETTINGS)["words"] == pytest.approx(5 / 13, abs=1e-6)
+    assert parts(ledger, memory, SETTINGS)["words"] == pytest.approx(0.5, abs=1e-6)
+
+
+def test_the_defaults_vectors_count_what_the_words_of_a_question_leave(ledger: Ledger, memory: Path) -> None:
+    unknown = "xylophone zeppelin quixotic"
+    shares = []
+    for more in ("", unknown, f"{unknown} wolframite jujube yacht vortex"):
+        kept = fusion.left(ledger.index.stems(f"{own(ledger)} {more}"))
+        found = parts(ledger, memory, SETTINGS, more)
+        shares.append(found.get("dense", 0.0))
+        assert shares[-1] == pytest.approx(0.3 * kept / (1 + 0.3 * kept), abs=1e-6)
+    assert 0 == shares[0] < shares[1] < shares[2] < 3 / 13
+    # Who sets a weight gets it, if it is the default; so does another embedder than the vault's own.
+    assert parts(ledger, memory, MemorySettings(dims=16, dense=0.3))["dense"] == pytest.approx(3 / 13, abs=1e-6)
+    assert fusion.is_yielding(SETTINGS, DEFAULT, "vault")
+    assert not fusion.is_yielding(SETTINGS, DEFAULT, "st:e5")
+    assert not fusion.is_yielding(SETTINGS, Weights(0.7, 0.2, 0.1), "vault")
 
 
 def test_the_benchmarks_arms_with_all_legs_have_what_was_chosen_and_one_leg_is_alone(ledger: Ledger, memory: Path) -> None:

@@ -7,6 +7,8 @@ what the legs said, and is worth the nDCG@10 of the right passage, each kind of 
 standard error of the best the one nearest to the default is chosen (the rule of Breiman et al. 1984), for each part of the notes by
 the others; only if what they gain that way is surely above zero, the choice over all replaces the default. Keeping it is the
 usual end.
+The default's vectors count less, the more of a question its words have found (`left`): the vault's own embedder, which knows no more
+than the vault, helps where the words do not meet. What was chosen or set counts as it is.
 Knows the ledger's passages and vectors; knows nothing about resonance, filters or which embedder made the vectors.
 """
 
@@ -38,12 +40,15 @@ if TYPE_CHECKING:
     from vaultllm.memory.embed import Embedder
     from vaultllm.memory.pairs import Pair
 
-VERSION = 1  # of the way it is chosen: what another version chose is not used
+VERSION = 2  # of the way it is chosen: what another version chose is not used
 MOST_PAIRS = 300  # that are asked
 FEWEST_PAIRS, FEWEST_NOTES = 60, 20  # with fewer the default stays
 MOST_PASSAGES = 4_000  # that are searched: a part of a larger vault, so that it takes seconds
-FULL = 20  # pairs of a kind, from which on it counts as much as any other
+# Pairs of a kind, from which on it counts as much as any other. So many must be no sentences cut from a passage: these share few
+# words with the rest of it, and alone they choose vectors, whatever people ask.
+FULL = 20
 POOL = 200  # passages that each leg names
+COVERED = 0.9  # of a question's words in one passage, from which on vectors have nothing to add
 STEPS = 10  # of the grid, along each side
 FOLDS = 5  # parts of the notes, each judged by what the others chose
 SAMPLES = 2_000  # of the bootstrap
@@ -96,7 +101,7 @@ class Choice:
     def reason(self) -> str:
         """Why the weights are what they are, in a sentence."""
         if self.default is None or self.chosen is None:
-            few = f"{self.pairs} from {self.notes} notes (at least {FEWEST_PAIRS} from {FEWEST_NOTES})"
+            few = f"{self.pairs} from {self.notes} notes (at least {FEWEST_PAIRS} from {FEWEST_NOTES}, {FULL} no cut sentences)"
             return f"the default: too few held-out pairs to choose by, {few}"
         gain = f"{self.chosen - self.default:+.3f} nDCG@10 ({self.low:+.3f} … {self.high:+.3f}) over the default"
         said = f"{gain} on {self.pairs} held-out pairs from {self.notes} notes"
@@ -132,6 +137,16 @@ def weights(ledger: Ledger, settings: MemorySettings, fingerprint: str) -> Weigh
         return Weights(settings.words, settings.grams, settings.dense)
     choice = load(ledger, fingerprint)
     return DEFAULT if choice is None else choice.weights
+
+
+def left(found: Leg) -> float:
+    """How much of the default's vectors counts, 0..1, beside what was `found` by the words."""
+    return max(0.0, 1 - found.coverage / COVERED)
+
+
+def is_yielding(settings: MemorySettings, chosen: Weights, spec: str) -> bool:
+    """Whether vectors count `left` of their weight: by the default and those of the vault's own embedder (`spec`)."""
+    return spec == "vault" and chosen == DEFAULT and not is_set(settings)
 
 
 def is_set(settings: MemorySettings) -> bool:
@@ -199,7 +214,7 @@ def fit(
     learnt, fair = pairs.split(every) if made in contrast.SIZES else ([], every)
     asked = _asked(fair, most)
     notes = len({pair.target_note for pair in asked})
-    if len(asked) < FEWEST_PAIRS or notes < FEWEST_NOTES:
+    if len(asked) < FEWEST_PAIRS or notes < FEWEST_NOTES or sum(pair.kind != "sentence" for pair in asked) < FULL:
         return Choice(stored, DEFAULT, len(asked), notes)
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as db:
         copy = _Copy.of(ledger, db, embedder, stored, settings, asked, made, learnt)
@@ -245,6 +260,7 @@ class _Copy(NamedTuple):
     vectors: np.ndarray  # (n, d) unit rows, or zeros
     queries: np.ndarray  # (pairs, d)
     settings: MemorySettings
+    yielding: bool = False  # whether the default's vectors count less where words find
 
     @staticmethod
     def of(
@@ -294,7 +310,7 @@ class _Copy(NamedTuple):
         for place, slot in enumerate(slots.tolist()):
             if slot in where:
                 places[where[slot]["path"]].append(place)
-        return _Copy(slots, places, [texts.fold(one) for one in said], index, vectors, queries, settings)
+        return _Copy(slots, places, [texts.fold(one) for one in said], index, vectors, queries, settings, bool(made))
 
     def hidden(self, pair: Pair) -> np.ndarray:
         """(n,) bool: passages that hold the query by construction, and so are no rivals of the right one."""
@@ -307,15 +323,23 @@ class _Copy(NamedTuple):
                 out[place] = True
         return out & ~mine
 
-    def scores(self, number: int, pair: Pair, out: np.ndarray) -> np.ndarray:
-        """(3, n): what each leg gives each passage for a pair's query, 0..1 as in recall; what is hidden gets nothing."""
+    def scores(self, number: int, pair: Pair, out: np.ndarray) -> tuple[np.ndarray, float]:
+        """(3, n): what each leg gives each passage for a pair's query, 0..1 as in recall; what is hidden gets nothing.
+
+        And how much of the default's weight its vectors keep.
+        """
+        kept = 1.0
         also = {variant.word: variant.weight for _, variants in expand.expand(pair.query, self.bm25) for variant in variants}
         found = np.zeros((3, len(self.slots)))
         for row, search in enumerate((self.bm25.stems, self.bm25.grams)):
-            found[row] = self._relative(search(pair.query, self.settings.k1, self.settings.b, also), out)
+            leg = search(pair.query, self.settings.k1, self.settings.b, also)
+            found[row] = self._relative(leg, out)
+            if self.yielding and row == 0:
+                seen = ~out[np.searchsorted(self.slots, leg.slots)]
+                kept = left(leg._replace(slots=leg.slots[seen], scores=leg.scores[seen]))
         near = self.vectors @ self.queries[number]
         found[2] = self._relative(Leg(self.slots, near), out, np.asarray(found.any(axis=0)))
-        return found
+        return found, kept
 
     def _relative(self, leg: Leg, out: np.ndarray, also: np.ndarray | None = None) -> np.ndarray:
         """(n,) the best `POOL` of a leg, and `also` (n,) bool, divided by the best one."""
@@ -348,7 +372,9 @@ def _gained(copy: _Copy, asked: Sequence[Pair], told: Callable[[float], None]) -
     found = np.zeros((len(asked), len(points)))
     for number, pair in enumerate(asked):
         out = copy.hidden(pair)
-        totals = points @ copy.scores(number, pair, out)
+        scores, kept = copy.scores(number, pair, out)
+        totals = points @ scores
+        totals[0] -= (1 - kept) * points[0, 2] * scores[2]
         mine = np.isin(copy.slots, pair.slots)
         best = totals[:, mine].max(axis=1, initial=0.0)
         # Other passages of the same answer are no rivals; of equals the right one is taken to be the last.
