@@ -39,3 +39,31 @@ def test_an_error_stays_of_its_class_and_only_a_full_disk_counts_bytes(tmp_path:
     with pytest.raises(FileNotFoundError, match=re.escape(str(tmp_path / "no" / "file"))) as caught:
         files.write_whole(tmp_path / "no" / "file", "x")
     assert "free" not in str(caught.value)
+
+
+@pytest.mark.parametrize("library", ["torch", "safetensors", "python"])
+def test_what_libraries_say_of_a_file_that_cannot_be_written_is_an_error_of_the_disk_with_its_path(tmp_path: Path, library: str) -> None:
+    resource = pytest.importorskip("resource")
+    import torch
+    from safetensors.torch import save_file
+
+    path, weights = tmp_path / "weights", {"a": torch.zeros(100_000)}
+    saves = {
+        "torch": lambda: torch.save(weights, path),
+        "safetensors": lambda: save_file(weights, path),
+        "python": lambda: path.write_text("x" * 100_000),
+    }
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, before[1]))
+    try:
+        with pytest.raises(OSError, match=re.escape(str(path))) as caught, files.saving(path):
+            saves[library]()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert caught.value.filename == str(path)
+    assert caught.value.errno
+
+
+def test_other_errors_of_libraries_stay_what_they_are() -> None:
+    with pytest.raises(RuntimeError, match="mat1 and mat2"), files.saving("x"):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")

@@ -353,6 +353,44 @@ def test_a_rollback_that_was_killed_has_happened_or_not(three: Any, monkeypatch:
     assert registry.rollback(workspace, ledger) == ("r01", "")
 
 
+def test_a_training_that_met_a_full_disk_goes_on_and_a_failed_one_leaves_no_checkpoint(
+    job: steps.Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vaultllm import train as lora
+
+    def breaks(error: Exception) -> Run:
+        def at_once(base: str, taught: Any, folder: Path, *_: Any, **__: Any) -> None:
+            (folder / "checkpoints" / "writing.tmp").mkdir(parents=True, exist_ok=True)
+            raise error
+
+        monkeypatch.setattr(lora, "train_lora", at_once)
+        with pytest.raises(type(error)):
+            trained(job, seed=7)
+        return job.ledger.runs()[-1]
+
+    full = breaks(OSError(28, "No space left on device", "x"))
+    assert full.status == "interrupted"
+    assert "goes on" in full.reason
+    failed = breaks(ModelError("the loss is not a number"))
+    assert failed.status == "failed"
+    registry.prune(job.workspace, job.ledger, keep=5)
+    assert [(job.workspace.runs / run.id / "checkpoints").exists() for run in (full, failed)] == [True, False]
+
+
+def test_a_base_whose_training_was_killed_goes_with_the_next_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vaultllm.models import micro
+
+    workspace = config.init_workspace(_empty(tmp_path), str(tmp_path / "state"))
+    for name in ("micro-1.tmp", "micro-2", "micro-3"):
+        (workspace.bases / name).mkdir(parents=True)
+    (workspace.bases / "micro-3" / "seen.json").write_text("{}")
+    (workspace.bases / "samples-00.json").write_text("{}")
+    monkeypatch.setattr(micro, "pretrain", lambda _, folder, **__: folder.mkdir())
+    made, is_new = training.micro_base(workspace, Dataset("d", (), ()), minutes=1, seed=0, progress=nothing, fresh=True)
+    assert is_new
+    assert {path.name for path in workspace.bases.iterdir()} == {"micro-3", "samples-00.json", made.name}
+
+
 def test_the_line_of_descent_is_flat_along_what_answered_and_branches_where_something_was_refused() -> None:
     runs = [
         finished("a01"),

@@ -8,10 +8,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from vaultllm.text import sha
+
+_UNWRITTEN = re.compile(r"iostream error|PytorchStreamWriter|file write failed|unexpected pos|cannot be opened", re.IGNORECASE)
 
 
 def write_if_changed(path: str | Path, content: str) -> None:
@@ -61,10 +65,26 @@ def _write(path: str, data: bytes, lasting: bool) -> None:
         os.close(descriptor)
 
 
-def explained(error: OSError, path: str | Path, needed: int) -> OSError:
+def explained(error: OSError, path: str | Path, needed: int | None = None) -> OSError:
     """The error with the path that it is about and, where there is no room, the bytes that are free and `needed`. Of the same class."""
     said = error.strerror or str(error)
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         with contextlib.suppress(OSError):
-            said += f"; {shutil.disk_usage(os.path.dirname(path) or '.').free:,} bytes free, {needed:,} needed"
+            said += f"; {shutil.disk_usage(os.path.dirname(path) or '.').free:,} bytes free"
+            said += f", {needed:,} needed" if needed else ""
     return OSError(error.errno, said, str(path))
+
+
+@contextlib.contextmanager
+def saving(path: str | Path) -> Iterator[None]:
+    """What torch and safetensors raise when they cannot write a file of this path, or below it, becomes an OSError that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise error if error.filename else explained(error, path) from error
+    except Exception as error:  # safetensors' own class cannot be named without importing it, torch has none
+        found = re.search(r"os error (\d+)", str(error))
+        if type(error).__name__ != "SafetensorError" and not (isinstance(error, RuntimeError) and _UNWRITTEN.search(str(error))):
+            raise
+        number = int(found[1]) if found else errno.EIO
+        raise explained(OSError(number, os.strerror(number)), path) from error

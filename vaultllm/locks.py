@@ -70,7 +70,9 @@ def take(path: Path, wait: float, work: str = "is at work on this state", waitin
     except Timeout:
         raise LockedError(f"{holder(path) or 'another vaultllm'} {work}; try again when it is done", path=str(path)) from None
     except OSError as error:
-        raise VaultError(f"cannot be locked ({error.strerror or error}); remove it, or mend its rights", path=str(path)) from error
+        raise VaultError(
+            f"cannot be locked ({error.strerror or error}); make room on its disk, mend its rights, or remove it", path=str(path)
+        ) from error
     with suppress(OSError):  # a full disk: what is to be done will say so, if it writes
         write_whole(_named(path), f"{os.getpid()} {command()}\n")
     return Lock(path, lock)

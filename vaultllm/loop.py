@@ -20,6 +20,7 @@ from typing import Any
 from vaultllm import checkpoints, evaluate, processes, replay, signals
 from vaultllm.errors import ModelError
 from vaultllm.evaluate import Window
+from vaultllm.files import saving
 from vaultllm.models import hf, packed
 from vaultllm.power import Wait
 from vaultllm.schema import Progress, Report
@@ -329,7 +330,8 @@ def _trainer(model: Any, job: Job) -> Any:
                 shutil.rmtree(aside, ignore_errors=True)
                 aside.mkdir(parents=True)
             processes.most([])  # the others put their random state there
-            super()._save_checkpoint(model, trial)
+            with saving(aside):
+                super()._save_checkpoint(model, trial)
             processes.most([])
             if not self.args.should_save:
                 job.unsaved = False

@@ -123,6 +123,9 @@ def prune(workspace: Workspace, ledger: Ledger, keep: int) -> list[str]:
         if len(way_back) < len(history):
             way_back = ["", *way_back] if way_back[0] else way_back
             ledger.set("promotions", json.dumps(way_back))
+    for run in ledger.runs():
+        if run.status == "failed":  # nothing goes on from there
+            shutil.rmtree(workspace.runs / run.id / "checkpoints", ignore_errors=True)
     gone = []
     for run_id in lineage.spare(ledger.runs(), keep, {current(workspace), *way_back}):
         if (workspace.runs / run_id / "adapter").is_dir():

@@ -17,7 +17,7 @@ from typing import Any
 
 from rich.console import Console
 
-from vaultllm import config, steps, views
+from vaultllm import config, files, steps, views
 from vaultllm.database import explained
 from vaultllm.schema import Progress
 
@@ -106,5 +106,7 @@ def opened(wait: float = 30.0) -> Iterator[steps.Job]:
             yield job
         except sqlite3.Error as error:
             raise explained(error, workspace.ledger) from error
+        except OSError as error:  # of a write, Python does not say where
+            raise error if error.filename or error.errno is None else files.explained(error, workspace.state) from error
         finally:
             job.close()

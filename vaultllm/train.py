@@ -28,7 +28,7 @@ from vaultllm.config import TrainSettings
 from vaultllm.dataset import Dataset
 from vaultllm.errors import DataError, ModelError
 from vaultllm.evaluate import Score, Window
-from vaultllm.files import write_whole
+from vaultllm.files import saving, write_whole
 from vaultllm.loop import Data, Job, Log, Pace, go_on, run
 from vaultllm.models import hf, packed, reload
 from vaultllm.power import Wait
@@ -367,7 +367,7 @@ def _save_adapter(model: Any, folder: Path, about: dict[str, str]) -> str:
     """Write `adapter/` whole, then `vaultllm.json` beside it; returns the hash of its weights."""
     aside, target = folder / "adapter.tmp", folder / "adapter"
     shutil.rmtree(aside, ignore_errors=True)
-    with hf.library_warnings_ignored():
+    with hf.library_warnings_ignored(), saving(aside):
         model.save_pretrained(str(aside), save_embedding_layers=False)
     config = json.loads((aside / "adapter_config.json").read_text(encoding="utf-8"))
     config["target_modules"] = sorted(config["target_modules"])  # peft writes a set: its order would change the file

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import json
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -55,6 +56,9 @@ def micro_base(
             return found, False
     folder = workspace.bases / f"micro-{_stamp()}"
     workspace.bases.mkdir(exist_ok=True)
+    for left in workspace.bases.glob("micro-*"):
+        if left.is_dir() and not (left / "seen.json").is_file():  # of a training that was killed
+            shutil.rmtree(left, ignore_errors=True)
     micro.pretrain(train, folder, minutes=minutes, seed=seed, progress=progress, val=built.split("val"), **watched)
     seen = {"paths": sorted({example.path for example in train}), "scenes": sorted({id_ for example in train for id_ in example.scenes})}
     write_whole(folder / "seen.json", json.dumps(seen, ensure_ascii=False, indent=1) + "\n")  # last: now the base is there
@@ -174,6 +178,9 @@ def train(
     except KeyboardInterrupt as stop:
         registry.record(workspace, ledger, dataclasses.replace(run, status="interrupted", reason=str(stop) or stopped))
         raise
+    except OSError as error:  # the disk: when it is mended, the last checkpoint is as good as it was
+        registry.record(workspace, ledger, dataclasses.replace(run, status="interrupted", reason=f"{error}; {stopped}"[:500]))
+        raise
     except BaseException as error:
         registry.record(workspace, ledger, dataclasses.replace(run, status="failed", reason=str(error)[:500]))
         raise
@@ -191,7 +198,7 @@ def train(
             metrics |= _scorecard(workspace, ledger, run, built, whole * 60 * MEASURES, progress)
             promoted, reason = _proven(metrics, settings.leak_limit, promoted, reason)
             metrics["arms"] = arms(workspace, ledger, run, built, progress)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, OSError):
             registry.record(workspace, ledger, dataclasses.replace(run, status="interrupted", reason=stopped))
             raise
         except BaseException as error:  # the adapter is whole; whoever wants to may promote it

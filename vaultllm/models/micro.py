@@ -24,7 +24,8 @@ from typing import Any
 
 from vaultllm import tokenizer as bpe
 from vaultllm.errors import DataError
-from vaultllm.models import learning, plan
+from vaultllm.files import saving
+from vaultllm.models import hf, learning, plan
 from vaultllm.models.plan import Budget, Reporter, Sample, Shape, Watched
 from vaultllm.schema import Example, Message, Report
 from vaultllm.text import encodable
@@ -171,7 +172,7 @@ def _pretrain(
         if result["val_bytes"]:
             result["val_bits_per_byte"] = plan.bits_per_byte(nats, result["val_bytes"])
     report("saving", force=True)
-    with _no_bars():
+    with _no_bars(), saving(work):
         model.save_pretrained(work)
     return result
 
