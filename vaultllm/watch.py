@@ -149,6 +149,7 @@ class _Daemon:
             scan_now = True  # what happened while we were blind; without a folder, it says so
         if self.dirty.lost:
             self.dirty.lost = False
+            self.say("problem", code="W-WATCH", message="events of the file system were lost (its queue was full); all notes are looked at")
             self.soon()
         if not scan_now and self.dirty.wait(now) is not None:
             self.hands.stand_by()  # it starts while what was saved settles
