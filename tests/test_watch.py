@@ -366,6 +366,41 @@ def test_no_change_is_lost_when_events_are(running, monkeypatch, lost):
     assert until(lambda: daemon.snapshots[-1] == want)
 
 
+def test_events_that_come_late_and_in_any_order_lead_to_what_is_there(running, monkeypatch):
+    held: list[Any] = []
+    dispatch = eyes.Dirty.dispatch
+    monkeypatch.setattr(eyes.Dirty, "dispatch", lambda self, event: held.append((self, event)))
+    daemon = running(settle=0.05).start()
+    root, chance = daemon.workspace.vault, random.Random(3)
+    for number in range(6):
+        (root / f"п{number}").mkdir()
+    for number in range(150):
+        notes = sorted(root.rglob("*.md"))
+        match chance.randrange(6) if notes else 0:
+            case 0 | 1:
+                (root / f"п{chance.randrange(6)}" / f"{number}.md").write_text(str(number), encoding="utf-8")
+            case 2:
+                chance.choice(notes).write_text(str(number), encoding="utf-8")
+            case 3:
+                chance.choice(notes).unlink()
+            case 4:
+                chance.choice(notes).rename(root / f"п{chance.randrange(6)}" / f"{number}.md")
+            case 5:
+                one, other = (root / f"п{place}" for place in chance.sample(range(6), 2))
+                one.rename(root / "aside")
+                other.rename(one)
+                (root / "aside").rename(other)
+    want = {path.relative_to(root).as_posix(): path.read_text(encoding="utf-8") for path in root.rglob("*.md")}
+    assert until(lambda: len(held) > 100)
+    time.sleep(0.3)
+    assert len(daemon.snapshots) == 1
+    events_held = list(held)
+    chance.shuffle(events_held)
+    for dirty, event in events_held:
+        dispatch(dirty, event)
+    assert until(lambda: daemon.snapshots[-1] == want)
+
+
 def test_a_full_queue_of_the_kernel_brings_a_scan(running):
     daemon = running().start()
     before = len(daemon.snapshots)
