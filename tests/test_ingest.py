@@ -143,6 +143,20 @@ def test_a_deleted_note_leaves_search_chroma_and_yaml(job: steps.Job) -> None:
     assert not any(scene.source.path == "Чаты/датчик.md" for scene in job.ledger.scenes())
 
 
+@pytest.mark.parametrize("named", [("old", "new"), ("new", "old"), ("new",)], ids="-".join)
+def test_a_renamed_dialogue_keeps_its_ids_in_whatever_order_events_name_it(job: steps.Job, named: tuple[str, ...]) -> None:
+    paths = {"old": "Чаты/датчик.md", "new": "Дача/про датчик.md"}
+    steps.ingest(job)
+    before = [(scene.id, scene.sha) for scene in job.ledger.scenes(paths["old"])]
+    assert before
+    (job.workspace.vault / paths["old"]).rename(job.workspace.vault / paths["new"])
+    for one in named:
+        steps.ingest_named(job, [paths[one]])
+    steps.ingest(job)  # the scan, which finds what no event named
+    assert [(scene.id, scene.sha) for scene in job.ledger.scenes(paths["new"])] == before
+    assert list(job.ledger.scenes(paths["old"])) == []
+
+
 def test_a_folder_of_many_notes_that_is_renamed_has_not_vanished_and_one_that_is_gone_has(job: steps.Job) -> None:
     root = job.workspace.vault
     (root / "Было").mkdir()
@@ -267,6 +281,24 @@ def test_a_note_that_cannot_be_read_for_a_while_is_not_forgotten(job: steps.Job)
     result = steps.ingest(job)
     assert result["notes"]["removed"] == 0
     assert list(job.ledger.scenes("Дача/Заметка 3.md"))
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_what_was_told_of_a_note_is_told_again_when_it_can_be_read_again(job: steps.Job, named: bool) -> None:
+    """Not that it is in the cloud only, which it no longer is."""
+    note = job.workspace.vault / "Дача" / "Заметка 1.md"
+    note.write_text("Текст до кода.\n\n```python\nprint(1)\n", encoding="utf-8")
+    only = ["Дача/Заметка 1.md"] if named else None
+
+    def told() -> list[str]:
+        ingesting.ingest(job.workspace, job.ledger, only=only)
+        return [problem.code for path, problem in job.ledger.problems() if path == "Дача/Заметка 1.md"]
+
+    assert told() == ["W-FENCE"]
+    there = note.rename(note.with_name(".Заметка 1.md.icloud"))
+    assert told() == ["W-OFFLINE"]
+    there.rename(note)
+    assert told() == ["W-FENCE"]
 
 
 def test_notes_that_vanish_in_numbers_are_kept_until_confirmed(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -75,6 +76,7 @@ def ingest(
     `only`: the notes (vault-relative, spelt as on disk) outside which nothing has changed; all are looked at nevertheless
     where they alone cannot tell. Raises VaultError (E-VANISHED) when many notes are gone and `confirm` is not set.
     """
+    ledger.take_back(workspace.runs)
     alone = None if only is None else _alone(ledger, only)
     if alone is None:
         only = None
@@ -197,9 +199,9 @@ def _read_changed(
     parser, now = reading.version(workspace.settings), time.time_ns()
     taken_out = {file.path for file in files if unwanted.path(file.path)} if unwanted else set()
     read_before = {path for path in taken_out if path in known and known[path].sha256}  # a `forget` was killed
-    todo = [
-        file for file in files if full or file.path in stale or file.path in read_before or not _is_same(file, known.get(file.path), parser)
-    ]
+    # What was told of one that could not be read for a while took the place of what was told when it was: it is read again.
+    again = stale.keys() | read_before | ledger.told(vault.UNREAD)
+    todo = [file for file in files if full or file.path in again or not _is_same(file, known.get(file.path), parser)]
     if not todo:
         return 0, len(files), Change()
     unread: list[vault.FileStat] = []  # same bytes, other stat
@@ -221,7 +223,7 @@ def _read_changed(
             if unwanted and unwanted.file(digest):
                 skipped.append(file)
                 continue
-            if old is not None and not full and file.path not in stale and old.sha256 == digest and old.parser == parser:
+            if old is not None and not full and file.path not in again and old.sha256 == digest and old.parser == parser:
                 unread.append(file)
             else:
                 yield workers.Task((file, digest), file.path, data)
@@ -386,9 +388,27 @@ def _scene_name(path: str) -> str:
     return name
 
 
+def damaged_scene_files(workspace: Workspace, ledger: Ledger) -> list[str]:
+    """The notes whose scene file is not what the ledger says; reads and makes all of them, half a second for 1,000 notes."""
+    found = []
+    for path in ledger.notes_with_scenes():
+        try:
+            whole = scene_file(workspace, path).read_bytes() == to_yaml(path, list(ledger.scenes(path))).encode("utf-8")
+        except OSError:
+            whole = False
+        found += [] if whole else [path]
+    return found
+
+
 def write_scenes(workspace: Workspace, ledger: Ledger, path: str) -> None:
-    """Write a note's scene file from the ledger."""
-    write_if_changed(scene_file(workspace, path), to_yaml(path, list(ledger.scenes(path))))
+    """Write a note's scene file from the ledger, whatever stands in its place."""
+    file = scene_file(workspace, path)
+    if file.is_dir():
+        shutil.rmtree(file)
+    for folder in (workspace.scenes / part for part in file.relative_to(workspace.scenes).parents):
+        if folder.is_file():
+            folder.unlink()
+    write_if_changed(file, to_yaml(path, list(ledger.scenes(path))))
 
 
 def _keep_problems(ledger: Ledger, scan: vault.Scan, only: Collection[str] | None) -> None:

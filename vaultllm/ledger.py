@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
-from vaultllm import imports
+from vaultllm import imports, kept
 from vaultllm.database import explained, marks
 from vaultllm.imports import Talk
 from vaultllm.memory import bags, scan, twins, words
@@ -314,6 +314,11 @@ class Ledger(Shelf):
         rows = self.db.execute("SELECT path, code, message, line, count FROM problems ORDER BY path, line, code")
         return [(path, Problem(*rest)) for path, *rest in rows]
 
+    def told(self, codes: Collection[str]) -> set[str]:
+        """Paths of the files of which one of these problems is told."""
+        marks = ", ".join("?" * len(codes))
+        return {path for (path,) in self.db.execute(f"SELECT path FROM problems WHERE code IN ({marks})", tuple(codes))}
+
     def set_talks(self, found: Mapping[str, Sequence[Talk]]) -> None:
         """Replace what is known of the talks of these notes (paths)."""
         rows = {
@@ -429,11 +434,51 @@ class Ledger(Shelf):
         return [from_dict(Run, json.loads(record)) for (record,) in self.db.execute("SELECT record FROM runs ORDER BY created, id")]
 
     def put_answer(self, answer_id: str, path: str, sha256: str, created: str, record: dict[str, Any]) -> None:
-        """Remember a note that we wrote, and its hash, so that it never counts as the user's."""
+        """Remember a note that we wrote, and its hash, so that it never counts as the user's; `kept` beside the ledger. Raises OSError."""
+        kept.answer(self.path.parent, answer_id, path, sha256, created, record)
+        self._put_answer(answer_id, path, sha256, created, record)
+
+    def _put_answer(self, answer_id: str, path: str, sha256: str, created: str, record: Mapping[str, Any]) -> None:
         self.db.execute(
             "INSERT OR REPLACE INTO answers (id, path, sha256, created, record) VALUES (?, ?, ?, ?, ?)",
             (answer_id, path, sha256, created, json.dumps(record, ensure_ascii=False)),
         )
+
+    def history(self) -> list[str]:
+        """Ids of the runs that answered before the current one, oldest first; "" stands for the base alone."""
+        found: list[str] = json.loads(self.get("promotions") or "[]")
+        return found
+
+    def put_history(self, ids: Sequence[str]) -> None:
+        """Replace `history`; `kept` beside the ledger. Raises OSError."""
+        kept.history(self.path.parent, ids)
+        self.set("promotions", json.dumps(list(ids)))
+
+    def take_back(self, runs: Path) -> int:
+        """In a ledger that was made anew: what is not in the vault, from what was kept beside it and the runs' folder; how many rows.
+
+        One from before anything was kept keeps it now. Raises OSError.
+        """
+        folder = self.path.parent
+        if not (folder / kept.FILE).exists():
+            for identity, path, digest, created, record in self.db.execute(
+                "SELECT id, path, sha256, created, record FROM answers"
+            ).fetchall():
+                kept.answer(folder, identity, path, digest, created, json.loads(record))
+            if before := self.history():
+                kept.history(folder, before)
+        tables = ("notes", "runs", "answers")
+        if any(self.db.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchone() for table in tables):
+            return 0
+        found, trained = kept.read(folder), kept.runs(runs)
+        with self.transaction():
+            for identity, (path, digest, created, about) in found.answers.items():
+                self._put_answer(identity, path, digest, created, about)
+            for run in trained:
+                self.put_run(run)
+            known = {run.id for run in trained}
+            self.set("promotions", json.dumps([one for one in found.history if one in known or not one]))
+        return len(found.answers) + len(trained)
 
     def answers(self, most: int) -> list[tuple[str, str]]:
         """(when, record as JSON) of the latest answers."""

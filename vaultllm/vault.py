@@ -44,6 +44,8 @@ _OTHER_KINDS = {
     ".base": "Bases hold views of notes, not notes",
 }
 _OTHERS = tuple(_OTHER_KINDS)
+UNREAD = ("W-OFFLINE", "W-LINK", "E-READ", "E-SPECIAL", "E-OUTSIDE", "E-SIZE")
+"""Codes of problems that keep a note from being read, whatever is in it."""
 _FORBIDDEN = re.compile(r"%%|[/\\:*?\"<>|#^\[\]\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ufeff\ufffd\ud800-\udfff]")
 _RESERVED = re.compile(r"(?:CON|PRN|AUX|NUL|COM[0-9¹²³]|LPT[0-9¹²³]|CONIN\$|CONOUT\$)(?:\..*)?", re.I)
 _ROOM = len(" 99.md")
@@ -532,15 +534,21 @@ def append(vault: Path, path: str, text: str, expected_sha256: str) -> str:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fsync(descriptor)
         except OSError as error:
-            with contextlib.suppress(OSError):
-                os.lseek(descriptor, before.st_size, os.SEEK_SET)
-                part = _read_all(descriptor, len(new) + 1)
-                if part and new.startswith(part):  # a part of it was written: take back our bytes, nobody else's
-                    os.ftruncate(descriptor, before.st_size)
+            _take_back(descriptor, before.st_size, new)
             raise _write_error(vault, path, len(new), error) from error
-        if not _stands(vault, path, before):  # a rename put another file in its place this very moment; ours is nowhere any more
-            raise OwnedNoteError("the note was replaced while it was written to; nothing of it was changed; try again", path=path)
+        if not _stands(vault, path, before):  # this very moment it was renamed, or another file put in its place
+            _take_back(descriptor, before.st_size, new)
+            raise OwnedNoteError("the note was moved or replaced while it was written to; nothing was added; try again", path=path)
         return hashlib.sha256(data + new).hexdigest()
+
+
+def _take_back(descriptor: int, size: int, added: bytes) -> None:
+    """Cut off our bytes, or what of them was written; nobody else's."""
+    with contextlib.suppress(OSError):
+        os.lseek(descriptor, size, os.SEEK_SET)
+        part = _read_all(descriptor, len(added) + 1)
+        if part and added.startswith(part):
+            os.ftruncate(descriptor, size)
 
 
 def _moment(found: os.stat_result) -> tuple[int, int, int]:
