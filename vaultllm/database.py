@@ -1,11 +1,17 @@
 """The SQLite file of the ledger: opened, made private, brought to the newest schema; transactions; its meta table.
 
-Several processes may open or make it at once. Knows the tables' shapes, not what is done with them (`ledger.py`).
+Before an older ledger is changed, a copy of it is laid beside it; then it is brought up to date in one transaction. Several processes
+may open or make it at once. Knows the tables' shapes, not what is done with them (`ledger.py`).
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
+import re
 import sqlite3
+import struct
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +20,8 @@ from typing import Any
 
 from vaultllm import locks
 from vaultllm.errors import LockedError, VaultError, VaultllmError
+from vaultllm.files import explained as with_room
+from vaultllm.text import sha
 
 APPLICATION_ID = 0x76_6C_6C_6D  # "vllm" in the file's header: says whose database this is
 
@@ -127,8 +135,13 @@ MIGRATIONS: tuple[str, ...] = (
 )
 
 
+WAY_OUT = "move it away and run: vaultllm ingest (it is rebuilt from the vault, and from what is kept beside it)"
+"""What helps where a ledger is damaged."""
+
 _PAGE = 16384  # bytes: a scene has some 2 KB, of which the usual 4096 would hold one and leave a third empty
 _PART = 500  # values in one statement
+_HEADER = struct.Struct(">16s44xi4xI")  # of SQLite's file format: the magic, user_version, application_id
+_BACKUP = re.compile(r"ledger-schema-\d+\.db")
 
 
 def marks(count: int) -> str:
@@ -143,6 +156,7 @@ class Database:
         """Open or create; migrate. Raises VaultError when it is damaged, not ours, or from a newer version."""
         self.path = path
         try:
+            _refuse(path)
             self.db = sqlite3.connect(path, timeout=30.0, isolation_level=None)
             try:
                 self._refuse_foreign()
@@ -180,25 +194,28 @@ class Database:
         (version,) = self.db.execute("PRAGMA user_version").fetchone()
         (application,) = self.db.execute("PRAGMA application_id").fetchone()
         self.db.execute("COMMIT")
-        if application != APPLICATION_ID and (version or application or tables):
-            raise VaultError("this SQLite file is not a ledger of vaultllm; choose another --state", path=str(self.path))
-        if version > len(MIGRATIONS):
-            raise VaultError(
-                f"the ledger has schema {version}, this vaultllm knows {len(MIGRATIONS)}; update vaultllm", path=str(self.path)
-            )
+        _judge(self.path, version, application, tables > 0)
 
     def _migrate(self) -> None:
+        """All that is missing, in one transaction; a ledger that holds something is copied first. Raises sqlite3.Error, OSError."""
+        if self._version() == len(MIGRATIONS):
+            return
+        with self.transaction():
+            # Read again under the lock: another process may have migrated while we waited for it.
+            version = self._version()
+            if version == len(MIGRATIONS):
+                return
+            if version:
+                _back_up(self.path, version)
+            for script in MIGRATIONS[version:]:
+                for statement in _statements(script):
+                    self.db.execute(statement)
+            self.db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            self.db.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+
+    def _version(self) -> int:
         (version,) = self.db.execute("PRAGMA user_version").fetchone()
-        while version < len(MIGRATIONS):
-            with self.transaction():
-                # Read again under the lock: another process may have migrated while we waited for it.
-                (version,) = self.db.execute("PRAGMA user_version").fetchone()
-                if version < len(MIGRATIONS):
-                    for statement in _statements(MIGRATIONS[version]):
-                        self.db.execute(statement)
-                    version += 1
-                    self.db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-                    self.db.execute(f"PRAGMA user_version = {version}")
+        return int(version)
 
     def close(self) -> None:
         """Close the file."""
@@ -251,10 +268,81 @@ def explained(error: sqlite3.Error | OSError, path: Path | None = None) -> Vault
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         who = "" if path is None else locks.at_work(path.parent)
         return LockedError(f"another vaultllm writes to the ledger{who and f' (at work: {who})'}; try again when it is done", path=where)
-    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-        advice = "move it away and run: vaultllm ingest (it is rebuilt from the vault)"
-        return VaultError(f"the ledger is damaged ({error}); {advice}", path=where)
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or "decode to UTF-8" in str(error) or (path is not None and path.is_dir()):
+        return VaultError(f"the ledger is damaged ({error}); {WAY_OUT}", path=where)
     return VaultError(f"the ledger cannot be used ({error}); make room on its disk, and the state folder writable", path=where)
+
+
+def _refuse(path: Path) -> None:
+    """Judge a file before SQLite opens it, which could change it: by its header, and by its log as one who may only read."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEADER.size)
+    except FileNotFoundError:
+        return
+    if len(head) < _HEADER.size:
+        return  # new, or cut off: SQLite says what is wrong
+    magic, version, application = _HEADER.unpack(head)
+    if magic != b"SQLite format 3\0":
+        return
+    log = path.with_name(f"{path.name}-wal")
+    if log.exists() and log.stat().st_size:  # what was written last stands there alone, its header too
+        with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=30.0)) as db:
+            (version,) = db.execute("PRAGMA user_version").fetchone()
+            (application,) = db.execute("PRAGMA application_id").fetchone()
+    _judge(path, version, application, is_used=False)
+
+
+def _judge(path: Path, version: int, application: int, is_used: bool) -> None:
+    """Raises VaultError for what is not ours, or newer than us. `is_used`: whether it has tables."""
+    if application != APPLICATION_ID and (version or application or is_used):
+        raise VaultError("this SQLite file is not a ledger of vaultllm; choose another --state", path=str(path))
+    if version > len(MIGRATIONS):
+        back = "; or put an older ledger back, as docs/on-disk-format.md says" if backups(path) else ""
+        raise VaultError(
+            f"the ledger has schema {version}, this vaultllm knows {len(MIGRATIONS)}; nothing was changed; update vaultllm{back}",
+            path=str(path),
+        )
+
+
+def backups(path: Path) -> list[Path]:
+    """The copies that were made of a ledger before it was brought up to date, the oldest schema first."""
+    found = (file for file in path.parent.glob("ledger-schema-*.db") if _BACKUP.fullmatch(file.name))
+    return sorted(found, key=lambda file: (len(file.name), file.name))
+
+
+def remove_backups(path: Path) -> int:
+    """Remove them all, and what a kill has left of one; how many there were. Raises OSError."""
+    found = backups(path)
+    for file in (*found, path.parent / _ASIDE):
+        file.unlink(missing_ok=True)
+    return len(found)
+
+
+_ASIDE = f".{sha('ledger-schema', digits=8)}.tmp"  # a name that `forget` knows as one of ours that a kill left half written
+
+
+def _back_up(path: Path, version: int) -> None:
+    """A whole copy beside the ledger, as it was committed, in place of those that were made before. Raises sqlite3.Error, OSError."""
+    aside, there = path.with_name(_ASIDE), path.with_name(f"ledger-schema-{version}.db")
+    aside.unlink(missing_ok=True)
+    try:
+        os.close(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))  # SQLite takes an empty file, and its mode
+        with contextlib.closing(sqlite3.connect(path, timeout=30.0)) as other:  # ours is in a transaction, which it does not see
+            other.execute("VACUUM INTO ?", (str(aside),))
+        with aside.open("rb") as copy:
+            os.fsync(copy.fileno())
+        aside.replace(there)
+    except (sqlite3.Error, OSError) as error:
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL:
+            full = OSError(errno.ENOSPC, "No room for a copy of the ledger before it is brought up to date")
+            raise with_room(full, there, path.stat().st_size) from error
+        raise
+    for file in backups(path):
+        if file != there:
+            file.unlink(missing_ok=True)
 
 
 def _statements(script: str) -> list[str]:

@@ -23,7 +23,7 @@ from typing import Any
 
 from vaultllm import forgotten, imports, ingest, registry, remember, target, vault
 from vaultllm.config import Workspace
-from vaultllm.database import explained
+from vaultllm.database import explained, remove_backups
 from vaultllm.errors import DataError, LockedError, VaultError, VaultllmError
 from vaultllm.files import write_whole
 from vaultllm.forgotten import Entry, Forgotten, mark
@@ -279,6 +279,7 @@ def _drop_files(workspace: Workspace, goal: Target, found: Derived, known: Forgo
     for path in goal.touched:
         ingest.scene_file(workspace, path).unlink(missing_ok=True)
     (workspace.state / "map.html").unlink(missing_ok=True)
+    remove_backups(workspace.ledger)  # whatever stands in them: of a short text no fragment could be looked for
     root = imports.root_of(workspace.state)
     for path in filter(imports.is_stored, goal.paths):  # a damaged one too
         imports.file_of(root, path).unlink(missing_ok=True)

@@ -40,6 +40,7 @@ MENDED = "nexus"
 """The reader whose talks a stored one mends."""
 
 _FORMAT = "vaultllm talk 1"
+_OURS_LATER = re.compile(r"vaultllm talk [1-9]\d*")  # and not `_FORMAT`
 _INDEX = "uids"  # which messages stand in which file: a line each, appended before the file is written
 _PROVIDER = re.compile(r"[^a-z0-9]+")
 _STORED = re.compile(r"[a-z0-9-]+/[^/\\\0]+\.json")  # what follows `PREFIX`
@@ -108,13 +109,18 @@ def _key(conversation: str) -> str:
 def store(root: Path, conversation: Conversation, *, dry_run: bool = False) -> tuple[Outcome, Conversation]:
     """Put a conversation into the store, joined with what is stored of it; returns what became of it and the joined talk.
 
-    The caller holds the lock. Raises OSError when the disk is full or read-only. With `dry_run` nothing is written.
+    The caller holds the lock. Raises OSError when the disk is full or read-only, VaultError when the stored talk is of a newer version.
+    With `dry_run` nothing is written.
     """
     path = file_of(root, path_of(conversation))
     before, old = b"", None
-    with contextlib.suppress(FileNotFoundError, ValueError):  # damaged: what comes now is better
+    try:
         before = path.read_bytes()
         old = load(before)
+    except NewerError as error:
+        raise VaultError(f"the imported talk was left as it is: {error}", path=str(path), code="E-IMPORT") from error
+    except (FileNotFoundError, ValueError):  # damaged: what comes now is better
+        pass
     joined = conversation if old is None else merge(old, conversation)
     data = dump(joined)
     joined = load(data)
@@ -189,14 +195,22 @@ def _json(value: Mapping[str, Any]) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
+class NewerError(ValueError):
+    """A stored talk of a newer version: not ours to read, nor to write over."""
+
+
 def load(data: bytes | str) -> Conversation:
-    """A stored talk; each turn's lines are its line in the file. Raises ValueError when it is not one of ours, or damaged."""
+    """A stored talk; each turn's lines are its line in the file. Raises ValueError when it is not one of ours, or damaged.
+
+    Of these NewerError when a newer version has written it.
+    """
     from vaultllm.chats import LEFT_OUT  # with all the readers, which who only asks does not need
 
     try:
         record = json.loads(data)
         if record["format"] != _FORMAT:
-            raise ValueError(f"its format is {record['format']!r}, this vaultllm knows {_FORMAT!r}")
+            known = f"its format is {record['format']!r}, this vaultllm knows {_FORMAT!r}"
+            raise NewerError(f"{known}; update vaultllm") if _OURS_LATER.fullmatch(str(record["format"])) else ValueError(known)
         turns = tuple(from_dict(Turn, {"text": "", **row, "lines": (number, number)}) for number, row in enumerate(record["turns"], 2))
         problems = tuple(from_dict(Problem, problem) for problem in record["problems"])
         left = sum(problem.count for problem in problems if problem.code in LEFT_OUT)
@@ -310,7 +324,8 @@ def as_note(note: Note) -> tuple[Note, list[Conversation]]:
     try:
         conversation = load(note.text)
     except ValueError as error:
-        problem = Problem("E-IMPORT", f"the imported talk is damaged ({error}); import its export again")
+        damaged = f"the imported talk is damaged ({error}); import its export again"
+        problem = Problem("E-IMPORT", f"the imported talk is of a newer version: {error}" if isinstance(error, NewerError) else damaged)
         return replace(note, problems=(problem,)), []
     return replace(note, title=conversation.title or note.title), [conversation]
 
