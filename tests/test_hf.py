@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -195,7 +196,9 @@ def test_a_small_or_vault_trained_model_is_not_trusted_to_answer(
 
 
 def test_an_adapter_of_another_base_is_refused(base: Path, tmp_path: Path):
-    adapter = adapter_of(base, tmp_path, {"base_sha": hf.fingerprint(base)})
+    adapter = adapter_of(base, tmp_path)
+    weights = hashlib.sha256((adapter / "adapter_model.safetensors").read_bytes()).hexdigest()
+    (tmp_path / "vaultllm.json").write_text(json.dumps({"base_sha": hf.fingerprint(base), "adapter_sha256": weights}))
     assert hf.load(str(base), adapter).model.peft_config
     other = models.build(tmp_path / "other", seed=7)
     with pytest.raises(ModelError, match="another base"):

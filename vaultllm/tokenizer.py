@@ -7,11 +7,15 @@ which messages are learnt is said by the caller.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
+import sys
 import threading
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from vaultllm.schema import Message
@@ -146,20 +150,79 @@ def _special_ids(tokenizer: Any) -> set[int]:
 
 def _template_pieces(tokenizer: Any, messages: Sequence[Message], reply: bool) -> list[str] | None:
     """What the template writes before, between and after the contents (one more than messages); None if it cannot be used."""
-    from jinja2.exceptions import TemplateError
-
     if not tokenizer.chat_template or not messages:
         return None
     # The contents never meet the template: it could trim, escape or cut them, and would parse their control tokens.
     turns = [{"role": message.role, "content": f"vaultllmcontent{i}end"} for i, message in enumerate(messages)]
     try:
-        text: str = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=reply, enable_thinking=False)
-    except TemplateError:
+        with _bounded():
+            text: str = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=reply, enable_thinking=False)
+    except (_EndlessError, MemoryError):
+        tokenizer.chat_template = None  # it need not be waited for again
+        return None
+    except Exception:  # it refuses these messages, or is broken: a template is somebody's code, and may raise anything
+        return None
+    if len(text) > _LONGEST_TEMPLATE:
         return None
     parts = _PLACEHOLDER.split(text)
     if parts[1::2] != [str(i) for i in range(len(messages))]:
         return None
     return parts[::2]
+
+
+_TEMPLATE_LINES, _TEMPLATE_SECONDS = 200_000, 5.0
+_LONGEST_TEMPLATE = 1_000_000  # characters around the messages
+_TEMPLATE_BYTES = 512 << 20
+
+
+class _EndlessError(Exception):
+    """A template that writes and writes."""
+
+
+@contextlib.contextmanager
+def _bounded() -> Iterator[None]:
+    """Bounds what a chat template may do in it: so many of its lines, seconds, and (on Linux) new memory.
+
+    jinja's sandbox keeps a template from the interpreter's insides; it does not keep it from running for ever.
+    """
+    until, lines = time.monotonic() + _TEMPLATE_SECONDS, 0
+
+    def count(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal lines
+        lines += 1
+        if lines > _TEMPLATE_LINES or time.monotonic() > until:
+            raise _EndlessError
+        return count
+
+    before = sys.gettrace()
+    sys.settrace(lambda frame, event, arg: count if frame.f_code.co_filename == "<template>" else None)
+    try:
+        with _little_memory():
+            yield
+    finally:
+        sys.settrace(before)
+
+
+@contextlib.contextmanager
+def _little_memory() -> Iterator[None]:
+    """No more than `_TEMPLATE_BYTES` of new address space; nothing where the system does not say how much is taken."""
+    try:
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+        taken = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
+        most = taken + _TEMPLATE_BYTES
+        if soft != resource.RLIM_INFINITY and soft < most:
+            yield
+            return
+        resource.setrlimit(resource.RLIMIT_AS, (most, hard))
+    except (ImportError, OSError, ValueError):
+        yield
+        return
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 def _encode_plain(tokenizer: Any, messages: Sequence[Message], reply: bool) -> tuple[list[int], list[bool]]:

@@ -375,7 +375,8 @@ def _save_adapter(model: Any, folder: Path, about: dict[str, str]) -> str:
     digest = _sha(aside / "adapter_model.safetensors")
     shutil.rmtree(target, ignore_errors=True)
     aside.rename(target)
-    note = json.dumps({"schema": 1, **about, "adapter_sha256": digest}, ensure_ascii=False, indent=1)
+    hashes = {"adapter_sha256": digest, "config_sha256": _sha(target / "adapter_config.json")}
+    note = json.dumps({"schema": 2, **about, **hashes}, ensure_ascii=False, indent=1)
     (folder / "vaultllm.json").write_text(note + "\n", encoding="utf-8")
     return digest
 

@@ -145,12 +145,7 @@ def _check_config(folder: Path) -> None:
         adapter = " (this is an adapter: name its base)" if (folder / "adapter_config.json").is_file() else ""
         raise ModelError(f"there is no model here: config.json is missing{adapter}", path=str(folder))
     config = _json(folder / "config.json")
-    if "auto_map" in config or "auto_map" in (
-        _json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
-    ):
-        raise ModelError(
-            "the model brings its own Python code (auto_map), which is never run; choose one that transformers knows", path=str(folder)
-        )
+    refuse_code(folder)
     quiet()
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as KNOWN
 
@@ -161,6 +156,37 @@ def _check_config(folder: Path) -> None:
         raise ModelError(
             f"{what} is not a causal language model (one that continues text); choose one like Qwen/Qwen3-0.6B", path=str(folder)
         )
+
+
+def refuse_code(folder: Path) -> None:
+    """Raise ModelError when a file of a model's folder names code that its loading would run or fetch."""
+    for name in ("config.json", "tokenizer_config.json", "processor_config.json", "generation_config.json", "adapter_config.json"):
+        found = _code_named(_json(folder / name)) if (folder / name).is_file() else ""
+        if found:
+            raise ModelError(
+                f"the model brings its own Python code ({found} in {name}), which is never run; choose one that transformers knows",
+                path=str(folder),
+            )
+
+
+def _code_named(value: Any, depth: int = 0) -> str:
+    """The key of a configuration that names code: classes of the model's own, or kernels that transformers fetches from the hub."""
+    if depth > 20 or not isinstance(value, dict | list):
+        return ""
+    if isinstance(value, list):
+        return next(filter(None, (_code_named(one, depth + 1) for one in value)), "")
+    for key, one in value.items():
+        kernel = "implementation" in key and any(
+            "/" in said for said in (one.values() if isinstance(one, dict) else [one]) if isinstance(said, str)
+        )
+        if kernel or (one and key in _CODE_KEYS):
+            return str(key)
+        if found := _code_named(one, depth + 1):
+            return found
+    return ""
+
+
+_CODE_KEYS = frozenset("auto_map auto_mapping trust_remote_code custom_generate custom_pipelines use_kernels kernel_config".split())
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -228,14 +254,14 @@ def load(base: str, adapter: Path | None = None, dtype: Any = None, quantize: st
     if quantize:
         nf4.checked(where, str(folder))
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         if dtype is None:
             half = getattr(config, "dtype", None) in (torch.bfloat16, torch.float16)
             dtype = torch.bfloat16 if half and fast_bf16(where) else torch.float32
         dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         model, report = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True,
+            folder, dtype=dtype, use_safetensors=True, local_files_only=True, trust_remote_code=False, output_loading_info=True,
             **(nf4.settings(where, dtype) if quantize else {}),
         )  # fmt: skip
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError, SafetensorError) as error:
@@ -252,6 +278,8 @@ def load(base: str, adapter: Path | None = None, dtype: Any = None, quantize: st
     model.eval()
     model.requires_grad_(False)
     micro = (folder / "micro.json").is_file()
+    if micro and _json(folder / "micro.json").get("sha", fingerprint(folder)) != fingerprint(folder):
+        raise ModelError("it is not what was written after training; train it again: vaultllm train --fresh", path=str(folder))
     name = folder.name if path_of(base).exists() else base.rpartition("/")[2]
     return Loaded(model, tokenizer, name, folder, parameters, context, parameters >= CAPABLE and not micro)
 
@@ -283,7 +311,7 @@ def load_tokenizer(folder: str | Path) -> Any:
 
     quiet()
     try:
-        return AutoTokenizer.from_pretrained(_checked(Path(folder)), local_files_only=True)
+        return AutoTokenizer.from_pretrained(_checked(Path(folder)), local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"its tokenizer cannot be loaded ({_first_line(error)}); download the model again", path=str(folder)) from error
 
@@ -309,15 +337,19 @@ def _with_adapter(model: Any, folder: Path, adapter: Path) -> Any:
     if not (adapter / "adapter_config.json").is_file() or not weights.is_file():
         pickled = " (adapter_model.bin is a pickle and is never loaded)" if (adapter / "adapter_model.bin").is_file() else ""
         raise ModelError(f"there is no adapter here: adapter_model.safetensors is missing{pickled}", path=str(adapter))
-    if _json(adapter / "adapter_config.json").get("auto_mapping"):
-        raise ModelError("the adapter names its own classes (auto_mapping), which are never loaded; train it again", path=str(adapter))
+    refuse_code(adapter)
+    about = _json(adapter / "adapter_config.json")
+    odd = [name for name in ("megatron_config", "loftq_config", "corda_config", "eva_config") if about.get(name)]
+    if odd or about.get("peft_type") != "LORA" or not isinstance(about.get("target_modules"), list):
+        what = odd[0] if odd else "its kind, or its modules by a pattern"
+        raise ModelError(f"the adapter is none that is trained here ({what}); train it again", path=str(adapter))
     noted = _provenance(adapter)
-    trained_on, expected = noted.get("base_sha", ""), noted.get("adapter_sha256", "")
-    if trained_on and trained_on != fingerprint(folder):
+    if noted.get("base_sha", fingerprint(folder)) != fingerprint(folder):
         raise ModelError(f"it was trained on another base than {folder}, or the base was changed since; train it again", path=str(adapter))
-    facts = weights.stat()
-    if expected and _file_sha(str(weights), facts.st_size, facts.st_mtime_ns) != expected:
-        raise ModelError("the adapter is not what was written after training; roll back or train again", path=str(adapter))
+    for path, key in ((weights, "adapter_sha256"), (adapter / "adapter_config.json", "config_sha256")):
+        facts = path.stat()
+        if key in noted and _file_sha(str(path), facts.st_size, facts.st_mtime_ns) != noted[key]:
+            raise ModelError(f"{path.name} is not what was written after training; roll back or train again", path=str(adapter))
     try:
         if not all(bool(torch.isfinite(tensor).all()) for tensor in load_file(weights).values()):
             raise ModelError("the adapter holds numbers that are not finite; roll back or train again", path=str(adapter))
@@ -328,13 +360,23 @@ def _with_adapter(model: Any, folder: Path, adapter: Path) -> Any:
 
 
 def _provenance(adapter: Path) -> dict[str, str]:
-    """What is noted beside an adapter: `base_sha`, `adapter_sha256`, `quantize`; what was not noted is left out."""
-    for name in ("vaultllm.json", "run.json"):
-        path = adapter.parent / name
-        if path.is_file():
-            data = _json(path)
-            return {key: str(data[key]) for key in ("base_sha", "adapter_sha256", "quantize") if data.get(key)}
-    return {}
+    """What is noted beside an adapter: `base_sha`, `adapter_sha256`, `config_sha256`, `quantize`; what was not noted is left out.
+
+    Raises ModelError when `vaultllm.json` does not say whose adapter it is, which it always says when it is written.
+    """
+    ours = adapter.parent / "vaultllm.json"
+    if ours.is_file():
+        data = _json(ours)
+        wanted = {1: ("base_sha", "adapter_sha256"), 2: ("base_sha", "adapter_sha256", "config_sha256")}.get(data.get("schema", 1))
+        if wanted is None or not all(data.get(key) for key in wanted):
+            raise ModelError("does not say what the adapter was trained on; roll back or train again", path=str(ours))
+    elif (path := adapter.parent / "run.json").is_file():
+        record = _json(path)
+        metrics = record.get("metrics")
+        data = {**(metrics if isinstance(metrics, dict) else {}), **record}
+    else:
+        data = {}
+    return {key: str(data[key]) for key in ("base_sha", "adapter_sha256", "config_sha256", "quantize") if data.get(key)}
 
 
 def configuration(folder: Path) -> Any:
@@ -343,7 +385,7 @@ def configuration(folder: Path) -> Any:
 
     quiet()
     try:
-        return AutoConfig.from_pretrained(_checked(folder), local_files_only=True)
+        return AutoConfig.from_pretrained(_checked(folder), local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"its config.json cannot be used ({_first_line(error)}); download the model again", path=str(folder)) from error
 
@@ -397,6 +439,8 @@ def generate(
             out = model(input_ids=feed, past_key_values=past, use_cache=True, **last_only)
         past = out.past_key_values
         logits = out.logits[0, -1].float().cpu().clone()  # an inference tensor cannot be written to
+        if bool(logits.isnan().any()):
+            raise ModelError("it computes what is no number: its weights are damaged; download or train it again", path=str(loaded.folder))
         if repetition != 1.0 and made:
             seen = torch.tensor(sorted(set(made)))
             logits[seen] = torch.where(logits[seen] > 0, logits[seen] / repetition, logits[seen] * repetition)

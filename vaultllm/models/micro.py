@@ -82,6 +82,7 @@ def pretrain(
         watched = Watched(written, stop)
         result = _pretrain(examples, work, n_bytes, budget, seed, report, [_encodable(example) for example in val], watched)
         result["minutes"] = round((time.monotonic() - began) / 60, 3)
+        result["sha"] = hf.fingerprint(work)
         (work / "micro.json").write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         _publish(work, folder)
     finally:

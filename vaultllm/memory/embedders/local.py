@@ -173,13 +173,32 @@ def _checked(folder: Path) -> Path:
     """The folder, if what is in it can be loaded safely."""
     if not (folder / "config.json").is_file():
         raise ModelError("there is no model here: config.json is missing", path=str(folder))
-    if any("auto_map" in _json(folder / name) for name in ("config.json", "tokenizer_config.json")):
-        raise ModelError("the model brings its own Python code (auto_map), which is never run; choose one that transformers knows", path=str(folder))  # fmt: skip  # noqa: E501
+    hf.refuse_code(folder)
+    _check_modules(folder)
     weights = sorted(folder.rglob("*.safetensors"))
     pickled = sorted(path for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in folder.glob(f"*/{pattern}"))
     if not any(path.parent == folder for path in weights) or any(path.with_name("model.safetensors") not in weights for path in pickled):
         raise ModelError("it has no model.safetensors for all of its weights, and pickles can run code; choose or convert to one that has", path=str(folder))  # fmt: skip  # noqa: E501
     return folder
+
+
+_MODULES = frozenset({*_OURS, "Dense", "LayerNorm", "Dropout", "WeightedLayerPooling", "StaticEmbedding"})
+
+
+def _check_modules(folder: Path) -> None:
+    """Raise ModelError for a part that is not plain: sentence-transformers would import any class that is named, and load its file."""
+    listed = _read(folder / "modules.json")
+    for one in [] if listed is None else listed if isinstance(listed, list) else [listed]:
+        kind, where = (str(one.get("type", "")), one.get("path", "")) if isinstance(one, dict) else ("", "")
+        inside = isinstance(where, str) and (folder / where).resolve().is_relative_to(folder.resolve())
+        if not re.fullmatch(r"sentence_transformers(\.\w+)+", kind) or kind.rpartition(".")[2] not in _MODULES or not inside:
+            raise ModelError(
+                f"modules.json names {kind or 'no class'!r} in {where!r}, which is not loaded; choose another", path=str(folder)
+            )
+    for path in sorted(folder.glob("*/config.json")):
+        acts = _json(path).get("activation_function")
+        if acts and not re.fullmatch(r"torch\.nn\.modules\.\w+\.\w+", str(acts)):
+            raise ModelError(f"{path.parent.name}/config.json names {acts!r}, which is not loaded; choose another", path=str(folder))
 
 
 def _json(path: Path) -> dict[str, Any]:
