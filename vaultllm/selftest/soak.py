@@ -102,6 +102,7 @@ class _Run:
         self.waiting: dict[str, tuple[str, float]] = {}
         self.forgotten: list[str] = []
         self.trainings = 0
+        self.training: subprocess.Popen[bytes] | None = None
 
     def happen(self) -> None:
         """One thing that a user or a sync client does."""
@@ -133,7 +134,7 @@ class _Run:
             self.watched.command("search", self.life.sentence())
         if self.soak and hour % 8 == 3:
             self.watched.command("ask", self.life.sentence())
-        if hour == 44 or (self.soak and hour % 10 == 9):
+        if self.training is None and (hour == 44 or (self.soak and hour % 10 == 9)):  # what trains is not forgotten under
             self.forget(daemon, hour)
         if hour == 12:
             self.break_settings()
@@ -142,9 +143,27 @@ class _Run:
             self.happen()
             time.sleep(2.0)
             os.killpg(daemon.pid, signal.SIGCONT)
-        if self.soak and hour in (25, 47, 70):
-            result = self.watched.command("retrain", "--minutes", "0.2", "--min-new", "1", "--no-report")
-            self.trainings += result.get("status") == "done"
+        self.trained(wait=0.0)
+        if self.soak and hour in (25, 47, 68) and self.training is None:
+            line = self.watched.line("retrain", "--minutes", "0.2", "--min-new", "1", "--no-report")
+            with (self.watched.log.with_name("train.log")).open("wb") as said:
+                self.training = subprocess.Popen(line, stdout=said, stderr=said, env=self.watched.environment(), start_new_session=True)
+
+    def trained(self, wait: float) -> None:
+        """Take note of a training that has ended; one that has not in so many seconds is a failure, unless there are none."""
+        if self.training is None:
+            return
+        try:
+            ended = self.training.wait(timeout=wait) if wait else self.training.poll()
+        except subprocess.TimeoutExpired:
+            os.killpg(self.training.pid, signal.SIGKILL)
+            ended = self.training.wait()
+        if ended is not None:
+            self.training = None
+            self.trainings += ended == 0
+            if ended:
+                said = self.watched.log.with_name("train.log").read_text(errors="replace")[-300:]
+                self.watched.failures.append(f"retrain ended with {ended}: {said}")
 
     def forget(self, daemon: subprocess.Popen[bytes], hour: int) -> None:
         """A note that was read; it stays in the vault and must not come back."""
@@ -202,22 +221,22 @@ def run(
 
 
 def _live(one: _Run, daemon: subprocess.Popen[bytes], seconds: float, told: Callable[[str], None]) -> None:
-    """The hours, evenly; each has its events first, then what is due in it."""
-    start = time.monotonic()
+    """The hours, evenly; each has its events first, then what is due in it. Commands that take longer make the run longer, not denser."""
     each = seconds / HOURS
     busy = max(1, round(each * 1.5))  # events of an hour by day
     for hour in range(HOURS):
+        start = time.monotonic()
         one.clock.to(at_hour(hour))
         asleep = (hour % 24) < 7
-        for number in range(busy if not asleep else hour % 2):
+        for _ in range(busy if not asleep else hour % 2):
             one.happen()
-            time.sleep(max(0.0, min(each / (busy + 1), start + (hour + (number + 1) / (busy + 1)) * each - time.monotonic())))
+            time.sleep(each / (busy + 1))
         if daemon.poll() is not None:
-            return
+            break
         one.due(hour, daemon)
         while True:
-            one.look(daemon, min(hour + 1.0, hour + max(0.0, (time.monotonic() - start - hour * each) / each)))
-            left = start + (hour + 1) * each - time.monotonic()
+            one.look(daemon, hour + min(1.0, (time.monotonic() - start) / each))
+            left = start + each - time.monotonic()
             if left <= 0:
                 break
             time.sleep(min(left, 2.0))
@@ -225,6 +244,7 @@ def _live(one: _Run, daemon: subprocess.Popen[bytes], seconds: float, told: Call
             last = one.samples[-1] if one.samples else None
             takes = f"{last.tree_mb:.0f} MB, {last.files} files" if last else "no sample"
             told(f"hour {hour + 1} of {HOURS}: {one.life.changes} events, {takes}, {len(one.watched.failures)} failures")
+    one.trained(wait=600.0)
 
 
 def _misbehaved(samples: Sequence[gauges.Sample], judged: bool) -> list[str]:

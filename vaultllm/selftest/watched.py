@@ -64,9 +64,13 @@ class Watched:
                     os.killpg(daemon.pid, signal.SIGKILL)
                 daemon.wait()
 
+    def line(self, *words: str) -> list[str]:
+        """A command of this vault, as it is started."""
+        return [sys.executable, "-m", "vaultllm", "--vault", str(self.vault), "--state", str(self.state), "--json", *words]
+
     def command(self, *words: str, fine: Sequence[int] = (0,), seconds: float = 600.0) -> dict[str, Any]:
         """One command beside the daemon, and what it printed; where it waits for another process in vain (75) it is called again."""
-        line = [sys.executable, "-m", "vaultllm", "--vault", str(self.vault), "--state", str(self.state), "--json", *words]
+        line = self.line(*words)
         for _ in range(5):
             self.commands += 1
             try:
