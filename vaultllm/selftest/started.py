@@ -113,9 +113,13 @@ class Starter:
         source, sink = self.process.stdout, self.process.stdin
         if source is None or sink is None:
             raise RuntimeError("the process that starts commands has no pipes")
-        sink.write(json.dumps(request).encode() + b"\n")
-        sink.flush()
-        line = source.readline()
+        try:
+            sink.write(json.dumps(request).encode() + b"\n")
+            sink.flush()
+            line = source.readline()
+        except BaseException:  # whoever asked waits no longer: the answer would be taken for that to the next request
+            self.process.kill()
+            raise
         if not line:
             raise RuntimeError(f"the process that starts commands has ended (exit {self.process.wait()})")
         answer: dict[str, Any] = json.loads(line)
