@@ -162,7 +162,7 @@ class MemorySettings(_Section):
     grams: float = Field(0.5, ge=0.0)
     """Weight of character 4-grams (BM25); chosen with `words`."""
     dense: float = Field(0.3, ge=0.0)
-    """Weight of the vectors; chosen with `words`."""
+    """Weight of the vectors; chosen with `words`. As long as it is not set, those of the vault's own embedder count 0.1."""
     near: float = Field(0.7, ge=0.0)
     """Resonance: how much of what a turn or section says less than its best neighbour is lent to it; at 1 it would say as much."""
     links: float = Field(0.1, ge=0.0)
@@ -335,17 +335,20 @@ class Workspace:
 def path_of(named: str | Path) -> Path:
     """A path that a user typed, with `~` as the home folder (`~nobody` as it stands). Raises UsageError for what no file can be called."""
     path = Path(os.path.expanduser(named))
-    try:
-        if len(os.fsencode(path)) <= _LONGEST:
-            os.lstat(path)
-            return path
-    except ValueError:  # a NUL, half a surrogate pair
-        pass
-    except OSError as error:
-        if error.errno != errno.ENAMETOOLONG:
+    with contextlib.suppress(ValueError):  # a NUL, half a surrogate pair
+        names = [name for name in path.parts if len(os.fsencode(name)) > 255]  # each alone, for it may stand below what is not there
+        if len(os.fsencode(path)) <= _LONGEST and "\0" not in str(path) and not any(map(_is_too_long, names)):
             return path
     shown = encodable(str(path))[:80].replace("\0", "\\0")
     raise UsageError("no file can be called so; name one as it stands on the disk", path=shown)
+
+
+def _is_too_long(name: str) -> bool:
+    try:
+        os.lstat(name)
+    except OSError as error:
+        return error.errno == errno.ENAMETOOLONG
+    return False
 
 
 def find_vault(named: str | None, start: Path | None = None) -> Path:
@@ -412,11 +415,13 @@ def _state_folder(vault: Path, named: str | None, vault_id: str) -> Path:
         if not owner.exists():
             with contextlib.suppress(FileNotFoundError):  # another vaultllm makes the same folder this very moment
                 write_whole(owner, vault_id + "\n")
-        found = owner.read_text(encoding="utf-8").strip()
+        found = owner.read_text(encoding="utf-8", errors="replace").strip()
     except OSError as error:
-        raise VaultError(f"the state folder cannot be used ({error.strerror})", path=str(state)) from error
+        said = f"the state folder cannot be used ({error.strerror}); mend its rights, or remove what is in the way"
+        raise VaultError(said, path=str(error.filename or state)) from error
     if found != vault_id:
-        raise VaultError(f"this state folder belongs to another vault ({found}); choose another with --state", path=str(state))
+        way = "choose another with --state, or, if it is this vault's and its file vault_id was damaged, remove that file"
+        raise VaultError(f"this state folder belongs to another vault ({found[:40]!r}); {way}", path=str(state))
     return state
 
 

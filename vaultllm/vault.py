@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from vaultllm.errors import OwnedNoteError, VaultError
 from vaultllm.schema import Problem
-from vaultllm.text import decode, nfc
+from vaultllm.text import decode, encodable, nfc
 
 if TYPE_CHECKING:
     from vaultllm.config import ScanSettings  # at run time it would cost each child that reads notes its models
@@ -294,6 +294,7 @@ def _opened(vault: Path, path: str, mode: int) -> Iterator[int]:
 
 def _open_beneath(vault: Path, path: str, mode: int) -> int:
     """Open folder by folder, each within the one before: none can be swapped for a link that leads away. Raises OSError, VaultError."""
+    _check_name(path)
     *folders, name = path.split("/")
     if not name or "\0" in path or ("\\" in path and os.sep == "\\") or {"", ".."} & {*folders, name}:
         raise VaultError("the path leaves the vault", path=path.replace("\0", "\\0"), code="E-OUTSIDE")
@@ -318,8 +319,15 @@ def _open_beneath(vault: Path, path: str, mode: int) -> int:
     return descriptor
 
 
+def _check_name(path: str) -> None:
+    """Raises VaultError E-NAME for what is no UTF-8: no note of ours is called so, none can be told of."""
+    if path != encodable(path):
+        raise VaultError("the name is not UTF-8; rename it", path=encodable(path), code="E-NAME")
+
+
 def _inside(vault: Path, folder: str, path: str) -> Path:
     """The resolved folder, which may not exist yet. Raises VaultError E-OUTSIDE when it is not within the vault."""
+    _check_name(folder + path)
     root = Path(os.path.realpath(vault))
     parts = PurePosixPath(folder).parts
     if "\0" in folder + path or PurePosixPath(folder).is_absolute() or ".." in parts:
@@ -519,6 +527,9 @@ def append(vault: Path, path: str, text: str, expected_sha256: str) -> str:
         data = _read_all(descriptor, before.st_size + 1)
         if len(data) != before.st_size or hashlib.sha256(data).hexdigest() != expected_sha256:
             raise OwnedNoteError("the note was changed since it was read; nothing was written; try again", path=path)
+        if before.st_nlink > 1:
+            why = "the file has another name (a hard link: a backup's, or outside the vault), under which it would change too"
+            raise VaultError(f"{why}; put a copy in its place, then try again", path=path, code="E-OUTSIDE")
         there = decode(data)
         if not there.encoding:
             raise VaultError("the note is not readable as text, so nothing is added", path=path, code="E-ENC")
