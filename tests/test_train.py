@@ -117,6 +117,7 @@ def test_training_says_nothing_and_writes_only_into_its_run(
     assert {path.name for path in (tmp_path / "run").iterdir()} == {
         *("adapter", "metrics.jsonl", "plot.png", "reload.json", "scores.json", "vaultllm.json")
     }
+    assert {path.name for path in (tmp_path / "run" / "adapter").iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
 
 
 def test_only_the_assistants_tokens_are_labels(bases: dict[str, Path]):

@@ -309,6 +309,7 @@ def adapted(model: Any, settings: TrainSettings, seed: int, parent: Path | None 
     )
     with hf.library_warnings_ignored():
         made = get_peft_model(model, config)
+        made.create_or_update_model_card = _no_card
         if parent is None:
             return made
         try:
@@ -321,6 +322,10 @@ def adapted(model: Any, settings: TrainSettings, seed: int, parent: Path | None 
     if other:
         raise ModelError(f"the adapter to go on from has other layers ({other[0]}); train from the base: vaultllm train", path=str(parent))
     return made
+
+
+def _no_card(folder: str) -> None:
+    """Instead of peft's README.md, empty but for the base's path: a tenth of a small training went into writing it at each checkpoint."""
 
 
 def _measure(
