@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from vaultllm import demo, markdown
+from vaultllm import demo, markdown, reporting
 from vaultllm.errors import UsageError
+from vaultllm.models import plan
 
 
-@pytest.mark.usefixtures("learns_later")
+@pytest.mark.usefixtures("learns_later", "undrawn", "one_thread")
 def test_the_demo_goes_the_whole_way_and_leaves_the_example_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     example = demo.example_vault()
     part = tmp_path / "part"
@@ -20,6 +21,9 @@ def test_the_demo_goes_the_whole_way_and_leaves_the_example_alone(tmp_path: Path
     monkeypatch.setattr(demo, "example_vault", lambda: part)
     monkeypatch.setattr(demo, "SEEDS", (0, 1))  # to be averaged over
     monkeypatch.setattr(demo, "SETTINGS", demo.SETTINGS.replace("val = 0.15", "val = 0.05"))
+    monkeypatch.setattr(plan, "SHAPES", (plan.Shape(64, 2, 2, 160),))
+    monkeypatch.setattr("vaultllm.answer.MICRO_NEW_TOKENS", 24)
+    monkeypatch.setattr(reporting, "NEW_TOKENS", 12)
     said: list[str] = []
     result = demo.run(tmp_path / "out", 0.06, lambda progress: None, said.append)
     assert len(result["runs"]) == 2

@@ -82,9 +82,12 @@ def test_more_time_than_the_text_is_worth_gives_no_larger_model_but_one_that_for
 
 
 def test_the_counted_parameters_are_the_models():
+    import torch
+
     tokenizer = bpe.wrap(bpe.train(SENTENCES, 300))
-    for shape in plan.SHAPES[:3]:
-        model = micro._model(shape, 300, tokenizer)
+    for shape in plan.SHAPES:
+        with torch.device("meta"):  # shapes without numbers
+            model = micro._model(shape, 300, tokenizer)
         assert sum(p.numel() for p in model.parameters()) == shape.total(300)
         assert shape.width % shape.heads == 0
 
