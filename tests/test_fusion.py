@@ -127,6 +127,7 @@ def test_vectors_that_know_other_words_for_it_count_more(ledger: Ledger) -> None
 def test_no_leg_is_ever_left_out() -> None:
     points = fusion.grid()
     assert points[0].tolist() == pytest.approx([one / sum(DEFAULT) for one in DEFAULT])
+    assert points[1:].tolist() == fusion.grid(fusion.OWN)[1:].tolist()
     assert points.min() == pytest.approx(0.1)
     assert points.sum(axis=1) == pytest.approx(1)
     assert len(points) == 37 == len({tuple(one.round(6)) for one in points})
@@ -213,7 +214,7 @@ def test_of_equally_good_weights_those_nearest_to_the_default_are_taken() -> Non
     far, near = int(away.argmax()), int(np.argsort(away)[20])
     found[:, [far, near]] += 0.2
     found[:2, far] += 0.2, -0.1  # the best, by a single question
-    assert fusion._nearest(asked, found) == near
+    assert fusion._nearest(asked, found, fusion.grid()) == near
 
 
 def test_each_kind_counts_alike_and_a_rare_one_by_its_number() -> None:
@@ -267,8 +268,8 @@ def test_what_holds_the_query_by_construction_is_no_rival(
 def test_what_was_chosen_counts_for_the_embedder_that_it_was_chosen_with(ledger: Ledger) -> None:
     fusion.save(ledger, Choice(NAME, Weights(0.7, 0.2, 0.1), 80, 40, 0.5, 0.6, 0.05, 0.15))
     assert fusion.weights(ledger, SETTINGS, NAME) == (0.7, 0.2, 0.1)
-    assert fusion.weights(ledger, SETTINGS, "another") == DEFAULT
-    assert fusion.weights(ledger, SETTINGS, "") == DEFAULT
+    assert fusion.weights(ledger, SETTINGS, "another") == fusion.OWN
+    assert fusion.weights(ledger, SETTINGS, "") == fusion.OWN
     assert fusion.load(ledger, NAME).reason.startswith("chosen: +0.100 nDCG@10 (+0.050 … +0.150)")
 
 
@@ -298,7 +299,7 @@ GOOD = Choice(NAME, Weights(0.7, 0.2, 0.1), 80, 40, 0.5, 0.6, 0.05, 0.15).to_dic
 )
 def test_damaged_meta_is_the_default(ledger: Ledger, stored: str) -> None:
     ledger.set("fusion", stored)
-    assert fusion.weights(ledger, SETTINGS, NAME) == DEFAULT
+    assert fusion.weights(ledger, SETTINGS, NAME) == fusion.OWN
     assert fusion.described(ledger, NAME, MemorySettings())["learnt"] is False
     assert "default" in fusion.described(ledger, NAME, MemorySettings())["reason"]
     assert fusion.described(ledger, NAME, MemorySettings(dense=0.1))["reason"] == "as set in config.toml"
@@ -322,42 +323,32 @@ def memory(ledger: Ledger, tmp_path: Path) -> Path:
     return tmp_path / "memory"
 
 
-def parts(ledger: Ledger, folder: Path, settings: MemorySettings, more: str = "") -> dict[str, float]:
-    """What the best hit for its own text, and some words `more`, is made of: it is the best of each leg."""
+def parts(ledger: Ledger, folder: Path, settings: MemorySettings) -> dict[str, float]:
+    """What the best hit for its own text is made of: it is the best of each leg."""
     plainly = settings.model_copy(update={"near": 0.0, "links": 0.0, "tags": 0.0, "terms": 0.0, "heading": 0.0, "named": 0.0})
-    return recall.ranked(ledger, folder, plainly, f"{own(ledger)} {more}", 1)[0].why
-
-
-def own(ledger: Ledger) -> str:
     (slot,) = ledger.without_vector("")[:1]
     ((_, text, _),) = ledger.texts([slot])
-    return text
+    return recall.ranked(ledger, folder, plainly, text, 1)[0].why
 
 
 def test_recall_weighs_by_what_was_chosen(ledger: Ledger, memory: Path) -> None:
     fingerprint = remember.fitted(ledger)["fingerprint"]
-    assert parts(ledger, memory, SETTINGS) == pytest.approx({"words": 0.5, "grams": 0.5}, abs=1e-6)
+    assert parts(ledger, memory, SETTINGS) == pytest.approx({"words": 5 / 11, "grams": 5 / 11, "dense": 1 / 11}, abs=1e-6)
     fusion.save(ledger, Choice(fingerprint, Weights(0.7, 0.2, 0.1), 80, 40, 0.5, 0.6, 0.05, 0.15))
     assert parts(ledger, memory, SETTINGS) == pytest.approx({"words": 0.7, "grams": 0.2, "dense": 0.1}, abs=1e-6)
     assert parts(ledger, memory, MemorySettings(dims=16, dense=0.0)) == pytest.approx({"words": 0.5, "grams": 0.5}, abs=1e-6)
     ledger.set("fusion", "{")
-    assert parts(ledger, memory, SETTINGS)["words"] == pytest.approx(0.5, abs=1e-6)
+    assert parts(ledger, memory, SETTINGS)["words"] == pytest.approx(5 / 11, abs=1e-6)
 
 
-def test_the_defaults_vectors_count_what_the_words_of_a_question_leave(ledger: Ledger, memory: Path) -> None:
-    unknown = "xylophone zeppelin quixotic"
-    shares = []
-    for more in ("", unknown, f"{unknown} wolframite jujube yacht vortex"):
-        kept = fusion.left(ledger.index.stems(f"{own(ledger)} {more}"))
-        found = parts(ledger, memory, SETTINGS, more)
-        shares.append(found.get("dense", 0.0))
-        assert shares[-1] == pytest.approx(0.3 * kept / (1 + 0.3 * kept), abs=1e-6)
-    assert 0 == shares[0] < shares[1] < shares[2] < 3 / 13
-    # Who sets a weight gets it, if it is the default; so does another embedder than the vault's own.
-    assert parts(ledger, memory, MemorySettings(dims=16, dense=0.3))["dense"] == pytest.approx(3 / 13, abs=1e-6)
-    assert fusion.is_yielding(SETTINGS, DEFAULT, "vault")
-    assert not fusion.is_yielding(SETTINGS, DEFAULT, "st:e5")
-    assert not fusion.is_yielding(SETTINGS, Weights(0.7, 0.2, 0.1), "vault")
+def test_the_vaults_own_vectors_count_less_than_those_of_a_model_that_knows_more(ledger: Ledger, memory: Path) -> None:
+    assert fusion.weights(ledger, SETTINGS, "another", "vault") == fusion.OWN
+    assert fusion.weights(ledger, SETTINGS, "another", "st:e5") == DEFAULT
+    assert parts(ledger, memory, SETTINGS)["dense"] == pytest.approx(1 / 11, abs=1e-6)
+    assert parts(ledger, memory, MemorySettings(dims=16, dense=0.3))["dense"] == pytest.approx(3 / 13, abs=1e-6)  # who sets it gets it
+    about = fusion.described(ledger, "another", SETTINGS, "st:e5")
+    assert (about["dense"], about["learnt"]) == (0.3, False)
+    assert fusion.described(ledger, "another", SETTINGS)["dense"] == 0.1
 
 
 def test_the_benchmarks_arms_with_all_legs_have_what_was_chosen_and_one_leg_is_alone(ledger: Ledger, memory: Path) -> None:

@@ -155,21 +155,6 @@ def test_other_words_count_as_much_as_they_are_worth(index: Index) -> None:
     assert index.grams("tokenizaciya", also={"токенизация": 0.5}).best(5)[0][0] == 1
 
 
-def test_coverage_says_how_much_of_a_question_the_best_passage_holds(tmp_path: Path) -> None:
-    with ledger.Ledger(tmp_path / "l.db") as base:
-        assert base.index.stems("вода").coverage == 0.0
-        _fill(base.index, {slot: (f"слово{slot} вода{slot} река{slot}", "") for slot in range(1, 9)})
-        assert base.index.stems("слово3 вода3 река3").coverage == pytest.approx(1.0)
-        asked = [f"слово3 вода3 {unknown}" for unknown in ("", "zeppelin", "zeppelin yacht", "zeppelin yacht vortex")]
-        shares = [base.index.stems(one).coverage for one in asked]
-        assert shares == sorted(shares, reverse=True)
-        assert 0 < shares[-1] < 0.4
-        assert base.index.stems("слово3", also={"река3": 0.5}).coverage > 1  # a word that was not asked for adds nothing to the whole
-        assert base.index.stems("zeppelin").coverage == 0.0
-        long = "слово3 " + " ".join(f"unknown{number}" for number in range(100))
-        assert 0 < base.index.stems(long).coverage < 0.05
-
-
 def test_function_words_count_little_and_yet_find(index: Index) -> None:
     _fill(index, {1: ("когда когда когда", ""), 2: ("помпа", ""), 3: ("разное", "")})
     assert [slot for slot, _ in index.stems("когда помпа").best(5)] == [2, 1]

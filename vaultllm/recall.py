@@ -178,12 +178,11 @@ def _ranked(
         return []
     enough = max(POOL, most)
     about = remember.fitted(ledger)
-    chosen = fusion.weights(ledger, settings, about["fingerprint"] if about else "")
-    yielding = about is not None and fusion.is_yielding(settings, chosen, about["spec"])
-    settings = settings.model_copy(update=chosen._asdict())
+    whose = (about["fingerprint"], about["spec"]) if about else ("", "vault")
+    settings = settings.model_copy(update=fusion.weights(ledger, settings, *whose)._asdict())
     for pool in (enough * times for times in _LARGER):
         cosines: dict[int, float] = {}
-        parts = _legs(ledger, folder, settings, asked.text, pool, dense, among, cosines, yielding)
+        parts = _legs(ledger, folder, settings, asked.text, pool, dense, among, cosines)
         rephrase.join(
             parts, [(one.weight, _legs(ledger, folder, one.leaning(settings), one.text, pool, dense, among, {})) for one in queries]
         )
@@ -244,26 +243,22 @@ def _legs(
     dense: Dense,
     among: np.ndarray | None,
     cosines: dict[int, float],
-    yielding: bool = False,
 ) -> defaultdict[int, dict[str, float]]:
     """Passage -> leg -> its share of the score: each leg's scores are divided by its best one and weighed. Fills `cosines`.
 
-    Of each leg the best `most` of those `among` which it may look. `yielding`: vectors count what the words have left.
+    Of each leg the best `most` of those `among` which it may look.
     """
-    weight_of_near = settings.dense
     legs: dict[str, tuple[float, dict[int, float]]] = {}
     if settings.words or settings.grams:
         also = {variant.word: variant.weight for _, variants in expand.expand(said, ledger.index) for variant in variants}
         alike = _synonyms(ledger, folder, settings, said) | also
         for name, weight, search in (("words", settings.words, ledger.index.stems), ("grams", settings.grams, ledger.index.grams)):
             if weight:
-                found = _within(search(said, settings.k1, settings.b, alike if name == "words" else also), among)
-                legs[name] = (weight, _relative(found, most))
-                if yielding and name == "words":
-                    weight_of_near *= fusion.left(found)
+                found = search(said, settings.k1, settings.b, alike if name == "words" else also)
+                legs[name] = (weight, _relative(_within(found, among), most))
     seen = {slot for _, scores in legs.values() for slot in scores}
     if settings.dense and (near := _cosines(ledger, folder, settings, said, most, seen, dense, among)) is not None:
-        legs["dense"] = (weight_of_near, _relative(near, len(near.slots)))
+        legs["dense"] = (settings.dense, _relative(near, len(near.slots)))
         cosines.update(zip(near.slots.tolist(), near.scores.tolist(), strict=True))
     whole = sum(weight for weight, _ in legs.values())
     parts: defaultdict[int, dict[str, float]] = defaultdict(dict)
@@ -296,7 +291,7 @@ def _within(leg: Leg, among: np.ndarray | None) -> Leg:
     if among is None:
         return leg
     kept = np.isin(leg.slots, among)
-    return leg._replace(slots=leg.slots[kept], scores=leg.scores[kept])
+    return Leg(leg.slots[kept], leg.scores[kept])
 
 
 def _cosines(

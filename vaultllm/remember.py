@@ -113,7 +113,7 @@ def refresh(
 def described(ledger: Ledger, settings: MemorySettings) -> dict[str, Any] | None:
     """`live.described`, and `fusion` (`fusion.described`): what each leg was found to count beside these vectors."""
     about = live.described(ledger)
-    return about and {**about, "fusion": fusion.described(ledger, about["fingerprint"], settings)}
+    return about and {**about, "fusion": fusion.described(ledger, about["fingerprint"], settings, about["name"])}
 
 
 def owed(ledger: Ledger, settings: MemorySettings, *, base: str = "", learn: bool = False) -> bool:

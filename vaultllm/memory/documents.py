@@ -28,19 +28,12 @@ class Leg(NamedTuple):
     """(n,) int64, distinct."""
     scores: np.ndarray
     """(n,) float64, above 0."""
-    full: float = 0.0
-    """What one of mean length would score that holds each word of the question once; 0 where there are no words."""
-
-    @property
-    def coverage(self) -> float:
-        """How much of the question, by weight, the best passage holds: 0, and about 1 for all of it, or more."""
-        return float(self.scores.max()) / self.full if self.full and len(self.scores) else 0.0
 
     def best(self, k: int) -> list[tuple[int, float]]:
         """The best k (slot, score), best first, the smaller slot first of equals."""
         import numpy as np
 
-        slots, scores, _ = self
+        slots, scores = self
         if 0 < k < len(scores):  # to sort what cannot be among them takes the most time
             high = scores >= np.partition(scores, len(scores) - k)[-k]
             slots, scores = slots[high], scores[high]

@@ -7,8 +7,6 @@ what the legs said, and is worth the nDCG@10 of the right passage, each kind of 
 standard error of the best the one nearest to the default is chosen (the rule of Breiman et al. 1984), for each part of the notes by
 the others; only if what they gain that way is surely above zero, the choice over all replaces the default. Keeping it is the
 usual end.
-The default's vectors count less, the more of a question its words have found (`left`): the vault's own embedder, which knows no more
-than the vault, helps where the words do not meet. What was chosen or set counts as it is.
 Knows the ledger's passages and vectors; knows nothing about resonance, filters or which embedder made the vectors.
 """
 
@@ -48,7 +46,6 @@ MOST_PASSAGES = 4_000  # that are searched: a part of a larger vault, so that it
 # words with the rest of it, and alone they choose vectors, whatever people ask.
 FULL = 20
 POOL = 200  # passages that each leg names
-COVERED = 0.9  # of a question's words in one passage, from which on vectors have nothing to add
 STEPS = 10  # of the grid, along each side
 FOLDS = 5  # parts of the notes, each judged by what the others chose
 SAMPLES = 2_000  # of the bootstrap
@@ -69,6 +66,13 @@ class Weights(NamedTuple):
 
 DEFAULT = Weights(*(float(MemorySettings.model_fields[name].default) for name in Weights._fields))
 """What the settings say when nobody sets them."""
+OWN = DEFAULT._replace(dense=0.1)
+"""The default beside the vault's own embedder, which knows no more than the vault: it adds little to the words."""
+
+
+def default(spec: str) -> Weights:
+    """What the legs count as long as nobody sets or chooses them: `spec` names the embedder (`memory.embedder`)."""
+    return OWN if spec == "vault" else DEFAULT
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +99,7 @@ class Choice:
     @property
     def is_learnt(self) -> bool:
         """Whether something else than the default is used."""
-        return self.weights != DEFAULT
+        return self.weights not in (DEFAULT, OWN)
 
     @property
     def reason(self) -> str:
@@ -127,26 +131,18 @@ class Choice:
 # -- used
 
 
-def weights(ledger: Ledger, settings: MemorySettings, fingerprint: str) -> Weights:
+def weights(ledger: Ledger, settings: MemorySettings, fingerprint: str, spec: str = "vault") -> Weights:
     """What each leg counts: the settings, as soon as the user has set one of the three; else what was chosen for this embedder.
 
+    Where nothing was, its default.
+
     That a value was set is told by its standing in `config.toml` (`model_fields_set`), not by its differing from the default: who
-    writes the default there wants it kept. `fingerprint`: of the live embedder, "" for none.
+    writes the default there wants it kept. `fingerprint`: of the live embedder, "" for none; `spec`: what it is.
     """
     if is_set(settings):
         return Weights(settings.words, settings.grams, settings.dense)
     choice = load(ledger, fingerprint)
-    return DEFAULT if choice is None else choice.weights
-
-
-def left(found: Leg) -> float:
-    """How much of the default's vectors counts, 0..1, beside what was `found` by the words."""
-    return max(0.0, 1 - found.coverage / COVERED)
-
-
-def is_yielding(settings: MemorySettings, chosen: Weights, spec: str) -> bool:
-    """Whether vectors count `left` of their weight: by the default and those of the vault's own embedder (`spec`)."""
-    return spec == "vault" and chosen == DEFAULT and not is_set(settings)
+    return default(spec) if choice is None else choice.weights
 
 
 def is_set(settings: MemorySettings) -> bool:
@@ -173,16 +169,16 @@ def save(ledger: Ledger, choice: Choice) -> None:
     ledger.set(_META, json.dumps(choice.to_dict()))
 
 
-def described(ledger: Ledger, fingerprint: str, settings: MemorySettings) -> dict[str, Any]:
+def described(ledger: Ledger, fingerprint: str, settings: MemorySettings, spec: str = "vault") -> dict[str, Any]:
     """What the legs count, for `--json`: words, grams, dense, learnt; pairs, notes, default, chosen (nDCG@10), low, high; reason."""
     choice = load(ledger, fingerprint)
     if is_set(settings):
         reason = "as set in config.toml"
     else:
         reason = "the default: nothing was asked of this embedder yet" if choice is None else choice.reason
-    said = choice or Choice(fingerprint, DEFAULT, 0, 0)
+    said = choice or Choice(fingerprint, default(spec), 0, 0)
     return {
-        **weights(ledger, settings, fingerprint)._asdict(),
+        **weights(ledger, settings, fingerprint, spec)._asdict(),
         "learnt": said.is_learnt,
         **{name: getattr(said, name) for name in ("pairs", "notes", "default", "chosen", "low", "high")},
         "reason": reason,
@@ -210,16 +206,17 @@ def fit(
     """
     said = "choosing how words and vectors count"
     progress(Progress(said, 0.0))
+    start = OWN if made else DEFAULT
     every = pairs.pairs(ledger, _READ)
     learnt, fair = pairs.split(every) if made in contrast.SIZES else ([], every)
     asked = _asked(fair, most)
     notes = len({pair.target_note for pair in asked})
     if len(asked) < FEWEST_PAIRS or notes < FEWEST_NOTES or sum(pair.kind != "sentence" for pair in asked) < FULL:
-        return Choice(stored, DEFAULT, len(asked), notes)
+        return Choice(stored, start, len(asked), notes)
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as db:
         copy = _Copy.of(ledger, db, embedder, stored, settings, asked, made, learnt)
-        found = _gained(copy, asked, lambda share: progress(Progress(said, share)))
-    return _judged(stored, asked, found)
+        found = _gained(copy, asked, grid(start), lambda share: progress(Progress(said, share)))
+    return _judged(stored, asked, found, start)
 
 
 def kind_of(pair: Pair) -> str:
@@ -260,7 +257,6 @@ class _Copy(NamedTuple):
     vectors: np.ndarray  # (n, d) unit rows, or zeros
     queries: np.ndarray  # (pairs, d)
     settings: MemorySettings
-    yielding: bool = False  # whether the default's vectors count less where words find
 
     @staticmethod
     def of(
@@ -310,7 +306,7 @@ class _Copy(NamedTuple):
         for place, slot in enumerate(slots.tolist()):
             if slot in where:
                 places[where[slot]["path"]].append(place)
-        return _Copy(slots, places, [texts.fold(one) for one in said], index, vectors, queries, settings, bool(made))
+        return _Copy(slots, places, [texts.fold(one) for one in said], index, vectors, queries, settings)
 
     def hidden(self, pair: Pair) -> np.ndarray:
         """(n,) bool: passages that hold the query by construction, and so are no rivals of the right one."""
@@ -323,23 +319,15 @@ class _Copy(NamedTuple):
                 out[place] = True
         return out & ~mine
 
-    def scores(self, number: int, pair: Pair, out: np.ndarray) -> tuple[np.ndarray, float]:
-        """(3, n): what each leg gives each passage for a pair's query, 0..1 as in recall; what is hidden gets nothing.
-
-        And how much of the default's weight its vectors keep.
-        """
-        kept = 1.0
+    def scores(self, number: int, pair: Pair, out: np.ndarray) -> np.ndarray:
+        """(3, n): what each leg gives each passage for a pair's query, 0..1 as in recall; what is hidden gets nothing."""
         also = {variant.word: variant.weight for _, variants in expand.expand(pair.query, self.bm25) for variant in variants}
         found = np.zeros((3, len(self.slots)))
         for row, search in enumerate((self.bm25.stems, self.bm25.grams)):
-            leg = search(pair.query, self.settings.k1, self.settings.b, also)
-            found[row] = self._relative(leg, out)
-            if self.yielding and row == 0:
-                seen = ~out[np.searchsorted(self.slots, leg.slots)]
-                kept = left(leg._replace(slots=leg.slots[seen], scores=leg.scores[seen]))
+            found[row] = self._relative(search(pair.query, self.settings.k1, self.settings.b, also), out)
         near = self.vectors @ self.queries[number]
         found[2] = self._relative(Leg(self.slots, near), out, np.asarray(found.any(axis=0)))
-        return found, kept
+        return found
 
     def _relative(self, leg: Leg, out: np.ndarray, also: np.ndarray | None = None) -> np.ndarray:
         """(n,) the best `POOL` of a leg, and `also` (n,) bool, divided by the best one."""
@@ -355,26 +343,23 @@ class _Copy(NamedTuple):
         return scaled
 
 
-def grid() -> np.ndarray:
+def grid(first: Weights = DEFAULT) -> np.ndarray:
     """(points, 3) weights that sum to 1, the default first.
 
     No leg is left out: questions unlike the pairs may need it, and the verdict of `answerable` looks at cosines.
     """
     steps = range(1, STEPS)
     rest = [(words / STEPS, grams / STEPS, (STEPS - words - grams) / STEPS) for words in steps for grams in steps if words + grams < STEPS]
-    whole = sum(DEFAULT)
-    return np.array([[one / whole for one in DEFAULT], *rest])
+    whole = sum(first)
+    return np.array([[one / whole for one in first], *rest])
 
 
-def _gained(copy: _Copy, asked: Sequence[Pair], told: Callable[[float], None]) -> np.ndarray:
-    """(pairs, points) nDCG@10 of each pair's passage at each point of the grid."""
-    points = grid()
+def _gained(copy: _Copy, asked: Sequence[Pair], points: np.ndarray, told: Callable[[float], None]) -> np.ndarray:
+    """(pairs, points) nDCG@10 of each pair's passage at each point of a grid."""
     found = np.zeros((len(asked), len(points)))
     for number, pair in enumerate(asked):
         out = copy.hidden(pair)
-        scores, kept = copy.scores(number, pair, out)
-        totals = points @ scores
-        totals[0] -= (1 - kept) * points[0, 2] * scores[2]
+        totals = points @ copy.scores(number, pair, out)
         mine = np.isin(copy.slots, pair.slots)
         best = totals[:, mine].max(axis=1, initial=0.0)
         # Other passages of the same answer are no rivals; of equals the right one is taken to be the last.
@@ -387,22 +372,23 @@ def _gained(copy: _Copy, asked: Sequence[Pair], told: Callable[[float], None]) -
 # -- judged
 
 
-def _judged(stored: str, asked: Sequence[Pair], found: np.ndarray) -> Choice:
-    """The choice that these pairs (and their nDCG@10 at each point, (pairs, points)) make."""
+def _judged(stored: str, asked: Sequence[Pair], found: np.ndarray, start: Weights = DEFAULT) -> Choice:
+    """The choice that these pairs (and their nDCG@10 at each point, (pairs, points)) make; `start`: the first point."""
+    points = grid(start)
     notes = [pair.target_note for pair in asked]
     share = _shares(asked)
     ordered = sorted(set(notes), key=lambda path: texts.sha(path))
     unseen = np.zeros(len(asked))
     for fold in range(FOLDS):
         out = np.isin(notes, ordered[fold::FOLDS])
-        point = _nearest([pair for pair, its in zip(asked, out, strict=True) if not its], found[~out])
+        point = _nearest([pair for pair, its in zip(asked, out, strict=True) if not its], found[~out], points)
         unseen[out] = found[out, point]
     gains = _resampled((unseen - found[:, 0])[:, None], share, notes)[:, 0]
     low, high = (float(one) for one in np.percentile(gains, [2.5, 97.5]))
-    point = _nearest(asked, found) if low > 0 else 0
-    weights = Weights(*grid()[point].tolist()) if point else DEFAULT
-    default, chosen = (float(share @ one) for one in (found[:, 0], unseen))
-    return Choice(stored, weights, len(asked), len(ordered), default, chosen, low, high)
+    point = _nearest(asked, found, points) if low > 0 else 0
+    weights = Weights(*points[point].tolist()) if point else start
+    before, chosen = (float(share @ one) for one in (found[:, 0], unseen))
+    return Choice(stored, weights, len(asked), len(ordered), before, chosen, low, high)
 
 
 def _shares(asked: Sequence[Pair]) -> np.ndarray:
@@ -413,13 +399,12 @@ def _shares(asked: Sequence[Pair]) -> np.ndarray:
     return weighed
 
 
-def _nearest(asked: Sequence[Pair], found: np.ndarray) -> int:
+def _nearest(asked: Sequence[Pair], found: np.ndarray, points: np.ndarray) -> int:
     """The point nearest to the default of those that are worse than the best by less than one standard error of the difference."""
     share = _shares(asked)
     worth = share @ found
     best = int(worth.argmax())
     lost = _resampled(found[:, [best]] - found, share, [pair.target_note for pair in asked])
-    points = grid()
     able = np.flatnonzero(worth[best] - worth <= lost.std(axis=0))
     away = np.linalg.norm(points[able] - points[0], axis=1)
     return int(able[np.lexsort((-worth[able], away.round(9)))[0]])

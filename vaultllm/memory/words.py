@@ -230,11 +230,10 @@ class Index:
         for word in cut(query).counts:
             stem = texts.stem(word)
             weights[stem] = max(weights.get(stem, 0.0), _worth(word))
-        asked = len(weights)
         for word, weight in (also or {}).items():
             weights.setdefault(texts.stem(word), weight)
         own = word_keys(list(weights))  # a word that is its own stem stands under no stem
-        return self._bm25(stem_keys(list(weights)), np.array(list(weights.values())), "words", MOST_STEMS, k1, b, own, asked)
+        return self._bm25(stem_keys(list(weights)), np.array(list(weights.values())), "words", MOST_STEMS, k1, b, own)
 
     def grams(self, query: str, k1: float = 1.2, b: float = 0.75, also: Mapping[str, float] | None = None) -> Leg:
         """BM25 by character 4-grams of words; the arguments are those of `stems`."""
@@ -359,21 +358,11 @@ class Index:
         words = np.unique(np.concatenate([parts.lists(stem_keys([stem]))[1].astype(np.uint64), word_keys([stem])]))
         return int(np.count_nonzero(self._holding(said, words)))
 
-    def _bm25(
-        self,
-        keys: np.ndarray,
-        worth: np.ndarray,
-        unit: str,
-        most: int,
-        k1: float,
-        b: float,
-        own: np.ndarray | None = None,
-        asked: int = 0,
-    ) -> Leg:
+    def _bm25(self, keys: np.ndarray, worth: np.ndarray, unit: str, most: int, k1: float, b: float, own: np.ndarray | None = None) -> Leg:
         """BM25 (Robertson & Zaragoza 2009) with an idf that is never below zero, of what the keys (q,) stand for, times `worth` (q,).
 
         Of passages that hold any of it: their own, and that of their scenes as if each were one text, `_WHOLE` of the sum (Callan 1994
-        found both together better than either for texts that are cut). The first `asked` keys are the question's own words.
+        found both together better than either for texts that are cut).
         """
         import numpy as np
 
@@ -404,7 +393,6 @@ class Index:
         units = lengths, np.bincount(docs.wholes, weights=lengths)  # passages, and the scenes that they are parts of
         damps = [k1 * (1 - b + b * one / max(1.0, float(one.mean()))) for one in units]
         scores = [np.zeros(len(one)) for one in units]
-        rarity = [np.full(len(keys), np.log1p(2 * len(one) + 1)) for one in units]  # of what nobody holds
         for key in np.unique(which):
             mine = which == key
             starts, ends = begins[at[mine]], begins[at[mine] + 1]
@@ -415,18 +403,14 @@ class Index:
                 continue
             held = rows[places]
             counted = weights[places] * np.repeat(times[mine].astype(np.float64) / TEXT_WEIGHT, sizes)
-            for into, damp, idf in zip(scores, damps, rarity, strict=True):
+            for into, damp in zip(scores, damps, strict=True):
                 touched, tf = _summed(held, counted, len(into))
-                idf[key] = np.log1p((len(into) - len(touched) + 0.5) / (len(touched) + 0.5))
-                into[touched] += worth[key] * idf[key] * tf * (k1 + 1) / (tf + damp[touched])
+                idf = np.log1p((len(into) - len(touched) + 0.5) / (len(touched) + 0.5))
+                into[touched] += worth[key] * idf * tf * (k1 + 1) / (tf + damp[touched])
                 held, counted = docs.wholes[touched], tf
         alone, whole = scores
         best = np.flatnonzero(alone > 0)
-        counts = np.arange(len(keys)) < asked
-        if len(keys) > most:
-            counts[~np.isin(np.arange(len(keys)), rarest)] = False
-        full = float((worth * ((1 - _WHOLE) * rarity[0] + _WHOLE * rarity[1]))[counts].sum())
-        return Leg(docs.slots[best], (1 - _WHOLE) * alone[best] + _WHOLE * whole[docs.wholes[best]], full)
+        return Leg(docs.slots[best], (1 - _WHOLE) * alone[best] + _WHOLE * whole[docs.wholes[best]])
 
     def _read(self) -> tuple[postings.Reader, postings.Reader]:
         """The two families as they are now, and `_documents` with them."""
