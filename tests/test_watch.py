@@ -62,6 +62,7 @@ class Running:
         self.fail: list[Exception] = []
         self.named_only: list[tuple[str, ...] | None] = []
         self.stood_by: list[int] = []
+        self.ended: list[int] = []
         self.at: list[float] = []
         self.daemon: watch._Daemon | None = None
         self.stop = threading.Event()
@@ -83,7 +84,8 @@ class Running:
 
     def rest(self) -> None: ...
 
-    def end(self) -> None: ...
+    def end(self) -> None:
+        self.ended.append(len(self.snapshots))
 
     def do(self, verb: str, beat: Callable[[str], None], only: tuple[str, ...] | None, check: bool) -> dict[str, Any]:
         assert (verb, check) == ("ingest", not self.snapshots)
@@ -593,6 +595,38 @@ def test_a_clock_that_jumps_brings_a_scan_and_breaks_nothing(running, monkeypatc
     assert daemon.read("a.md", "1")
     time.sleep(0.3)
     assert len(daemon.snapshots) == before + 2  # one jump, one scan
+
+
+# -- its child
+
+
+def test_a_child_that_read_many_notes_goes_at_once_and_another_stays(running, monkeypatch):
+    daemon = running(settle=0.05).start()
+    (daemon.workspace.vault / "a.md").write_text("1", encoding="utf-8")
+    assert daemon.read("a.md", "1")
+    assert daemon.ended == []
+    monkeypatch.setitem(RESULT, "notes", {**RESULT["notes"], "parsed": watch.HEAVY + 1})
+    (daemon.workspace.vault / "a.md").write_text("2", encoding="utf-8")
+    assert until(lambda: daemon.ended == [3])
+
+
+def test_it_beats_while_its_child_works_in_silence(running, monkeypatch):
+    daemon = running()
+    beats: list[float] = []
+
+    def long(verb: str, beat: Callable[[str], None], **_: Any) -> dict[str, Any]:
+        path = daemon.workspace.state / heartbeat.FILE
+        os.utime(path, (1.0, 1.0))
+        assert until(lambda: beat("") or path.stat().st_mtime > 1.0)
+        beats.append(path.stat().st_mtime)
+        daemon.stop.set()
+        beat("")
+        raise AssertionError("it was told to stop")
+
+    monkeypatch.setattr(daemon, "do", long)
+    daemon.thread.start()
+    assert until(lambda: beats)
+    assert until(lambda: daemon.named("stopped"))
 
 
 # -- trouble

@@ -35,6 +35,7 @@ Log = Callable[[dict[str, Any]], None]
 ROOT_RETRY = 5.0  # seconds between looks at a vault folder that is gone (one stat each)
 LIMITS = "on Linux a higher limit helps: sudo sysctl fs.inotify.max_user_watches=524288 fs.inotify.max_user_instances=1024"
 MANY = 1_000  # files after which the memory that a scan took is given back
+HEAVY = 100  # notes after which the child that read them goes at once
 STOP_TICK = 0.5  # seconds: how often a `stop` that was handed in is looked at
 SHARE = 0.003  # of a core, at most, for the scans of a vault whose events can be trusted
 SELDOM = 10.0  # times `watch.reconcile`: however large the vault, scans are no further apart
@@ -211,11 +212,10 @@ class _Daemon:
         return min(max(least, self.truth.seconds / SHARE), SELDOM * least)
 
     def beat(self, doing: str) -> None:
-        """While our hands are at work: a sign of life for each of theirs."""
+        """While our hands are at work: we live, whatever becomes of them."""
         if self.stop.is_set():
             raise KeyboardInterrupt
-        if doing:
-            self.heart.beat(doing)
+        self.heart.beat(doing)
 
     def ingest(self, only: tuple[str, ...] | None) -> bool:
         """One ingest for all that happened: of these files, or of all. False when somebody else was writing: to be tried again soon."""
@@ -231,6 +231,8 @@ class _Daemon:
         else:
             self.ingested(result)
             self.away, self.follower.owed = bool(result["away"]), result["owed"]
+            if result["notes"]["parsed"] > HEAVY:
+                self.hands.end()  # what it needed for so many it would keep; the next one is small
         return True
 
     def ingested(self, result: Answer) -> None:

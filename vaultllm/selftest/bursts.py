@@ -129,7 +129,7 @@ class _Trial:
                     f"{what}: {len(missing)} notes are not in the state after {self.patience:g} s, as {missing[0]}"
                 )
                 break
-            time.sleep(every)
+            time.sleep(max(every, len(self.wanted) / 10_000))  # to look costs something, too
         return time.monotonic() - begun
 
     def cpu(self) -> float:
