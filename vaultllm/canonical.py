@@ -15,6 +15,7 @@ from typing import Any
 
 from vaultllm import ingest, remember
 from vaultllm.config import Workspace
+from vaultllm.errors import VaultllmError
 from vaultllm.ledger import Ledger
 from vaultllm.scene_yaml import to_yaml
 from vaultllm.text import sha
@@ -76,7 +77,7 @@ def _files(workspace: Workspace, ledger: Ledger) -> dict[str, str]:
     found = {path: hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in workspace.scenes.rglob("*.yaml") if path.is_file()}
     for note in ledger.notes_with_scenes():
         path = ingest.scene_file(workspace, note)
-        with contextlib.suppress(ValueError, TypeError, KeyError):  # a damaged record: then no file says what it does
+        with contextlib.suppress(ValueError, TypeError, KeyError, VaultllmError):  # a damaged record: then no file says what it does
             scenes = list(ledger.scenes(note))
             if found.get(path) == hashlib.sha256(to_yaml(note, scenes).encode("utf-8", "surrogatepass")).hexdigest()[:16]:
                 found[path] = sha(to_yaml(note, [dataclasses.replace(scene, **_COUNTED) for scene in scenes]))
