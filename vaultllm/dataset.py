@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vaultllm import examples, splits, tasks
+from vaultllm import examples, locks, splits, tasks
 from vaultllm.config import TrainSettings
 from vaultllm.errors import DataError
 from vaultllm.examples import Dropped, Learnt
@@ -252,9 +252,14 @@ def counts(dataset: Dataset) -> dict[str, int]:
 def write(dataset: Dataset, folder: Path) -> Path:
     """Freeze it as `folder/<id>/{train,val,test}.jsonl` and `manifest.json` (last: its existence means complete).
 
-    A complete one is left as it is. Returns `folder/<id>`.
+    A complete one is left as it is. Returns `folder/<id>`. Raises LockedError when another process writes datasets for too long.
     """
-    target = folder / dataset.id
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with locks.held(folder / "lock", 60.0, "writes a dataset"):
+        return _write(dataset, folder / dataset.id)
+
+
+def _write(dataset: Dataset, target: Path) -> Path:
     if (target / "manifest.json").is_file():
         try:
             read(target)

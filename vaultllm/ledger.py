@@ -19,7 +19,7 @@ from vaultllm import imports, kept
 from vaultllm.database import explained, marks
 from vaultllm.imports import Talk
 from vaultllm.memory import bags, scan, twins, words
-from vaultllm.rows import PassageRow, SceneRow
+from vaultllm.rows import PassageRow, SceneRow, scene_of
 from vaultllm.schema import Problem, Run, Scene, from_dict, to_dict
 from vaultllm.shelf import Shelf
 from vaultllm.text import encodable, fold, sha
@@ -366,7 +366,7 @@ class Ledger(Shelf):
             else self.db.execute(query + " WHERE n.path = ? ORDER BY s.ordinal", (path,))
         )
         for record, first in rows:
-            yield from_dict(Scene, json.loads(record) | {"duplicate": first or ""})
+            yield scene_of(record, first or "")
 
     def link_duplicates(self, most: int | None = None) -> int | None:
         """Find for each scene the first that says the same or nearly; how many links changed, None if over `most` scenes are to be read."""

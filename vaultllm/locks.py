@@ -60,15 +60,13 @@ def take(path: Path, wait: float, work: str = "is at work on this state", waitin
     """
     lock = FileLock(path, mode=0o600, thread_local=False)
     try:
-        try:
-            lock.acquire(timeout=min(wait, _TOLD_AFTER), poll_interval=poll)
-        except Timeout:
-            if wait <= _TOLD_AFTER:
-                raise
+        came = _came(lock, min(wait, _TOLD_AFTER), poll)
+        if not came and wait > _TOLD_AFTER:
             waiting(Progress(f"waiting for {holder(path) or 'another vaultllm'}", 0.0))
-            lock.acquire(timeout=wait - _TOLD_AFTER, poll_interval=poll)
-    except Timeout:
-        raise LockedError(f"{holder(path) or 'another vaultllm'} {work}; try again when it is done", path=str(path)) from None
+            came = _came(lock, wait - _TOLD_AFTER, poll)
+        whom = "" if came else holder(path)
+        if whom or not (came or _came(lock, 0.0, poll)):  # who cannot be named has likely let go of it by now
+            raise LockedError(f"{whom or 'another vaultllm'} {work}; try again when it is done", path=str(path))
     except OSError as error:
         raise VaultError(
             f"cannot be locked ({error.strerror or error}); make room on its disk, mend its rights, or remove it", path=str(path)
@@ -76,6 +74,14 @@ def take(path: Path, wait: float, work: str = "is at work on this state", waitin
     with suppress(OSError):  # a full disk: what is to be done will say so, if it writes
         write_whole(_named(path), f"{os.getpid()} {command()}\n")
     return Lock(path, lock)
+
+
+def _came(lock: FileLock, wait: float, poll: float) -> bool:
+    try:
+        lock.acquire(timeout=wait, poll_interval=poll)
+    except Timeout:
+        return False
+    return True
 
 
 def holder(path: Path) -> str:

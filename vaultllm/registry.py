@@ -24,16 +24,41 @@ from vaultllm.schema import Run, to_dict
 if TYPE_CHECKING:
     from vaultllm.memory.rerank import Judge
 
+_CURRENT = "current"  # in the ledger's meta table: who was made to answer, by which a damaged `current` is known
 _REVOKED = "revoked"  # in a base's folder: why it is used no more
 
 
 def current(workspace: Workspace) -> str:
-    """Id of the run that answers; empty when none does."""
-    return workspace.current.read_text(encoding="utf-8").strip() if workspace.current.exists() else ""
+    """Id of the run that answers; empty when none does. Of a file that cannot be read, what no run is called, so that `check` says so."""
+    try:
+        return workspace.current.read_text(encoding="utf-8", errors="replace").strip()
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        return f"({error.strerror})"
 
 
-def _point(workspace: Workspace, run: str) -> None:
+def _point(workspace: Workspace, ledger: Ledger, run: str) -> None:
+    ledger.set(_CURRENT, run)
     write_whole(workspace.current, run + "\n" if run else "", lasting=True)
+
+
+def meant(ledger: Ledger) -> str | None:
+    """Id of the run that was made to answer, "" for the base; None where the ledger does not know (it was made anew)."""
+    return ledger.get(_CURRENT)
+
+
+def is_astray(workspace: Workspace, ledger: Ledger) -> bool:
+    """Whether `current` names another run than the one that was made to answer."""
+    return meant(ledger) not in (None, current(workspace))
+
+
+def set_right(workspace: Workspace, ledger: Ledger) -> None:
+    """Let `current` name the run that was made to answer. The caller holds the lock."""
+    if is_astray(workspace, ledger):
+        if workspace.current.is_dir():
+            shutil.rmtree(workspace.current)
+        _point(workspace, ledger, meant(ledger) or "")
 
 
 def find(ledger: Ledger, run_id: str) -> Run:
@@ -78,7 +103,7 @@ def let_answer(workspace: Workspace, ledger: Ledger, run: Run) -> str:
         before = _keep_way_back(workspace, ledger, run.id)
     with ledger.transaction():
         _keep_way_back(workspace, ledger, run.id)  # a promotion by hand and one by a training that ends must not lose each other's
-        _point(workspace, run.id)
+        _point(workspace, ledger, run.id)
         record(workspace, ledger, dataclasses.replace(run, promoted=True))
     return before
 
@@ -88,7 +113,7 @@ def _keep_way_back(workspace: Workspace, ledger: Ledger, run_id: str) -> str:
     before, history = current(workspace), _history(ledger)
     known = before if any(one.id == before for one in ledger.runs()) else ""  # else rollback would lead to nothing
     if before != run_id and history[-1:] != [known]:
-        ledger.set("promotions", json.dumps([*history, known]))
+        ledger.put_history([*history, known])
     return before
 
 
@@ -122,7 +147,7 @@ def prune(workspace: Workspace, ledger: Ledger, keep: int) -> list[str]:
         way_back = history[-keep:]
         if len(way_back) < len(history):
             way_back = ["", *way_back] if way_back[0] else way_back
-            ledger.set("promotions", json.dumps(way_back))
+            ledger.put_history(way_back)
     for run in ledger.runs():
         if run.status == "failed":  # nothing goes on from there
             shutil.rmtree(workspace.runs / run.id / "checkpoints", ignore_errors=True)
@@ -176,8 +201,8 @@ def rollback(workspace: Workspace, ledger: Ledger) -> tuple[str, str]:
         now = history.pop()
         while now and (now == before or not has_adapter(workspace, now)):  # before: a kill came between pointer and ledger
             now = history.pop() if history else ""
-        _point(workspace, now)
-        ledger.set("promotions", json.dumps(history))
+        _point(workspace, ledger, now)
+        ledger.put_history(history)
     return before, now
 
 
@@ -188,8 +213,7 @@ def way_back(ledger: Ledger) -> str:
 
 def _history(ledger: Ledger) -> list[str]:
     """Ids that answered before the current one, oldest first; "" stands for the base alone."""
-    found: list[str] = json.loads(ledger.get("promotions") or "[]")
-    return found
+    return ledger.history()
 
 
 def revoke(workspace: Workspace, ledger: Ledger, ids: Collection[str], reason: str) -> str:
@@ -203,8 +227,8 @@ def revoke(workspace: Workspace, ledger: Ledger, ids: Collection[str], reason: s
             now = history.pop() if history else ""
             while now and not has_adapter(workspace, now):
                 now = history.pop() if history else ""
-            _point(workspace, now)
-        ledger.set("promotions", json.dumps(history))
+            _point(workspace, ledger, now)
+        ledger.put_history(history)
     return now
 
 

@@ -9,8 +9,9 @@ import json
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from vaultllm.errors import VaultError
 from vaultllm.memory import bags
-from vaultllm.schema import Passage, Scene, to_dict
+from vaultllm.schema import Passage, Scene, from_dict, to_dict
 from vaultllm.text import sha
 
 
@@ -99,3 +100,12 @@ def record(scene: Scene) -> str:
         return orjson.dumps(scene).decode()
     except TypeError:  # a lone surrogate, which UTF-8 cannot hold: the standard library writes it as an escape
         return json.dumps(to_dict(scene), separators=(",", ":"))
+
+
+def scene_of(record: str, duplicate: str = "") -> Scene:
+    """A scene from its row's `record`. Raises VaultError (E-LEDGER) for one that a bad disk has changed."""
+    try:
+        return from_dict(Scene, json.loads(record) | {"duplicate": duplicate})
+    except (ValueError, TypeError, KeyError) as error:
+        said = f"a scene of the ledger is damaged ({type(error).__name__}); mend: vaultllm doctor --repair"
+        raise VaultError(said, code="E-LEDGER") from error

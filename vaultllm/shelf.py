@@ -5,7 +5,6 @@ Reads only; `ledger.py` writes. Knows nothing about Markdown, Chroma or models.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -13,7 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from vaultllm.database import Database
 from vaultllm.links import Resolver
 from vaultllm.memory import scan
-from vaultllm.schema import Passage, Scene, from_dict
+from vaultllm.rows import scene_of
+from vaultllm.schema import Passage, Scene
 
 if TYPE_CHECKING:
     import numpy as np
@@ -152,7 +152,7 @@ class Shelf(Database):
         )
         found: dict[int, Looked] = {}
         for slot, scene, path, at, kind, trust, language, record, context, said in self.among(query, slots):
-            its = tuple(json.loads(record)["tags"]) if tags else ()
+            its = scene_of(record).tags if tags else ()
             found[slot] = Looked(slot, scene, path, its, at, kind, trust, language, f"{context}\n{said}" if text else "")
         return [found[slot] for slot in slots if slot in found]
 
@@ -180,7 +180,7 @@ class Shelf(Database):
     def scenes_at(self, scene_slots: Sequence[int]) -> dict[int, Scene]:
         """The scenes of these rows."""
         rows = self.among("SELECT slot, record FROM scenes WHERE slot IN ({})", scene_slots)
-        return {slot: from_dict(Scene, json.loads(record)) for slot, record in rows}
+        return {slot: scene_of(record) for slot, record in rows}
 
     def linked(self, scene_slots: Sequence[int]) -> list[tuple[int, int]]:
         """(scene, first scene of a note it links to) and (scene, scene that links to its note) pairs for these scenes.
