@@ -77,6 +77,17 @@ def test_what_is_told_arrives_as_lines(tmp_path: Path, monkeypatch: pytest.Monke
         assert heard.recv(4096).decode() == "READY=1\nSTATUS=видит READY=0"
 
 
+def test_a_listener_that_does_not_read_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as deaf:
+        deaf.bind("n")
+        monkeypatch.setenv("NOTIFY_SOCKET", "n")
+        monkeypatch.setattr(heartbeat, "_HEARD", 0.01)
+        told = [heartbeat.tell("WATCHDOG=1") for _ in range(1_000)]
+        assert told[0]
+        assert not told[-1]
+
+
 def test_without_a_listener_nothing_is_told_and_nothing_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
     assert not heartbeat.tell("READY=1")

@@ -687,25 +687,29 @@ def search(place: Path, query: str) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
-    """The socket on which systemd listens to a service."""
+def systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """What systemd hears of a service."""
     monkeypatch.chdir(tmp_path)  # the name of such a socket is short
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as heard:
-        heard.bind("told")
-        heard.setblocking(False)
+    heard: list[str] = []
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as own:
+        own.bind("told")
+        own.settimeout(0.1)
+        ended = threading.Event()
+
+        def listen() -> None:
+            while not ended.is_set():
+                with contextlib.suppress(TimeoutError):
+                    heard.extend(own.recv(4096).decode().splitlines())
+
+        thread = threading.Thread(target=listen)
+        thread.start()
         yield heard
-
-
-def told(heard: socket.socket) -> list[str]:
-    lines: list[str] = []
-    with contextlib.suppress(BlockingIOError):
-        while True:
-            lines += heard.recv(4096).decode().splitlines()
-    return lines
+        ended.set()
+        thread.join()
 
 
 @pytest.fixture
-def process(tmp_path: Path, systemd: socket.socket) -> Iterator[tuple[subprocess.Popen[str], list[dict[str, Any]]]]:
+def process(tmp_path: Path, systemd: list[str]) -> Iterator[tuple[subprocess.Popen[str], list[dict[str, Any]]]]:
     (tmp_path / "v" / "заметки").mkdir(parents=True)
     (tmp_path / "v" / "заметки" / "колодец.md").write_text("# Колодец\nГлубина колодца девять метров.\n", encoding="utf-8")
     subprocess.run(
@@ -731,7 +735,7 @@ def cpu_seconds(pid: int) -> float:
 
 def test_a_saved_note_is_found_and_sigterm_ends_it(process, tmp_path, systemd):
     daemon, log = process
-    assert {"READY=1", "WATCHDOG=1"} <= set(told(systemd))
+    assert until(lambda: {"READY=1", "WATCHDOG=1"} <= set(systemd))
     assert search(tmp_path, "глубина колодца")[0]["path"] == "заметки/колодец.md"
 
     facts = json.loads((tmp_path / "s" / "daemon.json").read_text(encoding="utf-8"))
@@ -755,7 +759,7 @@ def test_a_saved_note_is_found_and_sigterm_ends_it(process, tmp_path, systemd):
     daemon.send_signal(signal.SIGTERM)
     assert daemon.wait(30.0) == 0
     assert until(lambda: log[-1]["event"] == "stopped", 10.0)
-    assert told(systemd)[-1] == "STOPPING=1"
+    assert until(lambda: systemd[-1] == "STOPPING=1")
     assert not (tmp_path / "s" / "daemon.json").exists()
     text = json.dumps(log, ensure_ascii=False)
     assert "метров" not in text

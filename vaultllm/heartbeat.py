@@ -21,6 +21,7 @@ from vaultllm.files import write_whole
 FILE = "daemon.json"
 BEAT = 20.0  # seconds: the daemon is never silent for longer while it waits
 _OFTEN = 1.0  # seconds: nor does it write more often while it works
+_HEARD = 0.2  # seconds in which a message to systemd must find room
 LATE = 180.0  # seconds of silence after which it may hang: one step of a long work may take a minute or two
 
 
@@ -94,13 +95,14 @@ def _there(pid: int) -> bool:
 
 
 def tell(*lines: str) -> bool:
-    """Say something to systemd (`READY=1`, …); False where nobody listens, which is no error."""
+    """Say something to systemd (`READY=1`, …); False where nobody listens, or does not read, which is no error."""
     where = os.environ.get("NOTIFY_SOCKET", "")
     if not where or not hasattr(socket, "AF_UNIX"):
         return False
     address = "\0" + where[1:] if where.startswith("@") else where
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as to:
+            to.settimeout(_HEARD)  # the kernel keeps ten such messages: one who does not read them must not stop us
             to.sendto("\n".join(line.replace("\n", " ") for line in lines).encode("utf-8", "replace"), address)
     except OSError:
         return False

@@ -219,6 +219,7 @@ class _Daemon:
 
     def ingest(self, only: tuple[str, ...] | None) -> bool:
         """One ingest for all that happened: of these files, or of all. False when somebody else was writing: to be tried again soon."""
+        self.heart.beat("ingesting")
         try:
             result = self.hands.do("ingest", self.beat, only=only, check=self.first)
         except LockedError as error:

@@ -22,12 +22,13 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from vaultllm import config, steps, vault
+from vaultllm import config, heartbeat, steps, vault
 from vaultllm.selftest import Finding, Size, gauges
 from vaultllm.selftest.watched import PROGRAM, Watched
 
 _FOLDERS = 40
 _QUEUE = Path("/proc/sys/fs/inotify/max_queued_events")
+_CALM = 4.0  # seconds
 _RECONCILE = 3600.0  # seconds between scans: what is found is found without them
 _SETTINGS = "[memory]\ndims = 32\n"  # what the memory makes of so many notes is another trial's
 _WORDS = ("насос", "колодец", "вода", "лодка", "река", "сад", "pump", "well", "water", "boat", "river", "garden", "নদী", "জল", "নৌকা")
@@ -132,6 +133,17 @@ class _Trial:
             time.sleep(max(every, len(self.wanted) / 10_000))  # to look costs something, too
         return time.monotonic() - begun
 
+    def calm(self) -> int:
+        """How many ingests the daemon has told of, when it has had nothing to do for longer than a note takes to settle."""
+        told, since = -1, time.monotonic()
+        end = since + self.patience
+        while time.monotonic() - since < _CALM and time.monotonic() < end:
+            now = self.watched.log.read_bytes().count(b'"ingested"')
+            if now != told or (heartbeat.look(self.watched.state) or {}).get("doing") != "watching":
+                told, since = now, time.monotonic()
+            time.sleep(0.2)
+        return told
+
     def cpu(self) -> float:
         """CPU seconds of the daemon and of all below it until now."""
         total = 0
@@ -184,13 +196,12 @@ class _Trial:
     def ours(self, rounds: int) -> None:
         """Notes of our own: nobody reads them."""
         job = steps.Job(config.open_workspace(str(self.root), str(self.watched.state)), wait=self.patience)
-        before = self.watched.log.read_bytes().count(b'"ingested"')
+        before = self.calm()
         for number in range(rounds):
             with job.lock():  # as whoever writes an answer
                 text = f"# answer\n\n{' '.join(self.chance.choices(_WORDS, k=8))}\n"
                 vault.write_new(self.root, job.workspace.settings.answers.folder, f"answer {number}", text)
-        time.sleep(3.0)
-        read = self.watched.log.read_bytes().count(b'"ingested"') - before
+        read = self.calm() - before
         self.figures |= {"own_notes": rounds, "own_notes_ingests": read}
         if read or self.missing():
             self.watched.failures.append(f"{rounds} notes of our own woke the daemon {read} times")
