@@ -391,7 +391,9 @@ def init_workspace(vault: Path, state: str | None = None, base: str | None = Non
             path.parent.mkdir(exist_ok=True)
             write_whole(path, text)
         except OSError as error:
-            raise VaultError(f"cannot write the settings ({error.strerror}); make the vault writable", path=str(path)) from error
+            raise VaultError(
+                f"cannot write the settings ({error.strerror}); make room, or make the vault writable", path=str(path)
+            ) from error
     return open_workspace(str(vault), state)
 
 
