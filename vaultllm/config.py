@@ -419,7 +419,7 @@ def _state_folder(vault: Path, named: str | None, vault_id: str) -> Path:
                 write_whole(owner, vault_id + "\n")
         found = owner.read_text(encoding="utf-8", errors="replace").strip()
     except OSError as error:
-        said = f"the state folder cannot be used ({error.strerror}); mend its rights, or remove what is in the way"
+        said = f"the state folder cannot be used ({error.strerror}); make room, mend its rights, or remove what is in the way"
         raise VaultError(said, path=str(error.filename or state)) from error
     if found != vault_id:
         way = "choose another with --state, or, if it is this vault's and its file vault_id was damaged, remove that file"
