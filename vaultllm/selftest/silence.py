@@ -81,7 +81,7 @@ _SOAK: tuple[tuple[str, ...], ...] = (
     ("memory", "analyse"),
     ("retrain",),
     ("rollback",),
-    ("forget", small_vault.FORGOTTEN),
+    ("forget", small_vault.FORGOTTEN, "--yes"),
     ("ingest", "--full", "--learn"),
     ("watch",),
 )
