@@ -9,7 +9,7 @@ import json
 import sqlite3
 from collections.abc import Iterator
 
-from vaultllm import ingest, registry, remember
+from vaultllm import forgotten, ingest, registry, remember
 from vaultllm.config import Workspace
 from vaultllm.database import WAY_OUT
 from vaultllm.ledger import Ledger
@@ -34,6 +34,7 @@ def examine(
     def wrong(code: str, message: str) -> None:
         found.append({"code": code, "message": message + ("; mend: vaultllm doctor --repair" if code.startswith("W-") else "")})
 
+    forgotten.load(workspace.state)  # a list that is damaged stops all reading, and says the way out
     (integrity,) = ledger.db.execute("PRAGMA integrity_check").fetchone()
     if integrity != "ok":
         wrong("E-LEDGER", f"the ledger is damaged: {integrity}; {WAY_OUT}")

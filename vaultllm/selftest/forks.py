@@ -1,0 +1,87 @@
+"""Processes that are forked from one that has imported all and has no threads: a command costs milliseconds in place of a second.
+
+Knows nothing about what they do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+CAN = hasattr(os, "fork")
+"""Whether this system can fork at all."""
+
+
+def lead(module: str, plan: Mapping[str, Any], work: Path, told: Callable[[], None]) -> int:
+    """Run `lead(plan)` of a module of this package in a process of its own, which may fork; its exit code. `told` is called meanwhile."""
+    root = str(Path(__file__).resolve().parents[2])
+    own = {
+        "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH")))),
+        **{"PYTHONUTF8": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+    }
+    command = (sys.executable, "-c", f"import json, sys; from {module} import lead; lead(json.load(sys.stdin))")
+    with subprocess.Popen(command, stdin=subprocess.PIPE, text=True, cwd=work, env=os.environ | own) as process:
+        if process.stdin is not None:
+            process.stdin.write(json.dumps(plan))
+            process.stdin.close()
+        while process.poll() is None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(5.0)
+            told()
+    return process.returncode
+
+
+def forked(work: Callable[[], int | None]) -> int:
+    """A child that does this and ends with what it returns (1 when it raises); its pid."""
+    if pid := os.fork():
+        return pid
+    code = 1
+    try:
+        code = work() or 0
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def ended(pid: int, seconds: float) -> int:
+    """The exit code of a child, minus the signal that ended it; one that takes longer than so many seconds is killed."""
+    until = time.monotonic() + seconds
+    while True:
+        found, status = os.waitpid(pid, os.WNOHANG)
+        if not found and time.monotonic() > until:
+            os.kill(pid, signal.SIGKILL)
+            found, status = os.waitpid(pid, 0)
+        if found:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.005)
+
+
+def command(arguments: Sequence[str], out: Path, err: Path, given: str = "") -> int:
+    """Run a command as the command line runs it, in this process; what it says goes into files. Its exit code."""
+    cli: Any = importlib.import_module("vaultllm.cli")  # it stands above this package
+
+    source, target = os.memfd_create("given"), [os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600) for path in (out, err)]
+    os.pwrite(source, given.encode(), 0)
+    for number, descriptor in enumerate((source, *target)):
+        os.dup2(descriptor, number)
+        os.close(descriptor)
+    sys.argv = ["vaultllm", *arguments]
+    sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 - it is this process's from now on
+    try:
+        cli.main()
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 1
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    return 0
