@@ -70,10 +70,12 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
         408: "the body came too slowly",
         409: "somebody else is writing; try again",
         413: "the body is too large",
+        414: "the address is too long",
         415: "the body is no JSON",
         422: "the vault holds nothing to work on, or not yet",
         424: "model, vault or settings cannot be used",
         429: "too many at once; try again",
+        431: "the headers are too long",
     }.items()
 }
 
