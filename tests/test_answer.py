@@ -212,6 +212,29 @@ def test_a_reply_is_appended_in_the_notes_own_form_and_nothing_before_it_changes
     assert path.read_bytes() == data
 
 
+def test_what_is_forgotten_while_the_model_speaks_is_not_written(job: steps.Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, calls = answer._answer, []
+
+    def slow(*args: object) -> answer.Answer:
+        found = first(*args)
+        calls.append(any("fourteen hours" in source.quote for source in found.sources))
+        if len(calls) == 1:
+            steps.forget(job, "Bread.md")
+        return found
+
+    monkeypatch.setattr(answer, "_answer", slow)
+    result = steps.ask(job, "How long does rye bread proof?")
+    assert calls == [True, False]
+    assert "fourteen hours" not in (job.workspace.vault / result["note"]).read_text(encoding="utf-8")
+    steps.forget(job, "Bread.md", undo=True)
+    steps.ingest(job)
+    calls.clear()
+    (job.workspace.vault / "plain.md").write_text("User: How is rye bread proofed?\n", encoding="utf-8")
+    with pytest.raises(DataError, match="was forgotten while"):
+        steps.reply(job, "plain.md")
+    assert (job.workspace.vault / "plain.md").read_text(encoding="utf-8") == "User: How is rye bread proofed?\n"
+
+
 def test_our_own_answer_can_be_talked_to(job: steps.Job) -> None:
     path = answer.write(job.workspace, job.ledger, ask(job, "Когда включается насос?"))
     file = job.workspace.vault / path

@@ -107,10 +107,11 @@ def reply(
     note is changed. Raises DataError when the note is no chat or its last turn is not the user's, OwnedNoteError when it
     was changed while the answer was made, VaultError when it cannot be read or written.
     """
-    from vaultllm import markdown, vault
+    from vaultllm import forgotten, markdown, vault
 
     if is_json(path):
         raise DataError("an export is not answered; ask in a note", path=path)
+    known = forgotten.load(workspace.state)
     data = vault.read(workspace.vault, path, workspace.settings.scan.max_bytes)
     note = markdown.parse(path, data)
     form, talk = _talk(workspace, note)
@@ -145,6 +146,8 @@ def reply(
     if swallowed or heard is None or len(heard.turns) != len(talk.turns) + 1 or heard.turns[-1].role != "assistant":
         raise DataError("an answer here would not be read as one: is a code fence or comment open at the end? close it", path=path)
     with lock():
+        if forgotten.load(workspace.state) != known:
+            raise DataError("something was forgotten while the answer was made, which may quote it; run it again", path=path)
         written = vault.append(workspace.vault, path, addition, hashlib.sha256(data).hexdigest())
         _remember(ledger, answer_id, path, written, answer, heard.turns[-1].text)
     return answer

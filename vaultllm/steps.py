@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -18,10 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from filelock import FileLock, Timeout
 
-from vaultllm import config
-from vaultllm.errors import DataError, LockedError, UsageError, VaultError, VaultllmError
+from vaultllm import config, locks
+from vaultllm.errors import DataError, UsageError, VaultError, VaultllmError
 from vaultllm.ledger import Ledger
 from vaultllm.schema import Answer, Hit, Problem, Report, silent, to_dict
 from vaultllm.text import nfc
@@ -88,23 +86,9 @@ class Job:
 
     @contextlib.contextmanager
     def lock(self, name: Literal["lock", "train.lock", "watch.lock"] = "lock", wait: float | None = None) -> Iterator[None]:
-        """Be the only writer. Raises LockedError naming the holder's pid when it does not become free in time."""
-        path = self.workspace.state / name
-        holder = path.with_suffix(".pid")
-        lock = FileLock(path, mode=0o600)
-        try:
-            lock.acquire(timeout=self.wait if wait is None else wait, poll_interval=0.05)
-        except Timeout:
-            pid = "unknown"
-            with contextlib.suppress(OSError):  # it may have ended this very moment
-                pid = holder.read_text(encoding="utf-8").strip() or pid
-            raise LockedError(f"another vaultllm (pid {pid}) is at work on this state; try again when it is done", path=str(path)) from None
-        try:
-            holder.write_text(f"{os.getpid()}\n", encoding="utf-8")
+        """Be the only writer. Raises LockedError naming the holder, pid and command, when it does not become free in time."""
+        with locks.held(self.workspace.state / name, self.wait if wait is None else wait, waiting=self.progress):
             yield
-        finally:
-            holder.unlink(missing_ok=True)
-            lock.release()
 
 
 # -- ingest
@@ -420,8 +404,9 @@ def dataset(
     out = None if out is None else config.path_of(out)
     if out is not None and out.resolve().is_relative_to(job.workspace.vault):
         raise UsageError("--out lies in the vault, where we write no data; name a folder outside of it", path=str(out))
-    built = _dataset(job)
-    folder = datasets.write(built, job.workspace.datasets)
+    with job.lock():  # else what is forgotten meanwhile would be frozen after it was forgotten
+        built = _dataset(job)
+        folder = datasets.write(built, job.workspace.datasets)
     try:
         exported = [str(path) for path in exporting.export(built, to, out)] if out is not None else []
     except OSError as error:
@@ -609,7 +594,7 @@ def ask(
     write: Annotated[bool, typer.Option("--write/--no-write", help="Write the answer as a note.")] = True,
 ) -> dict[str, Any]:
     """Answer a question as a note: what the vault says, with links to its lines, and what the model says."""
-    from vaultllm import answer
+    from vaultllm import answer, forgotten
 
     if not question.strip():
         raise UsageError("the question is empty")
@@ -618,11 +603,16 @@ def ask(
         with contextlib.suppress(VaultllmError):  # the note as it is now; when it cannot be read, the answer says so
             job.ledger  # noqa: B018 - opened here, so that it is closed with the job
             ingest(replace(job, background=True))  # a question waits for no new embedder
-    found = answer.ask(job.workspace, job.ledger, question.strip(), note=note, stream=job.stream, progress=job.progress)
     path = None
-    if write:
+    while True:
+        known = forgotten.load(job.workspace.state)
+        found = answer.ask(job.workspace, job.ledger, question.strip(), note=note, stream=job.stream, progress=job.progress)
+        if not write:
+            break
         with job.lock():
-            path = answer.write(job.workspace, job.ledger, found)
+            if forgotten.load(job.workspace.state) == known:  # else it may quote what was forgotten while the model spoke
+                path = answer.write(job.workspace, job.ledger, found)
+                break
     return _answered(found, path)
 
 
@@ -662,28 +652,11 @@ def doctor(
     probe: Annotated[bool, typer.Option("--probe", help="Measure what this machine can train, and how long it takes: 20 seconds.")] = False,
 ) -> dict[str, Any]:
     """Check the ledger, the scene files, the memory and the current run."""
-    from vaultllm import ingest as ingesting
-    from vaultllm import registry, remember
+    from vaultllm import health
 
-    found: list[dict[str, Any]] = []  # what begins with W- can be mended here
     with job.lock():
-        (integrity,) = job.ledger.db.execute("PRAGMA integrity_check").fetchone()
-        if integrity != "ok":
-            found.append({"code": "E-LEDGER", "message": f"the ledger is damaged: {integrity}; move it away and run: vaultllm ingest"})
-        missing = [path for path in job.ledger.notes_with_scenes() if not ingesting.scene_file(job.workspace, path).is_file()]
-        if missing:
-            found.append({"code": "W-SCENES", "message": f"{len(missing)} scene files are missing; mend: vaultllm doctor --repair"})
-            if repair:
-                for path in missing:
-                    ingesting.write_scenes(job.workspace, job.ledger, path)
-        memory = remember.check(job.ledger, job.workspace.memory, job.workspace.settings.memory)
-        if memory:
-            found.append({"code": "W-MEMORY", "message": f"{memory}; mend: vaultllm doctor --repair"})
-            if repair:
-                remember.rebuild(job.ledger, job.workspace.memory, job.workspace.settings.memory, job.progress, base=answering_base(job))
-        broken = registry.check(job.workspace, job.ledger)
-        if broken:
-            found.append({"code": "E-RUN", "message": broken})
+        base = answering_base(job)
+        found = health.examine(job.workspace, job.ledger, repair=repair, base=base, progress=job.progress)
     left = [one for one in found if not (repair and one["code"].startswith("W-"))]
     here = {"training": _trainable_here(job)} if probe else {}
     return {"problems": found, "repaired": len(left) < len(found), "ok": not left, **here}
