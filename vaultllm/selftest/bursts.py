@@ -71,7 +71,7 @@ def run(
     at_once, stopped, saves, most = _SIZES[size]
     trial = _Trial(work, seed, program, most if patience is None else patience, told)
     with trial.watched.running() as daemon:
-        trial.daemon = daemon.pid
+        trial.daemon, trial.is_dead = daemon.pid, lambda: daemon.poll() is not None
         try:
             trial.burst(at_once, "at_once")
             trial.stopped(stopped)
@@ -97,6 +97,7 @@ class _Trial:
         self.figures: dict[str, float | int | str] = {}
         self.tried = 0
         self.daemon = 0
+        self.is_dead: Callable[[], bool] = lambda: False
         for number in range(_FOLDERS):
             (self.root / f"папка {number}").mkdir()
         self.write([self.path(number) for number in range(3)])
@@ -125,9 +126,9 @@ class _Trial:
         """Seconds until the state holds all; what it does not in the end is a failure."""
         begun = time.monotonic()
         while missing := self.missing():
-            if time.monotonic() - begun > self.patience:
+            if self.is_dead() or time.monotonic() - begun > self.patience:
                 self.watched.failures.append(
-                    f"{what}: {len(missing)} notes are not in the state after {self.patience:g} s, as {missing[0]}"
+                    f"{what}: {len(missing)} notes are not in the state after {time.monotonic() - begun:.0f} s, as {missing[0]}"
                 )
                 break
             time.sleep(max(every, len(self.wanted) / 10_000))  # to look costs something, too
@@ -137,7 +138,7 @@ class _Trial:
         """How many ingests the daemon has told of, when it has had nothing to do for longer than a note takes to settle."""
         told, since = -1, time.monotonic()
         end = since + self.patience
-        while time.monotonic() - since < _CALM and time.monotonic() < end:
+        while time.monotonic() - since < _CALM and time.monotonic() < end and not self.is_dead():
             now = self.watched.log.read_bytes().count(b'"ingested"')
             if now != told or (heartbeat.look(self.watched.state) or {}).get("doing") != "watching":
                 told, since = now, time.monotonic()
@@ -169,6 +170,8 @@ class _Trial:
         """So many notes change while the daemon is stopped, after the queue has run full."""
         self.told(f"{count:,} notes change while the watcher is stopped and its queue is full")
         before = self.overflows()
+        if self.is_dead():
+            return
         os.kill(self.daemon, signal.SIGSTOP)
         try:
             subprocess.run([sys.executable, "-c", _FLOOD, str(self.root), str(int(_QUEUE.read_text()))], check=True)
