@@ -139,3 +139,13 @@ def test_the_canonical_state_does_not_depend_on_when_the_words_of_the_vault_were
     other.close()
     assert records[0] != records[1]
     assert {**grown, "waiting": 0} == {**fresh, "waiting": 0}
+
+
+def test_the_canonical_state_does_not_depend_on_whether_twins_were_looked_for(job: steps.Job) -> None:
+    said = "# Zwilling\n\n" + "Der Brunnen im Garten ist neun Meter tief, und die Pumpe zieht nur acht davon herauf. " * 8
+    for name in ("eins.md", "zwei.md"):
+        (job.workspace.vault / name).write_text(said, encoding="utf-8")
+    ingesting.ingest(job.workspace, job.ledger)
+    before = canonical.dump(job.workspace, job.ledger)
+    assert job.ledger.link_duplicates()
+    assert canonical.dump(job.workspace, job.ledger) == before

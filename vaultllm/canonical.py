@@ -79,6 +79,8 @@ def _files(workspace: Workspace, ledger: Ledger) -> dict[str, str]:
         path = ingest.scene_file(workspace, note)
         with contextlib.suppress(ValueError, TypeError, KeyError, VaultllmError):  # a damaged record: then no file says what it does
             scenes = list(ledger.scenes(note))
-            if found.get(path) == hashlib.sha256(to_yaml(note, scenes).encode("utf-8", "surrogatepass")).hexdigest()[:16]:
-                found[path] = sha(to_yaml(note, [dataclasses.replace(scene, **_COUNTED) for scene in scenes]))
+            alone = [dataclasses.replace(scene, duplicate="") for scene in scenes]  # as it was written before twins were looked for
+            said = {hashlib.sha256(to_yaml(note, form).encode("utf-8", "surrogatepass")).hexdigest()[:16] for form in (scenes, alone)}
+            if found.get(path) in said:
+                found[path] = sha(to_yaml(note, [dataclasses.replace(scene, **_COUNTED) for scene in alone]))
     return {path.relative_to(workspace.scenes).as_posix(): found[path] for path in sorted(found)}
