@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +17,7 @@ from vaultllm.errors import UsageError
 from vaultllm.selftest import Finding, Size, table
 
 PACKAGE = Path(selftest.__file__).parent
+REPO = Path(__file__).resolve().parents[1]
 
 
 def quiet(_: str) -> None:
@@ -128,3 +130,20 @@ def test_a_folder_with_something_in_it_is_refused_and_left_alone(tmp_path: Path)
         with pytest.raises(UsageError, match="--dir"):
             table.emptied(folder)
     assert note.read_text(encoding="utf-8") == "mine"
+
+
+def test_the_document_has_each_promise_once_and_every_test_file_and_part_that_it_names_exists() -> None:
+    text = (REPO / "docs" / "reliability.md").read_text(encoding="utf-8")
+    promises = [line.split(" | ") for line in text.splitlines() if re.match(r"\| R\d+ \|", line)]
+    assert [cells[0].strip("| ") for cells in promises] == [f"R{number}" for number in range(1, 27)]
+    for cells in promises:
+        assert len(cells) == 5, cells[0]
+        assert re.search(r"`(vaultllm selftest|pytest) ", cells[4]), cells[0]
+    files = re.findall(r"tests/test_\w+\.py", text)
+    assert [file for file in files if not (REPO / file).is_file()] == []
+    assert len(set(files)) > 15
+    assert set(re.findall(r"--only (\w+)", text)) == set(table.PARTS)
+    tried = {name: (REPO / "vaultllm" / "selftest" / f"{name}.py").read_text(encoding="utf-8") for name in table.PARTS}
+    for cells in promises:
+        for name in re.findall(r"selftest --soak --only (\w+)", cells[4]):
+            assert f'"{cells[0].strip("| ")}"' in tried[name], f"{name} does not say that it tries {cells[0]}"
