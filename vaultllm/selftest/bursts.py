@@ -112,26 +112,29 @@ class _Trial:
         subprocess.run([sys.executable, "-c", _WRITER], input=lines.encode(), check=True)
         self.wanted |= {path: hashlib.sha256(text.encode()).hexdigest() for path, text in zip(paths, texts, strict=True)}
 
-    def missing(self) -> list[str]:
-        """What the state does not hold as it stands in the vault, or holds and does not."""
+    def missing(self, path: str = "") -> list[str]:
+        """What the state does not hold as it stands in the vault, or holds and does not; of one note, if it is named."""
         with (
             contextlib.suppress(sqlite3.Error),
             contextlib.closing(sqlite3.connect(f"{(self.watched.state / 'ledger.db').as_uri()}?mode=ro", uri=True)) as db,
         ):
+            if path:
+                has = dict(db.execute("SELECT path, sha256 FROM notes WHERE path = ?", (path,)).fetchall())
+                return [path] if has.get(path) != self.wanted[path] else []
             has = dict(db.execute("SELECT path, sha256 FROM notes").fetchall())
             return sorted(path for path in has.keys() | self.wanted.keys() if has.get(path) != self.wanted.get(path))
         return sorted(self.wanted)
 
-    def settled(self, what: str, every: float = 0.5) -> float:
-        """Seconds until the state holds all; what it does not in the end is a failure."""
+    def settled(self, what: str, path: str = "") -> float:
+        """Seconds until the state holds all, or this note; what it does not in the end is a failure."""
         begun = time.monotonic()
-        while missing := self.missing():
+        while missing := self.missing(path):
             if self.is_dead() or time.monotonic() - begun > self.patience:
                 self.watched.failures.append(
                     f"{what}: {len(missing)} notes are not in the state after {time.monotonic() - begun:.0f} s, as {missing[0]}"
                 )
                 break
-            time.sleep(max(every, len(self.wanted) / 10_000))  # to look costs something, too
+            time.sleep(0.02 if path else max(0.5, len(self.wanted) / 10_000))  # to look costs something, too
         return time.monotonic() - begun
 
     def calm(self) -> int:
@@ -215,8 +218,9 @@ class _Trial:
         self.told(f"{count} notes are saved one at a time")
         took = []
         for _ in range(count):
-            self.write([self.path(_FOLDERS * self.chance.randrange(10))])
-            took.append(self.settled("a note that was saved", 0.02))
+            path = self.path(_FOLDERS * self.chance.randrange(10))
+            self.write([path])
+            took.append(self.settled("a note that was saved", path))
         took.sort()
         self.figures |= {
             "saved_notes": count,
