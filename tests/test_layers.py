@@ -163,6 +163,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "views",
         "training_views",
         "terminal",
+        "commands",
         "cli",
         "__main__",
     ),
@@ -277,7 +278,7 @@ def test_only_the_named_modules_know_torch_and_chroma() -> None:
         "drift",
         "replay",
     }
-    assert chroma_users == {"memory.chroma"}
+    assert {name for name in chroma_users if not name.startswith("selftest.")} == {"memory.chroma"}  # trials load it before they fork
 
 
 def test_help_is_instant_and_loads_nothing_heavy() -> None:

@@ -23,16 +23,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.text import Text
 from typer.core import TyperGroup
 
-from vaultllm import __version__, config, processes, signals, steps, training_views, views
+from vaultllm import __version__, commands, config, processes, signals, steps, training_views, views
 from vaultllm.database import explained
 from vaultllm.errors import UsageError, VaultError, VaultllmError
-from vaultllm.terminal import GLOBALS, ReaderLeft, console, emit, opened, progress_shown
+from vaultllm.terminal import GLOBALS, ReaderLeft, can_ask, console, emit, opened
 
 if TYPE_CHECKING:
-    from vaultllm import schedule
+    pass
 
 
 class Stopped(Exception):  # noqa: N818 - what the user wanted, not an error
@@ -176,11 +175,6 @@ def search(
                 sys.stdout.flush()
 
 
-def _can_ask() -> bool:
-    """Whether somebody sits there who can answer a question."""
-    return not GLOBALS.json and sys.stdin.isatty() and sys.stdout.isatty()
-
-
 @app.command()
 def forget(
     what: Annotated[str, typer.Argument(help="A note's path, a scene's id, a message's UID, or a conversation's id.")],
@@ -191,7 +185,7 @@ def forget(
 ) -> None:
     """Take it out of everything that was derived from it, and search every file to prove it; the vault stays as it is."""
     asks = not (yes or dry_run or undo)
-    if asks and not _can_ask():
+    if asks and not can_ask():
         raise UsageError("what is forgotten comes back only by reading it again; say --yes, or look first with --dry-run")
     if asks:
         with opened() as job:
@@ -354,11 +348,13 @@ def run(
 
 
 @app.command()
-def watch() -> None:
+def watch(
+    serve: Annotated[bool, typer.Option("--serve", help="Answer other programs too, as `vaultllm serve` does.")] = False,
+) -> None:
     """Stay and watch the vault: a saved note is in the memory within seconds. Ends on Ctrl-C or SIGTERM."""
     from vaultllm import watch as watching
 
-    with opened() as job:
+    with opened() as job, commands.served(job.workspace, _log) if serve else contextlib.nullcontext():
         watching.run(job, log=_log)
 
 
@@ -370,156 +366,7 @@ def _log(event: dict[str, Any]) -> None:
         print(views.event(event), flush=True)
 
 
-schedule_app = typer.Typer(no_args_is_help=True, help="Retrain by itself, from cron, systemd or launchd.")
-app.add_typer(schedule_app, name="schedule")
-
-
-# -- the memory, looked at and measured
-
-memory_app = typer.Typer(no_args_is_help=True, help="Look at the memory: a map of the scenes, what the vectors hold.")
-app.add_typer(memory_app, name="memory")
-bench_app = typer.Typer(no_args_is_help=True, help="Measure how well the memory finds.")
-app.add_typer(bench_app, name="bench")
-_Plot = Annotated[Path | None, typer.Option("--plot", help="Draw it into this file (.png, .svg, .pdf).")]
-
-
-def _report(result: dict[str, Any], module: Any, plot: Path | None = None) -> None:
-    """Show what a module measured in its own `lines`, and draw it with its `plot`."""
-    if plot is not None:
-        module.plot(result, config.path_of(plot))
-    emit(result, lambda one: Text("\n".join(module.lines(one))))
-
-
-@memory_app.command("map")
-def memory_map(
-    out: Annotated[Path | None, typer.Option("--out", help="The file; default: map.html in the state folder.")] = None,
-    colour: Annotated[str, typer.Option("--colour", help="What the colours mean at first: folder or time.")] = "folder",
-    show: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
-) -> None:
-    """Draw every scene as a point of one HTML file that needs no network; near means alike."""
-    from vaultllm.memory import map as maps
-
-    if colour not in ("folder", "time"):
-        raise UsageError(f"there is no colour '{colour}'; it is folder or time")
-    with opened() as job:
-        path = job.workspace.state / "map.html" if out is None else config.path_of(out)
-        result = maps.build(job.ledger, path, vault=job.workspace.vault, colour=colour, progress=job.progress)  # type: ignore[arg-type]
-    _report(result, maps)
-    if show:
-        import webbrowser
-
-        webbrowser.open(Path(result["path"]).resolve().as_uri())
-
-
-@memory_app.command("analyse")
-def memory_analyse(plot: _Plot = None) -> None:
-    """Say how much the vectors hold, and what recall costs when they are cut or stored smaller."""
-    from vaultllm import remember
-    from vaultllm.memory import analyse
-
-    if plot is not None and plot.suffix.lower() not in analyse.PICTURES:
-        raise UsageError(f"a plot is one of {', '.join(analyse.PICTURES)}, not {plot.suffix or 'a file without a suffix'}")
-    with opened() as job:
-        result = analyse.report(job.ledger, remember.opened(job.ledger, job.workspace.memory), progress=job.progress)
-    _report(result, analyse, plot)
-
-
-@bench_app.command("recall")
-def bench_recall(
-    data: Annotated[Path, typer.Argument(help="Questions with their evidence: SQuAD-shaped JSON, or JSON lines.")],
-    k: Annotated[str, typer.Option("--k", "-k", help="How far down the list is looked, several with commas.")] = "1,5,10,25,50",
-    halves: Annotated[bool, typer.Option("--halves", help="Measure words alone, vectors alone, and without resonance too.")] = False,
-    folds: Annotated[int, typer.Option("--folds", min=0, help="Also by this many parts of the articles.")] = 0,
-    plot: _Plot = None,
-) -> None:
-    """Ask the questions of a file and count what was found: recall@k, nDCG, MRR, latency. The vault is not touched."""
-    from vaultllm import bench
-
-    workspace = bench.workspace_of(GLOBALS.vault, GLOBALS.state)
-    with progress_shown() as progress:
-        result = bench.recall_bench(
-            config.path_of(data), bench.ks_of(k), workspace=workspace, halves=halves, folds=folds, progress=progress
-        )
-    _report(result, bench, plot)
-
-
-@bench_app.command("links")
-def bench_links(
-    k: Annotated[int, typer.Option("--k", "-k", min=1, help="How far down the list is looked.")] = 10,
-    share: Annotated[float, typer.Option("--share", min=0.01, max=1.0, help="Of the links, so many are hidden.")] = 0.3,
-    most: Annotated[int, typer.Option("--most", min=1, help="Hidden links at most.")] = 500,
-    seed: Annotated[int, typer.Option("--seed", help="Which ones.")] = 0,
-    plot: _Plot = None,
-) -> None:
-    """Hide some of the vault's own links in a copy and see whether their targets are found; no labels needed."""
-    from vaultllm import bench
-
-    workspace = bench.workspace_of(GLOBALS.vault, GLOBALS.state)
-    if workspace is None:
-        workspace = config.open_workspace(GLOBALS.vault, GLOBALS.state)  # says that there is none, and the way out
-    with progress_shown() as progress:
-        result = bench.links_bench(workspace, k=k, share=share, most=most, seed=seed, progress=progress)
-    _report(result, bench, plot)
-
-
-_Kind = Annotated[str, typer.Option("--kind", help="auto (what this computer uses), cron, systemd or launchd.")]
-_At = Annotated[str, typer.Option("--at", help="Time of day, HH:MM.")]
-_Watch = Annotated[bool, typer.Option("--watch/--no-watch", help="Watch the vault from the start of the computer on, too.")]
-_Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; needed where nobody can be asked.")]
-
-
-def _planned(kind: str, at: str, watch: bool) -> schedule.Plan:
-    from vaultllm import schedule
-
-    workspace = config.open_workspace(GLOBALS.vault, GLOBALS.state)
-    return schedule.plan(kind, workspace.vault, workspace.state, at, watch=watch, only_on_ac=workspace.settings.train.only_on_ac)
-
-
-@schedule_app.command("print")
-def schedule_print(kind: _Kind = "auto", at: _At = "03:30", watch: _Watch = True) -> None:
-    """Print what `install` would put where, so that `vaultllm retrain` runs every night; write nothing."""
-    from vaultllm import schedule
-
-    plan = _planned(kind, at, watch)
-    emit({"kind": plan.kind, "text": schedule.shown(plan)}, lambda result: result["text"])
-
-
-@schedule_app.command("install")
-def schedule_install(kind: _Kind = "auto", at: _At = "03:30", watch: _Watch = True, yes: _Yes = False) -> None:
-    """Show what is to be written, and write and start it when you agree: watch the vault, retrain every night."""
-    from vaultllm import schedule
-
-    plan = _planned(kind, at, watch)
-    if not yes:
-        if not _can_ask():
-            raise UsageError("nobody can be asked here; look first with `vaultllm schedule print`, then say --yes")
-        print(schedule.shown(plan))
-        typer.confirm("Write and start this?", abort=True)
-    emit({"kind": plan.kind, "done": schedule.install(plan)}, lambda result: "\n".join(result["done"]))
-
-
-@schedule_app.command("uninstall")
-def schedule_uninstall(kind: _Kind = "auto") -> None:
-    """Stop it, and remove exactly what `install` wrote."""
-    from vaultllm import schedule
-
-    plan = _planned(kind, "03:30", True)
-    emit({"kind": plan.kind, "done": schedule.uninstall(plan)}, lambda result: "\n".join(result["done"]) or "nothing was installed")
-
-
-@app.command()
-def demo(
-    folder: Annotated[Path | None, typer.Argument(help="Where to put the copy of the example vault; must not exist.")] = None,
-    minutes: Annotated[float, typer.Option("--minutes", min=0.2, help="Time for the training.")] = 3.0,
-) -> None:
-    """See the whole idea work on the example vault: ingest, train, measure, answer three questions. About 5 minutes."""
-    from vaultllm import demo as demonstration
-
-    with progress_shown() as progress:
-        result = demonstration.run(
-            folder, minutes, progress, say=lambda line: None if GLOBALS.json or GLOBALS.quiet else print(line, flush=True)
-        )
-    emit(result, training_views.demo)
+commands.add_to(app)
 
 
 # -- the process

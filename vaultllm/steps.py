@@ -652,14 +652,17 @@ def doctor(
     probe: Annotated[bool, typer.Option("--probe", help="Measure what this machine can train, and how long it takes: 20 seconds.")] = False,
 ) -> dict[str, Any]:
     """Check the ledger, the scene files, the memory and the current run."""
-    from vaultllm import health
+    from vaultllm import database, health
 
     with job.lock():
         base = answering_base(job)
         found = health.examine(job.workspace, job.ledger, repair=repair, base=base, progress=job.progress)
+        if repair and not any(one["code"] == "E-LEDGER" for one in found):  # copies of older ledgers are not needed then
+            database.remove_backups(job.workspace.ledger)
+        backups = [path.name for path in database.backups(job.workspace.ledger)]
     left = [one for one in found if not (repair and one["code"].startswith("W-"))]
     here = {"training": _trainable_here(job)} if probe else {}
-    return {"problems": found, "repaired": len(left) < len(found), "ok": not left, **here}
+    return {"problems": found, "repaired": len(left) < len(found), "ok": not left, "backups": backups, **here}
 
 
 def dump(job: Job) -> dict[str, Any]:

@@ -41,6 +41,11 @@ GLOBALS = Globals()
 QUIET_SECONDS = 15.0  # between two lines of progress where there is no terminal
 
 
+def can_ask() -> bool:
+    """Whether somebody sits there who can answer a question."""
+    return not GLOBALS.json and sys.stdin.isatty() and sys.stdout.isatty()
+
+
 @contextlib.contextmanager
 def progress_shown() -> Iterator[Callable[[Progress], None]]:
     """A bar on a terminal; elsewhere a line now and then for work that takes longer than a moment."""

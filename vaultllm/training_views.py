@@ -240,6 +240,7 @@ def promoted(result: Result) -> RenderableType:
 def doctor(result: Result) -> RenderableType:
     """What is wrong, and what was mended."""
     lines = [f"{one['code']} {one['message']}" for one in result["problems"]] or ["all is well"]
+    lines += [f"kept from before an update: {', '.join(result['backups'])}; it goes with --repair"] if result["backups"] else []
     said = Text("\n".join([*lines, "repaired" if result["repaired"] else ""]).rstrip())
     return Group(said, Text(""), *_trainable(result["training"])) if "training" in result else said
 
