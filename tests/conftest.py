@@ -45,6 +45,11 @@ TORCH = (
 )
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """Three on two cores: tests that wait for real processes leave a core idle."""
+    return max(3, min(4, os.cpu_count() or 1))
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """They come first: one of xdist's workers has them all, so that torch is imported once, and what is left at the end is short."""
     order = {f"test_{name}.py": place for place, name in enumerate(TORCH)}

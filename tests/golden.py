@@ -26,7 +26,11 @@ SUFFIX = ".expected.yaml"
 def cases() -> list[Path]:
     """Every input file below tests/golden, in order."""
     found = (path for path in sorted(FOLDER.rglob("*")) if path.is_file())
-    return [path for path in found if not path.name.endswith(SUFFIX) and path.name not in ("settings.toml", "README.md")]
+    return [
+        path
+        for path in found
+        if not path.name.endswith(SUFFIX) and path.name not in ("settings.toml", "README.md") and path.suffix != ".sql"
+    ]
 
 
 def settings(path: Path) -> Settings:

@@ -171,9 +171,9 @@ def test_a_second_writer_waits_or_names_the_first(shell: Shell) -> None:
     from filelock import FileLock
 
     with FileLock(shell.state / "train.lock"):
-        (shell.state / "train.pid").write_text("4242\n", encoding="utf-8")
+        (shell.state / "train.pid").write_text(f"{os.getpid()} vaultllm train\n", encoding="utf-8")
         _, err = shell.here("retrain", code=75)
-    assert "pid 4242" in err
+    assert f"vaultllm train (pid {os.getpid()})" in err
 
 
 def test_retrain_has_nothing_to_do_when_little_is_new(shell: Shell) -> None:

@@ -83,7 +83,9 @@ def test_a_listener_that_does_not_read_holds_nobody_up(tmp_path: Path, monkeypat
         deaf.bind("n")
         monkeypatch.setenv("NOTIFY_SOCKET", "n")
         monkeypatch.setattr(heartbeat, "_HEARD", 0.01)
-        told = [heartbeat.tell("WATCHDOG=1") for _ in range(1_000)]
+        told = [heartbeat.tell("WATCHDOG=1")]
+        while told[-1] and len(told) < 1_000:  # the system keeps some for it
+            told.append(heartbeat.tell("WATCHDOG=1"))
         assert told[0]
         assert not told[-1]
 

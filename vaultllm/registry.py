@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from vaultllm.memory.rerank import Judge
 
 _CURRENT = "current"  # in the ledger's meta table: who was made to answer, by which a damaged `current` is known
+_NEXT = "current_next"  # there too: who was about to, committed before the pointer is written, which is no part of a transaction
 _REVOKED = "revoked"  # in a base's folder: why it is used no more
 
 
@@ -49,8 +50,8 @@ def meant(ledger: Ledger) -> str | None:
 
 
 def is_astray(workspace: Workspace, ledger: Ledger) -> bool:
-    """Whether `current` names another run than the one that was made to answer."""
-    return meant(ledger) not in (None, current(workspace))
+    """Whether `current` names another run than the one that was made to answer, or was about to when a kill came."""
+    return meant(ledger) is not None and current(workspace) not in (meant(ledger), ledger.get(_NEXT))
 
 
 def set_right(workspace: Workspace, ledger: Ledger) -> None:
@@ -101,6 +102,7 @@ def let_answer(workspace: Workspace, ledger: Ledger, run: Run) -> str:
     """Point at this run, which was checked; returns the id of the one before it. A kill leaves the one before it, or the way back to it."""
     with ledger.transaction():  # kept for itself, before the pointer, which is no part of a transaction
         before = _keep_way_back(workspace, ledger, run.id)
+        ledger.set(_NEXT, run.id)
     with ledger.transaction():
         _keep_way_back(workspace, ledger, run.id)  # a promotion by hand and one by a training that ends must not lose each other's
         _point(workspace, ledger, run.id)
@@ -201,6 +203,8 @@ def rollback(workspace: Workspace, ledger: Ledger) -> tuple[str, str]:
         now = history.pop()
         while now and (now == before or not has_adapter(workspace, now)):  # before: a kill came between pointer and ledger
             now = history.pop() if history else ""
+        ledger.set(_NEXT, now)
+    with ledger.transaction():
         _point(workspace, ledger, now)
         ledger.put_history(history)
     return before, now
@@ -218,15 +222,18 @@ def _history(ledger: Ledger) -> list[str]:
 
 def revoke(workspace: Workspace, ledger: Ledger, ids: Collection[str], reason: str) -> str:
     """Let these runs never answer again; the newest that answered before and is none of them does. Returns who answers now, or ""."""
+    now, history = current(workspace), [one for one in _history(ledger) if one not in ids]
+    if moves := now in ids:
+        now = history.pop() if history else ""
+        while now and not has_adapter(workspace, now):
+            now = history.pop() if history else ""
+        with ledger.transaction():
+            ledger.set(_NEXT, now)
     with ledger.transaction():
         for run in ledger.runs():
             if run.id in ids and not run.revoked:
                 record(workspace, ledger, dataclasses.replace(run, revoked=reason))
-        now, history = current(workspace), [one for one in _history(ledger) if one not in ids]
-        if now in ids:
-            now = history.pop() if history else ""
-            while now and not has_adapter(workspace, now):
-                now = history.pop() if history else ""
+        if moves:
             _point(workspace, ledger, now)
         ledger.put_history(history)
     return now

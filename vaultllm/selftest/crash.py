@@ -276,7 +276,8 @@ class Bench:
         ran, made = self._run(case.again, traced=False)
         failed = [one for number, one in enumerate(ran) if one.code and not (one.code == 2 and number >= 4)]
         if failed or made.late:
-            return {}, [f"the next start ends with {made.status}: {(failed or ran)[-1].err.strip()[-300:]}"]
+            last = (failed or ran)[-1]
+            return {}, [f"the next start ends with {made.status}: {(last.err.strip() or last.out.strip())[-300:]}"]
         left = [path.relative_to(self.root).as_posix() for path in self._all() if _OURS.fullmatch(path.name)]
         left += [f"{count} of memory/{kind}*" for kind in ("gen-", "embedder-", ".embedder-") if (count := self._count(kind)) > 1]
         wrong = [f"left behind: {', '.join(left)}"] if left else []
