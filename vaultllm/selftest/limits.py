@@ -41,8 +41,8 @@ def planted(path, data, *rest):
         while True:
             pass
     if data == b"PEAK":
-        import resource
-        peak = str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+        # getrusage's peak is at least that of whoever started us
+        peak = next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM:"))
         return reading.Reading(peak, "", "", (), "", (), 0, 0)
     return right(path, data, *rest)
 reading.read_note = planted
