@@ -67,3 +67,11 @@ def test_what_libraries_say_of_a_file_that_cannot_be_written_is_an_error_of_the_
 def test_other_errors_of_libraries_stay_what_they_are() -> None:
     with pytest.raises(RuntimeError, match="mat1 and mat2"), files.saving("x"):
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+
+def test_what_tokenizers_raise_on_a_full_disk_names_the_file(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="uota") as told, files.saving(tmp_path / "tokenizer.json"):
+        raise Exception("Disk quota exceeded (os error 122)")
+    assert (told.value.errno, told.value.filename) == (122, str(tmp_path / "tokenizer.json"))
+    with pytest.raises(Exception, match="another"), files.saving(tmp_path):
+        raise Exception("another")

@@ -77,14 +77,15 @@ def explained(error: OSError, path: str | Path, needed: int | None = None) -> OS
 
 @contextlib.contextmanager
 def saving(path: str | Path) -> Iterator[None]:
-    """What torch and safetensors raise when they cannot write a file of this path, or below it, becomes an OSError that names it."""
+    """What torch, safetensors and tokenizers raise when they cannot write at this path, or below it, becomes an OSError that names it."""
     try:
         yield
     except OSError as error:
         raise error if error.filename else explained(error, path) from error
     except Exception as error:  # safetensors' own class cannot be named without importing it, torch has none
         found = re.search(r"os error (\d+)", str(error))
-        if type(error).__name__ != "SafetensorError" and not (isinstance(error, RuntimeError) and _UNWRITTEN.search(str(error))):
+        is_theirs = type(error).__name__ == "SafetensorError" or (type(error) is Exception and found)  # the latter is tokenizers'
+        if not is_theirs and not (isinstance(error, RuntimeError) and _UNWRITTEN.search(str(error))):
             raise
         number = int(found[1]) if found else errno.EIO
         raise explained(OSError(number, os.strerror(number)), path) from error

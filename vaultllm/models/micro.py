@@ -118,7 +118,8 @@ def _pretrain(
     sample = list(plan.sample(texts, math.inf if budget.steps is not None else 200_000 * budget.seconds))
     size = bpe.vocabulary_size(n_bytes)
     tokenizer = bpe.wrap(report.during("tokenizer", lambda: bpe.train(sample, size)))
-    tokenizer.save_pretrained(work)
+    with saving(work):
+        tokenizer.save_pretrained(work)
     sequences = []
     used_bytes = 0
     share = max(0.25, budget.elapsed() / budget.seconds + 0.1)  # however long it took to start
