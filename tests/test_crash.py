@@ -16,6 +16,7 @@ from types import SimpleNamespace
 import pytest
 
 from vaultllm.selftest import crash, small_vault
+from vaultllm.selftest.alike import difference
 from vaultllm.selftest.broken import BROKEN
 from vaultllm.selftest.crash import Bench
 from vaultllm.selftest.started import Ran
@@ -63,8 +64,8 @@ def test_where_nothing_can_be_traced_the_finding_says_why(tmp_path: Path, monkey
 def test_where_two_states_part_is_said_in_a_line() -> None:
     one = {"state": {"notes": [["a", 1], ["b", 2]], "waiting": 0}}
     other = {"state": {"notes": [["a", 1], ["b", 3]], "waiting": 0}}
-    assert crash._difference(one, other) == "state.notes: 2 rows for 2; more: [['b', 2]]; less: [['b', 3]]"
-    assert crash._difference(one, one) == "nothing"
+    assert difference(one, other) == "state.notes: 2 rows for 2; more: [['b', 2]]; less: [['b', 3]]"
+    assert difference(one, one) == "nothing"
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from vaultllm.selftest import Finding, Size, small_vault, tracer
+from vaultllm.selftest.alike import difference
 from vaultllm.selftest.broken import BROKEN
 from vaultllm.selftest.started import Ran, Starter
 from vaultllm.selftest.tracer import ERRORS, Fault
@@ -212,7 +213,7 @@ class Bench:
             self.wanted[name] = found
         for name, state in (("ingest", clean), ("ingest again", rebuilt)):
             if name in self.wanted and self.wanted[name]["state"] != state:
-                raise RuntimeError(f"{name} does not lead to what a rebuild leads to: {_difference(self.wanted[name]['state'], state)}")
+                raise RuntimeError(f"{name} does not lead to what a rebuild leads to: {difference(self.wanted[name]['state'], state)}")
 
     def undisturbed(self, name: str, patches: Mapping[str, Any] | None = None) -> Counter[str]:
         """Let a case's command run to its end: how many calls of each kind it makes."""
@@ -267,7 +268,7 @@ class Bench:
         wrong += after
         wrong += self._changed(before)
         if not after and not case.same(found, self.wanted[name]):
-            wrong.append(f"the next start leads elsewhere: {_difference(found, self.wanted[name])}")
+            wrong.append(f"the next start leads elsewhere: {difference(found, self.wanted[name])}")
         trials.failures += [f"{point}: {one}" for one in wrong]
         return not wrong
 
@@ -362,20 +363,6 @@ class Bench:
             starter.prepare(new)
             self.loaded[heavy] |= new
         return ran, made
-
-
-def _difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    """Where two facts part, in a line."""
-    for key in sorted({*found, *wanted}):
-        one, other = found.get(key), wanted.get(key)
-        if one != other:
-            if isinstance(one, dict) and isinstance(other, dict):
-                return f"{key}.{_difference(one, other)}"
-            if isinstance(one, list) and isinstance(other, list):
-                more, less = ([row for row in rows if row not in rest] for rows, rest in ((one, other), (other, one)))
-                return f"{key}: {len(one)} rows for {len(other)}; more: {str(more)[:200]}; less: {str(less)[:200]}"
-            return f"{key}: {str(one)[:200]} for {str(other)[:200]}"
-    return "nothing"
 
 
 # -- which points

@@ -16,11 +16,9 @@ import random
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +27,8 @@ import filelock
 
 from vaultllm import canonical, config, dataset, forgotten, locks, registry, steps, target
 from vaultllm.schema import Run
-from vaultllm.selftest import Finding, Size
+from vaultllm.selftest import Finding, Size, forks
+from vaultllm.selftest.alike import difference
 from vaultllm.traces import every_file
 
 _SIZES = {"quick": (3, 8), "soak": (8, 50)}  # processes, commands of each
@@ -39,7 +38,6 @@ _KILLED = 12  # one of so many commands that promise nothing is killed on its wa
 _CAN_DIE = frozenset(("ingest", "search", "dataset", "status", "doctor"))
 _WAITS = 75  # exit code: another vaultllm is at work
 _WHOM = re.compile(r"\(pid (\d+)\)")
-_LEAD = (sys.executable, "-c", "from vaultllm.selftest.crowd import lead; lead()")
 
 _BASE = "nobody is to load a model here: not even a name"  # of the runs
 
@@ -59,20 +57,13 @@ def run(work: Path, size: Size, seed: int, told: Callable[[str], None]) -> Findi
 def crowd(work: Path, processes: int, commands: int, seed: int, told: Callable[[str], None], *, locked: bool = True) -> Finding:
     """So many processes, so many commands of each. `locked`: with the locks, without which this must fail."""
     name = f"{processes} processes x {commands} commands beside a daemon"
-    if not hasattr(os, "fork"):
+    if not forks.CAN:
         return Finding(name, ("R19",), 0, (), 0.0, skipped="processes cannot be forked here")
     began = time.monotonic()
     plan = _Plan(str(work / "vault"), str(work / "state"), str(work), processes, commands, seed, locked)
     _prepare(plan)
-    with subprocess.Popen(_LEAD, stdin=subprocess.PIPE, text=True, cwd=work, env=_environment()) as process:
-        assert process.stdin is not None
-        process.stdin.write(json.dumps(asdict(plan)))
-        process.stdin.close()
-        while process.poll() is None:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(5.0)
-            told(f"{len(_read_lines(work)) - 1} of {processes * commands} commands")
-    failures = [f"the crowd ended with {process.returncode}"] if process.returncode else []
+    code = forks.lead(__name__, asdict(plan), work, lambda: told(f"{len(_read_lines(work)) - 1} of {processes * commands} commands"))
+    failures = [f"the crowd ended with {code}"] if code else []
     done = [_Done(**one) for one in _read_lines(work, "commands-*.jsonl")]
     about = json.loads((work / "lead.json").read_text(encoding="utf-8")) if (work / "lead.json").exists() else {}
     failures += _said(plan, done, about)
@@ -122,12 +113,6 @@ class _Done:
     seconds: float
     err: str
     killed: bool
-
-
-def _environment() -> dict[str, str]:
-    root = str(Path(__file__).resolve().parents[2])
-    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
-    return os.environ | {"PYTHONPATH": path, "PYTHONUTF8": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
 # -- the vault
@@ -217,7 +202,8 @@ def _kept(plan: _Plan, done: Sequence[_Done]) -> list[str]:
         said = steps.doctor(job)
         failures += [f"doctor: {problem['message']}" for problem in said["problems"]]
         now = canonical.dump(workspace, job.ledger)
-        failures += _different(now, _clean(plan, workspace))
+        if now != (clean := _clean(plan, workspace)):
+            failures.append(f"the state is not that of a clean rebuild: {difference(now, clean)}")
         answers = dict(job.ledger.db.execute("SELECT id, path FROM answers"))
         failures += [f"the answer {path} is not in the vault" for path in answers.values() if not (workspace.vault / path).is_file()]
         if len(answers) < promised["ask"]:
@@ -246,20 +232,6 @@ def _clean(plan: _Plan, workspace: config.Workspace) -> dict[str, Any]:
         return canonical.dump(job.workspace, job.ledger)
 
 
-def _different(now: dict[str, Any], clean: dict[str, Any]) -> list[str]:
-    found = []
-    for key in clean:
-        if now[key] != clean[key]:
-            ours, theirs = ({json.dumps(one, ensure_ascii=False) for one in _rows(state[key])} for state in (now, clean))
-            some = [f"+ {one[:200]}" for one in sorted(ours - theirs)[:3]] + [f"- {one[:200]}" for one in sorted(theirs - ours)[:3]]
-            found.append(f"{key} is not that of a clean rebuild: {'; '.join(some)}")
-    return found
-
-
-def _rows(part: Any) -> list[Any]:
-    return list(part.items()) if isinstance(part, dict) else part if isinstance(part, list) else [part]
-
-
 def _forgotten(plan: _Plan, workspace: config.Workspace, paths: Sequence[str]) -> list[str]:
     """What is left of what was forgotten."""
     failures = []
@@ -285,28 +257,28 @@ def _text(path: Path) -> str | None:
 # -- the crowd itself, in a process that has imported all and has no threads
 
 
-def lead() -> None:
-    """Start the daemon and the crowd; wait until all is done. The plan comes on standard input, results go into files."""
+def lead(plan_of: Mapping[str, Any]) -> None:
+    """Start the daemon and the crowd; wait until all is done. Results go into files."""
     import chromadb  # noqa: F401
     import scipy.sparse  # noqa: F401
 
     importlib.import_module("vaultllm.cli")
 
-    plan = _Plan(**json.load(sys.stdin))
+    plan = _Plan(**plan_of)
     failures: list[str] = []
     daemon, said = _forked(plan, ["watch", "--json"]), Path(plan.work) / "watch.log"
     _until(lambda: '"ingested"' in (_text(said) or ""), failures, "the daemon does not start")
     second, other = _forked(plan, ["watch", "--json"], log="second.log"), Path(plan.work) / "second.log"
     _until(lambda: bool(_text(other)), failures, "the second daemon says nothing")
-    code, err = _ended(second, 2.0 if '"started"' in (_text(other) or "") else 60.0), _text(other) or ""
+    code, err = forks.ended(second, 2.0 if '"started"' in (_text(other) or "") else 60.0), _text(other) or ""
     if code != _WAITS or f"(pid {daemon})" not in err:
         failures.append(f"a second daemon ended with {code}, and said: {err}")
     actors = [_actor(plan, number) for number in range(plan.processes)]
     for number, actor in enumerate(actors):
-        if code := _ended(actor, _DEADLINE * plan.commands):
+        if code := forks.ended(actor, _DEADLINE * plan.commands):
             failures.append(f"process {number} ended with {code}")
     os.kill(daemon, signal.SIGTERM)
-    if code := _ended(daemon, 60.0):
+    if code := forks.ended(daemon, 60.0):
         failures.append(f"the daemon ended with {code}")
     for line in (_text(said) or "").splitlines():
         event = json.loads(line) if line.startswith("{") else {"event": "problem", "message": line}
@@ -337,14 +309,7 @@ def _freed(plan: _Plan) -> tuple[float, int]:
 
 def _actor(plan: _Plan, number: int) -> int:
     """A process that runs one command after the other, and edits its own notes between them."""
-    if pid := os.fork():
-        return pid
-    code = 1
-    try:
-        _act(plan, number)
-        code = 0
-    finally:
-        os._exit(code)
+    return forks.forked(lambda: _act(plan, number))
 
 
 def _act(plan: _Plan, number: int) -> None:
@@ -363,7 +328,7 @@ def _act(plan: _Plan, number: int) -> None:
             began = time.monotonic()
             name = f"said-{number}.txt"
             pid = _forked(plan, _arguments(kind, about), log=name)
-            code = _ended(pid, _DEADLINE if dies is None else dies)
+            code = forks.ended(pid, _DEADLINE if dies is None else dies)
             err = (_text(Path(plan.work) / name) or "").strip()[-600:] if code else ""
             done = _Done(pid, kind, about, code, round(time.monotonic() - began, 2), err, dies is not None)
             log.write(json.dumps(asdict(done), ensure_ascii=False) + "\n")
@@ -402,49 +367,18 @@ def _edit(plan: _Plan, number: int, rng: random.Random, mine: dict[str, str | No
 
 def _forked(plan: _Plan, arguments: Sequence[str], log: str = "watch.log") -> int:
     """A command in a process of its own, as the command line runs it; what it says goes into a file. Its pid."""
-    if pid := os.fork():
-        return pid
-    code = 1
-    try:
-        out = os.open(Path(plan.work) / log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        os.dup2(out, 1)
-        os.dup2(out, 2)
-        sys.argv = ["vaultllm", "--vault", plan.vault, "--state", plan.state, *arguments]
-        code = _main(plan)
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
 
+    def work() -> int:
+        if not plan.locked:
+            filelock.FileLock.acquire = _unlocked  # type: ignore[assignment]
+        said = Path(plan.work) / log
+        return forks.command(["--vault", plan.vault, "--state", plan.state, *arguments], said, said)
 
-def _main(plan: _Plan) -> int:
-    cli: Any = importlib.import_module("vaultllm.cli")  # it stands above this package
-
-    if not plan.locked:
-        filelock.FileLock.acquire = _unlocked  # type: ignore[assignment]
-    try:
-        cli.main()
-    except SystemExit as end:
-        return end.code if isinstance(end.code, int) else 1
-    return 0
+    return forks.forked(work)
 
 
 def _unlocked(lock: filelock.FileLock, **_: Any) -> None:
     """Instead of taking a lock, for the trial that must fail."""
-
-
-def _ended(pid: int, seconds: float) -> int:
-    """The exit code of a child; of one that takes longer than so many seconds, and is killed, that of SIGKILL."""
-    until = time.monotonic() + seconds
-    while True:
-        found, status = os.waitpid(pid, os.WNOHANG)
-        if found:
-            return os.waitstatus_to_exitcode(status)
-        if time.monotonic() > until:
-            os.kill(pid, signal.SIGKILL)
-            return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        time.sleep(0.01)
 
 
 def _until(there: Callable[[], bool], failures: list[str], otherwise: str) -> None:

@@ -17,19 +17,21 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-CAN = hasattr(os, "fork")
-"""Whether this system can fork at all."""
+CAN = hasattr(os, "fork") and hasattr(os, "memfd_create")
+"""Whether this system can do it at all."""
+
+
+def environment() -> dict[str, str]:
+    """What processes of a trial have: they find this vaultllm, speak UTF-8, take one thread each, and ask no hub."""
+    path = os.pathsep.join(filter(None, (str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH"))))
+    own = {"PYTHONPATH": path, "PYTHONUTF8": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    return os.environ | own
 
 
 def lead(module: str, plan: Mapping[str, Any], work: Path, told: Callable[[], None]) -> int:
     """Run `lead(plan)` of a module of this package in a process of its own, which may fork; its exit code. `told` is called meanwhile."""
-    root = str(Path(__file__).resolve().parents[2])
-    own = {
-        "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH")))),
-        **{"PYTHONUTF8": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-    }
     command = (sys.executable, "-c", f"import json, sys; from {module} import lead; lead(json.load(sys.stdin))")
-    with subprocess.Popen(command, stdin=subprocess.PIPE, text=True, cwd=work, env=os.environ | own) as process:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, text=True, cwd=work, env=environment()) as process:
         if process.stdin is not None:
             process.stdin.write(json.dumps(plan))
             process.stdin.close()
@@ -67,12 +69,14 @@ def ended(pid: int, seconds: float) -> int:
 
 
 def command(arguments: Sequence[str], out: Path, err: Path, given: str = "") -> int:
-    """Run a command as the command line runs it, in this process; what it says goes into files. Its exit code."""
+    """Run a command as the command line runs it, in this process; what it says goes into files, or into one. Its exit code."""
     cli: Any = importlib.import_module("vaultllm.cli")  # it stands above this package
 
-    source, target = os.memfd_create("given"), [os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600) for path in (out, err)]
+    source = os.memfd_create("given")
     os.pwrite(source, given.encode(), 0)
-    for number, descriptor in enumerate((source, *target)):
+    said = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    wrong = os.dup(said) if err == out else os.open(err, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    for number, descriptor in enumerate((source, said, wrong)):
         os.dup2(descriptor, number)
         os.close(descriptor)
     sys.argv = ["vaultllm", *arguments]

@@ -39,6 +39,7 @@ from vaultllm.errors import VaultllmError
 from vaultllm.ledger import Ledger
 from vaultllm.schema import Problem, silent
 from vaultllm.selftest import Finding, Size
+from vaultllm.selftest.alike import difference
 from vaultllm.selftest.owner import THINGS, BrokenError, World
 
 SIZES: dict[Size, tuple[int, int]] = {"quick": (8, 40), "soak": (3_000, 80)}  # histories, steps of each
@@ -57,8 +58,7 @@ def check(world: World) -> None:
         named(world, lossy=False, meddled=False)
     have, want = _dump(world, world.workspace, world.ledger), rebuilt(world)
     if have != want:
-        kind = next(kind for kind in want if have[kind] != want[kind])
-        raise BrokenError(f"R6: {kind}: {_difference(have[kind], want[kind])}")
+        raise BrokenError(f"R6: {difference(have, want)}")
     twice = ingest.ingest(world.workspace, world.ledger)
     if twice.parsed or twice.removed or _dump(world, world.workspace, world.ledger) != have:
         raise BrokenError(f"R5: a second ingest did something: {twice}")
@@ -91,13 +91,6 @@ def _dump(world: World, workspace: config.Workspace, ledger: Ledger) -> dict[str
         else:
             kept[kind] = [row for row in rows if row[0] not in world.offline]
     return kept
-
-
-def _difference(have: Any, want: Any) -> str:
-    if isinstance(have, dict):
-        have, want = sorted(have.items()), sorted(want.items())
-    gone, new = [row for row in want if row not in have], [row for row in have if row not in want]
-    return f"lacks {gone[:2]}, has {new[:2]}"
 
 
 # -- what we do

@@ -21,7 +21,7 @@ from typing import Any
 
 from vaultllm import reading, workers
 from vaultllm.schema import Problem
-from vaultllm.selftest import tracer
+from vaultllm.selftest import forks, tracer
 from vaultllm.selftest.tracer import Call, Fault, Traced
 
 Main = Callable[[list[str]], None]
@@ -48,16 +48,13 @@ class Starter:
     def __init__(self, root: Path, *, heavy: bool = False, alone: bool = True) -> None:
         """`root`: below it calls are traced. `heavy`: torch is loaded. `alone`: notes are read in the command's own process."""
         self.root, self.alone = root.resolve(), alone
-        package = str(Path(__file__).resolve().parents[2])
-        path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
-        own = {"PYTHONPATH": path, "PYTHONUTF8": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-        own |= {"ANONYMIZED_TELEMETRY": "False", "TOKENIZERS_PARALLELISM": "false"}
+        env = forks.environment() | {"ANONYMIZED_TELEMETRY": "False", "TOKENIZERS_PARALLELISM": "false"}
         command = (
             sys.executable,
             "-c",
             f"from vaultllm import cli; from vaultllm.selftest.started import serve; serve({_LIGHT + heavy * _HEAVY!r}, cli.main)",
         )
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ | own, cwd=self.root)
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env, cwd=self.root)
 
     def __enter__(self) -> Starter:
         return self

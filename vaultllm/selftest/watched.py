@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from vaultllm import config, steps
+from vaultllm.selftest.alike import difference
 
 PROGRAM: tuple[str, ...] = (sys.executable, "-m", "vaultllm")
 _CONFIG = 'vault_id = "selftest"\n[watch]\nsettle = {settle}\nreconcile = {reconcile}\n[train]\nonly_on_ac = false\nmin_new = 1\n'
@@ -99,11 +100,10 @@ class Watched:
         deadline = time.monotonic() + patience
         while True:
             has = _dumped(workspace)
-            differ = [part for part in wanted if has[part] != wanted[part]]
-            if not differ or time.monotonic() > deadline:
+            if has == wanted or time.monotonic() > deadline:
                 break
             time.sleep(2.0)
-        return ", ".join(f"{part}: {_difference(has[part], wanted[part])}" for part in differ)
+        return "" if has == wanted else difference(has, wanted)
 
     def ended(self, daemon: subprocess.Popen[bytes]) -> list[str]:
         """Tell the daemon to end; what was wrong with how it did, and the errors of ours that it has told of."""
@@ -130,14 +130,3 @@ def _dumped(workspace: config.Workspace, read: bool = False) -> dict[str, Any]:
         return steps.dump(job)
     finally:
         job.close()
-
-
-def _difference(has: Any, wanted: Any) -> str:
-    ours, theirs = (
-        [json.dumps(one, ensure_ascii=False)[:120] for one in (part.items() if isinstance(part, dict) else part)]
-        if isinstance(part, list | dict)
-        else [str(part)]
-        for part in (has, wanted)
-    )
-    only = [one for one in ours if one not in theirs][:2], [one for one in theirs if one not in ours][:2]
-    return f"has {only[0]}, a rebuild has {only[1]}"
