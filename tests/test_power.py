@@ -15,7 +15,7 @@ import pytest
 from tests import models
 from tests.stored import write_rivers
 from vaultllm import config, dataset, loop, power, registry, steps, training, training_views
-from vaultllm.schema import Progress
+from vaultllm.schema import Progress, silent
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -219,7 +219,7 @@ def test_a_night_that_is_cut_short_goes_on_though_the_vault_has_changed(job: ste
     assert training.unfinished(job.workspace, job.ledger, job.workspace.settings.train) is None
 
     data, train = dataset.read(job.workspace.datasets / run.dataset), job.workspace.settings.train
-    whole = training.train(job.workspace, job.ledger, data, train, steps.silent, resume=False, fresh=False, gate=False)  # in one go
+    whole = training.train(job.workspace, job.ledger, data, train, silent, resume=False, fresh=False, gate=False)  # in one go
     assert whole["metrics"]["adapter_sha256"] == done["metrics"]["adapter_sha256"]
     assert whole["metrics"]["tokens"] == done["metrics"]["tokens"]
 

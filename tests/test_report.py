@@ -372,7 +372,7 @@ def test_a_report_is_not_read_back_not_even_when_it_is_moved(job: steps.Job, tra
     assert scenes
     assert {(scene.trust, scene.train) for scene in scenes} == {("generated", False)}
     assert registry.new_scenes(job.workspace, job.ledger) == 0
-    assert steps._dataset(job).id == job.ledger.runs()[-1].dataset
+    assert steps.learning.built_dataset(job).id == job.ledger.runs()[-1].dataset
     moved.unlink()
     steps.ingest(job)
     # and a run that watches writes no loop: the folder is not looked at
@@ -445,7 +445,7 @@ def test_what_changed_since_the_training_before_is_listed_and_a_broken_vault_cos
             raise KeyboardInterrupt
 
         patched.setattr(reporting, "collect", stopped)
-        told = steps._reported(job, result["run"], steps._dataset(job))
+        told = steps.learning.reported(job, result["run"], steps.learning.built_dataset(job))
     assert told == {"report": None, "report_error": "stopped; to write it: vaultllm report"}
     facts = reporting.collect(job.workspace, job.ledger, result["run"], lambda progress: None)
     assert isinstance(facts.changes, Changes)

@@ -79,7 +79,7 @@ def test_near_duplicates_are_counted_and_named_and_learnt_once(job: steps.Job) -
 def test_a_large_change_is_not_read_by_status(job: steps.Job, monkeypatch: pytest.MonkeyPatch) -> None:
     job.ledger.db.execute("DELETE FROM signatures")
     job.ledger.db.execute("DELETE FROM meta WHERE key = 'twins'")
-    monkeypatch.setattr(steps, "STATUS_READS", 2)
+    monkeypatch.setattr(steps.looking, "STATUS_READS", 2)
     assert steps.status(job)["scenes"]["duplicates"] is None
     job.ledger.link_duplicates()
     assert steps.status(job)["scenes"]["duplicates"] == 1

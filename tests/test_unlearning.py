@@ -16,7 +16,7 @@ from vaultllm import config, forget, memorised, registry, steps, training, unlea
 from vaultllm.ledger import Ledger
 from vaultllm.memorised import Sentence
 from vaultllm.models import micro, plan
-from vaultllm.schema import Example, Message
+from vaultllm.schema import Example, Message, silent
 from vaultllm.target import Target
 from vaultllm.unlearning import Held, Look
 
@@ -46,7 +46,7 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[steps.Job]:
         monkeypatch.setattr(plan, name, value)
     monkeypatch.setattr(micro, "pretrain", functools.partial(micro.pretrain, steps=140))
     monkeypatch.setattr(training, "train", functools.partial(training.train, gate=False))
-    monkeypatch.setattr(steps, "_reported", lambda *args: {})
+    monkeypatch.setattr(steps.learning, "reported", lambda *args: {})
     monkeypatch.setattr("vaultllm.train._plot", lambda *args: None)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -229,7 +229,7 @@ def test_what_saw_it_is_known_when_its_note_is_gone_too(tmp_path: Path) -> None:
 
     assert [run["id"] for run in forget.forget(job.workspace, job.ledger, "Клад.md", witness=keep)["runs"]] == ["run-2"]
     assert (held[0].runs, held[0].sentences) == (("run-2",), ())
-    look = unlearning._look(held[0].before, held[0], [], steps.silent)
+    look = unlearning._look(held[0].before, held[0], [], silent)
     assert "nothing is known any more" in look.skipped
     job.close()
 

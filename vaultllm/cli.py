@@ -1,4 +1,4 @@
-"""The command line: a thin shell over `steps.py`. With `terminal.py` the only module that prints.
+"""The command line: a thin shell over `steps`. With `terminal.py` the only module that prints.
 
 Human text on a terminal, one JSON document with `--json` (NDJSON for streams), errors as one line on stderr.
 Knows nothing about how a step does its work.

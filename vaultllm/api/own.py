@@ -1,4 +1,4 @@
-"""Our own protocol (`/api/vaultllm`), for the plugin: the verbs of `steps.py` over HTTP."""
+"""Our own protocol (`/api/vaultllm`), for the plugin: the verbs of `steps` over HTTP."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ class Watched:
     def environment(self) -> dict[str, str]:
         """Of the processes: they find this vaultllm, nobody's settings, and no hub."""
         own = {name: value for name, value in os.environ.items() if not name.startswith("VAULTLLM_")}
-        source = str(Path(steps.__file__).resolve().parents[1])
+        source = str(Path(config.__file__).resolve().parents[1])
         path = [self._environment.get("PYTHONPATH", ""), source, os.environ.get("PYTHONPATH", "")]
         fixed = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, path))}
         return own | dict(self._environment) | fixed

@@ -1,0 +1,70 @@
+"""What answers: ask writes a note, reply appends to one."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import replace
+from typing import Annotated, Any
+
+import typer
+
+from vaultllm.errors import DataError, UsageError, VaultllmError
+from vaultllm.schema import Answer
+from vaultllm.steps.feeding import ingest
+from vaultllm.steps.job import Job, relative
+
+
+def ask(
+    job: Job,
+    question: Annotated[str, typer.Argument(help="The question; `-` reads it from standard input.")],
+    note: Annotated[str | None, typer.Option("--note", help="The note it is asked about, vault-relative: its scenes come first.")] = None,
+    write: Annotated[bool, typer.Option("--write/--no-write", help="Write the answer as a note.")] = True,
+) -> dict[str, Any]:
+    """Answer a question as a note: what the vault says, with links to its lines, and what the model says."""
+    from vaultllm import answer, forgotten
+
+    if not question.strip():
+        raise UsageError("the question is empty")
+    if note is not None:
+        note = relative(job, note)
+        with contextlib.suppress(VaultllmError):  # the note as it is now; when it cannot be read, the answer says so
+            job.ledger  # noqa: B018 - opened here, so that it is closed with the job
+            ingest(replace(job, background=True))  # a question waits for no new embedder
+    path = None
+    while True:
+        known = forgotten.load(job.workspace.state)
+        found = answer.ask(job.workspace, job.ledger, question.strip(), note=note, stream=job.stream, progress=job.progress)
+        if not write:
+            break
+        with job.lock():
+            if forgotten.load(job.workspace.state) == known:  # else it may quote what was forgotten while the model spoke
+                path = answer.write(job.workspace, job.ledger, found)
+                break
+    return _answered(found, path)
+
+
+def reply(job: Job, path: Annotated[str, typer.Argument(help="A chat note whose last turn is yours, vault-relative.")]) -> dict[str, Any]:
+    """Answer the open turn at the end of a chat note, by appending to it."""
+    from vaultllm import answer, forgotten
+
+    path = relative(job, path)
+    if forgotten.load(job.workspace.state).path(path):
+        raise DataError(f'this note was forgotten; to answer in it: vaultllm forget --undo "{path}"', path=path)
+    found = answer.reply(job.workspace, job.ledger, path, stream=job.stream, progress=job.progress, lock=job.lock)
+    return _answered(found, path)
+
+
+def _answered(found: Answer, path: str | None) -> dict[str, Any]:
+    return {
+        "question": found.question,
+        "answer": found.text,
+        "note": path,
+        "sources": [
+            {"path": source.path, "lines": list(source.lines), "uid": source.uid, "quote": source.quote, "link": source.link}
+            for source in found.sources
+        ],
+        "model": found.model,
+        "capable": found.capable,
+        "run": found.run or None,
+        "seconds": round(found.seconds, 3),
+    }
