@@ -132,7 +132,7 @@ from vaultllm.selftest.tracer import Fault
 
 root, fault = sys.argv[1], json.loads(sys.argv[2])
 def work():
-    if fault and fault["kind"] == "link":
+    if len(sys.argv) > 3:
         thread = threading.Thread(target=lambda: (Path(root) / "t").write_text("of a thread"))
         thread.start()
         thread.join()
@@ -145,16 +145,16 @@ print(json.dumps([made.status, made.calls, made.hit]))
 """
 
 
-def _traced(folder: Path, fault: dict[str, object] | None) -> list[object]:
+def _traced(folder: Path, fault: dict[str, object] | None, *more: str) -> list[object]:
     folder.mkdir()
-    command = [sys.executable, "-c", WRITES + TRACES, str(folder), json.dumps(fault)]
+    command = [sys.executable, "-c", WRITES + TRACES, str(folder), json.dumps(fault), *more]
     ended = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
     found: list[object] = json.loads(ended.stdout)
     return found
 
 
 def test_a_fault_happens_at_the_very_call_and_threads_and_children_are_seen(tmp_path: Path) -> None:
-    status, calls, hit = _traced(tmp_path / "none", {"kind": "link", "nth": 1})
+    status, calls, hit = _traced(tmp_path / "none", None, "with a thread and a child")
     assert (status, hit) == (5, None)
     assert isinstance(calls, list)
     named = [(kind, Path(path).name) for kind, path in calls]
@@ -214,8 +214,19 @@ def _before(kind: str, left: dict[str, int]) -> dict[str, int]:
     return {"a": left["b"]} if kind == "rename" and "b" in left else {}
 
 
-def test_calls_that_no_fault_is_about_go_on_and_their_kinds_are_counted_apart(tmp_path: Path) -> None:
-    status, calls, hit = _traced(tmp_path / "all", None)
+@pytest.mark.parametrize(
+    ("fault", "seen"),
+    [
+        (None, {"open": 1, "write": 2, "close": 1, "rename": 1}),
+        ({"kind": "write", "nth": 9}, {"write": 2}),
+        ({"kind": "rename", "nth": 9, "how": "ENOSPC"}, {"rename": 1}),
+        ({"kind": "rename", "nth": 9, "how": "ENOSPC", "lasting": True}, {"open": 1, "write": 2, "rename": 1}),
+    ],
+)
+def test_calls_that_no_fault_is_about_go_on_and_their_kinds_are_counted_apart(
+    tmp_path: Path, fault: dict[str, object] | None, seen: dict[str, int]
+) -> None:
+    status, calls, hit = _traced(tmp_path / "all", fault)
     assert (status, hit) == (5, None)
     assert isinstance(calls, list)
-    assert Counter(Call(*one).kind for one in calls) == {"open": 1, "write": 2, "close": 1, "rename": 1}
+    assert Counter(Call(*one).kind for one in calls) == seen

@@ -8,7 +8,6 @@ command promised (exit 0) is there. Knows nothing about how the locks work.
 from __future__ import annotations
 
 import contextlib
-import importlib
 import itertools
 import json
 import os
@@ -259,11 +258,7 @@ def _text(path: Path) -> str | None:
 
 def lead(plan_of: Mapping[str, Any]) -> None:
     """Start the daemon and the crowd; wait until all is done. Results go into files."""
-    import chromadb  # noqa: F401
-    import scipy.sparse  # noqa: F401
-
-    importlib.import_module("vaultllm.cli")
-
+    forks.load(("chromadb", "scipy.sparse"))
     plan = _Plan(**plan_of)
     failures: list[str] = []
     daemon, said = _forked(plan, ["watch", "--json"]), Path(plan.work) / "watch.log"

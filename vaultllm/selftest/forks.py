@@ -6,6 +6,7 @@ Knows nothing about what they do.
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -40,6 +41,19 @@ def lead(module: str, plan: Mapping[str, Any], work: Path, told: Callable[[], No
                 process.wait(5.0)
             told()
     return process.returncode
+
+
+def load(modules: Sequence[str]) -> None:
+    """Import these modules, those that can be, and all that a command begins with: whoever is forked from here on has them."""
+    for name in modules:
+        with contextlib.suppress(Exception):  # whatever a module of somebody else's raises when it is imported by its name
+            importlib.import_module(name)
+    cli: Any = importlib.import_module("vaultllm.cli")  # it stands above this package
+    cli.parser()
+    if conversions := sys.modules.get("transformers.conversion_mapping"):
+        conversions.get_checkpoint_conversion_mapping("")  # the first use compiles a thousand patterns
+    gc.collect()
+    gc.freeze()  # or the collector of each child writes to every page of it
 
 
 def forked(work: Callable[[], int | None]) -> int:

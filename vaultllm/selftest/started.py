@@ -6,7 +6,6 @@ The process is asked in lines of JSON. Each command runs as the command line run
 
 from __future__ import annotations
 
-import gc
 import importlib
 import json
 import marshal
@@ -133,28 +132,18 @@ def serve(modules: Sequence[str], main: Main) -> None:
     os.dup2(nothing, 0)
     os.dup2(2, 1)
     os.umask(0o077)
-    for name in modules:
-        importlib.import_module(name)
+    forks.load(modules)
     for line in source:
         request = json.loads(line)
         if "why_not" in request:
             answer: dict[str, Any] = {"why_not": tracer.why_not()}
         elif "modules" in request:
-            answer = {"failed": [name for name in request["modules"] if not _imported(name)]}
-            gc.collect()
-            gc.freeze()
+            forks.load(request["modules"])
+            answer = {}
         else:
             answer = _run(request, main)
         sink.write(json.dumps(answer).encode() + b"\n")
         sink.flush()
-
-
-def _imported(name: str) -> bool:
-    try:
-        importlib.import_module(name)
-    except Exception:  # whatever a module of somebody else's raises when it is imported by its name
-        return False
-    return True
 
 
 def _run(request: dict[str, Any], main: Main) -> dict[str, Any]:

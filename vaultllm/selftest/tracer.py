@@ -1,7 +1,8 @@
 """A function run in a forked child whose every write below a folder is seen, and which is killed, or told of an error, at one of them.
 
-ptrace(2) and a seccomp filter, both through ctypes: the kernel stops the child, its threads and its children only at the system
-calls that change files (a filter with SECCOMP_RET_TRACE), so what does not write costs nothing. Linux on x86_64 and aarch64.
+ptrace(2) and a seccomp filter (SECCOMP_RET_TRACE), both through ctypes: the kernel stops the child, its threads and its children
+only at the system calls that change files, and of these only at the kinds that a fault is about, so what else is done costs
+nothing. Linux on x86_64 and aarch64.
 Knows nothing about what the function does, nor what should be left when it dies.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import functools
 import os
 import platform
 import signal
@@ -16,7 +18,7 @@ import struct
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -51,7 +53,7 @@ class Traced:
     status: int
     """Its exit code; negative: the signal that it died of."""
     calls: list[Call] = field(default_factory=list)
-    """All calls that were seen, in their order."""
+    """All calls that were seen, in their order: without a fault of every kind, else of those kinds that it is about."""
     hit: Call | None = None
     """The call at which the fault happened; None: it was not reached."""
     late: bool = False
@@ -84,6 +86,7 @@ _NEEDS_ROOM = frozenset(
     "write pwrite64 writev pwritev sendfile copy_file_range fallocate ftruncate truncate open mkdir link rename".split()
 )
 _NEEDS_ROOM_OR_SYNCS = _NEEDS_ROOM | {"fsync", "fdatasync"}
+_ONE_CALL = {"rmdir": "unlink"}  # unlinkat removes folders too: which it is, its flag tells
 SIZED = frozenset({"write", "pwrite64"})
 """Kinds that can be torn: how much they write is an argument."""
 ERRORS = ("ENOSPC", "EIO", "EDQUOT", "EROFS")
@@ -119,7 +122,7 @@ def traced(work: Callable[[], int], root: str | None, fault: Fault | None, *, se
     ready, told = os.pipe()
     child = os.fork()
     if child == 0:
-        _live(work, ready, told, bound=root is not None)
+        _live(work, ready, told, _about(fault) if root is not None else frozenset())
     os.close(ready)
     tracer = _Tracer(child, (root or "").rstrip("/") + "/", fault, time.monotonic() + seconds)
     try:
@@ -134,15 +137,29 @@ def traced(work: Callable[[], int], root: str | None, fault: Fault | None, *, se
     return tracer.follow()
 
 
-def _live(work: Callable[[], int], ready: int, told: int, *, bound: bool) -> None:
+def _about(fault: Fault | None) -> frozenset[str]:
+    """The kinds of calls to stop at: each stop costs as much as the call, and there are thousands that a fault is not about."""
+    if fault is None:
+        return frozenset(kind for kind, _ in _CALLS[platform.machine()].values())
+    return _lasting(fault) | {_ONE_CALL.get(fault.kind, fault.kind), fault.kind}
+
+
+def _lasting(fault: Fault) -> frozenset[str]:
+    """The kinds that meet the error too, once it is there."""
+    if not fault.lasting or fault.how not in ERRORS:
+        return frozenset()
+    return _NEEDS_ROOM_OR_SYNCS if fault.how == "EIO" else _NEEDS_ROOM
+
+
+def _live(work: Callable[[], int], ready: int, told: int, kinds: Collection[str]) -> None:
     """The child: wait until the tracer is there, bind oneself, work."""
     code = 70
     try:
         os.close(told)
         os.read(ready, 1)
         os.close(ready)
-        if bound:
-            _bind()
+        if kinds:
+            _bind(kinds)
         code = work()
     finally:
         os._exit(code)
@@ -156,8 +173,8 @@ class _Part(ctypes.Structure):
     _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
 
 
-def _bind() -> None:
-    """Stop for the tracer at the calls of the table, from now on and in all children. Raises OSError."""
+def _bind(kinds: Collection[str]) -> None:
+    """Stop for the tracer at the table's calls of these kinds, from now on and in all children. Raises OSError."""
     machine = platform.machine()
     allow, trace = 0x7FFF0000, 0x7FF00000
 
@@ -166,7 +183,9 @@ def _bind() -> None:
 
     load, equal, bits, give = 0x20, 0x15, 0x45, 0x06
     program = [op(load, 0, 0, 4), op(equal, 1, 0, _ARCH[machine]), op(give, 0, 0, allow), op(load, 0, 0, 0)]
-    for number in _CALLS[machine]:
+    for number, (kind, _) in _CALLS[machine].items():
+        if kind not in kinds:
+            continue
         if number in _FLAGS[machine]:
             where = 16 + 8 * _FLAGS[machine][number]
             program += [op(equal, 0, 4, number), op(load, 0, 0, where), op(bits, 0, 1, _MAKES), op(give, 0, 0, trace)]
@@ -176,17 +195,22 @@ def _bind() -> None:
     program.append(op(give, 0, 0, allow))
     text = b"".join(program)
     given = _Program(len(program), text)
-    libc = ctypes.CDLL(None, use_errno=True)
+    libc = _libc()
     for call in ((38, 1, 0), (22, 2, ctypes.byref(given))):  # PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP
         if libc.prctl(call[0], call[1], call[2], 0, 0) != 0:
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
-def _ptrace(request: int, tid: int, address: int, data: object) -> None:
+@functools.cache
+def _libc() -> ctypes.CDLL:
     libc = ctypes.CDLL(None, use_errno=True)
     libc.ptrace.restype = ctypes.c_long
     libc.ptrace.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p)
-    if libc.ptrace(request, tid, address, data) == -1:
+    return libc
+
+
+def _ptrace(request: int, tid: int, address: int, data: object) -> None:
+    if _libc().ptrace(request, tid, address, data) == -1:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
@@ -304,7 +328,7 @@ class _Tracer:
                 return _SYSCALL
             self._kill()
             return _CONT
-        if is_it or (self.made.hit is not None and fault.lasting and kind in (_NEEDS_ROOM_OR_SYNCS if fault.how == "EIO" else _NEEDS_ROOM)):
+        if is_it or (self.made.hit is not None and kind in _lasting(fault)):
             registers.refuse(int(getattr(errno, fault.how)))
         return _CONT
 
