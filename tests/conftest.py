@@ -7,10 +7,12 @@ import itertools
 import os
 import socket
 import sys
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 from hypothesis import settings
 
@@ -23,6 +25,21 @@ settings.load_profile("default")
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
+
+
+def _has_room(folder: str) -> bool:
+    """Whether the tests' files can lie there: 2 GB (they take a tenth of it), and programs run from there."""
+    if not os.path.isdir(folder) or not os.access(folder, os.W_OK):
+        return False
+    there = os.statvfs(folder)
+    room = min(there.f_bavail * there.f_frsize, psutil.virtual_memory().available)
+    return room > 2 * 2**30 and not there.f_flag & os.ST_NOEXEC
+
+
+# In memory, where there is enough: a disk that is told again and again to write it all down takes a third of the tests' time, and what
+# they claim does not hang on it, for nobody switches the machine off.
+if "TMPDIR" not in os.environ and _has_room("/dev/shm"):
+    tempfile.tempdir = os.environ["TMPDIR"] = "/dev/shm"
 
 _connect = socket.socket.connect
 _numbers = itertools.count()
