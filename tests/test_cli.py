@@ -236,7 +236,7 @@ def test_an_error_of_ours_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     def broken(**_: Any) -> None:
         raise RuntimeError("boom")
 
-    monkeypatch.setattr(cli, "app", broken)
+    monkeypatch.setattr(cli, "parser", lambda: broken)
     with pytest.raises(SystemExit) as ended, contextlib.ExitStack():
         cli.main(["status"])
     assert ended.value.code == 1
