@@ -5,12 +5,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PACKAGE := $(VENV)/.package
-SOURCES := $(wildcard vaultllm/*.py vaultllm/*/*.py pipelines/*)
+SOURCES := $(wildcard vaultllm/*.py vaultllm/*/*.py vaultllm/obsidian/* pipelines/*)
 
-.PHONY: help install demo test check format bench clean
+.PHONY: help install demo test check format lint-plugin bench clean
 
 help: ## show this list
-	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
 
 install: $(PACKAGE) ## make .venv with the tested versions
 
@@ -39,6 +39,10 @@ check: install ## lint and types
 	@"$(BIN)/python" -m ruff check .
 	@"$(BIN)/python" -m ruff format --check .
 	@"$(BIN)/python" -m mypy
+
+lint-plugin: ## lint the Obsidian plugin as its reviewers do (node and npm needed)
+	@npm install --prefix tests/obsidian --silent --no-audit --no-fund --no-package-lock
+	@cd vaultllm/obsidian && ../../tests/obsidian/node_modules/.bin/eslint -c ../../tests/obsidian/eslint.config.mjs main.js manifest.json
 
 bench: install ## the figures of docs/log.md
 	@"$(BIN)/python" benchmarks/ingest.py

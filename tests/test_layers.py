@@ -149,6 +149,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "steps",
         "pipeline",
         "schedule",
+        "plugin",
     ),
     (
         "api",

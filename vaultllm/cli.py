@@ -63,7 +63,8 @@ app = typer.Typer(
 
 _OUTSIDE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}  # not our bugs: the disk's state
 # Options of every command may stand after it too (`vaultllm search --json …`): name -> whether a value follows.
-_ANYWHERE = {"--vault": True, "--state": True, "--json": False, "--verbose": False, "-v": False, "--quiet": False, "-q": False}
+_ANYWHERE = {"--vault": True, "--state": True, "--json": False, "--progress": False,
+             "--verbose": False, "-v": False, "--quiet": False, "-q": False}  # fmt: skip
 
 
 def _version(value: bool) -> None:
@@ -81,9 +82,11 @@ def _globals(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no summary.")] = False,
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
 ) -> None:
+    progress: Annotated[bool, typer.Option("--progress", help="Where the work stands, as lines of JSON on standard error.")] = False,
     GLOBALS.vault, GLOBALS.state, GLOBALS.json, GLOBALS.verbose, GLOBALS.quiet = vault, state, as_json, verbose, quiet
 
 
+    GLOBALS.progress = progress
 # -- commands that are steps
 
 

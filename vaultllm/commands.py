@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from vaultllm import config, training_views
+from vaultllm import config, steps, training_views, views
 from vaultllm.errors import UsageError, VaultllmError
 from vaultllm.terminal import GLOBALS, can_ask, emit, opened, progress_shown
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 schedule_app = typer.Typer(no_args_is_help=True, help="Retrain by itself, from cron, systemd or launchd.")
 memory_app = typer.Typer(no_args_is_help=True, help="Look at the memory: a map of the scenes, what the vectors hold.")
 bench_app = typer.Typer(no_args_is_help=True, help="Measure how well the memory finds.")
+plugin_app = typer.Typer(no_args_is_help=True, help="The Obsidian plugin: put into a vault, taken away.")
 
 
 def add_to(app: typer.Typer) -> None:
@@ -33,8 +34,44 @@ def add_to(app: typer.Typer) -> None:
     app.add_typer(schedule_app, name="schedule")
     app.add_typer(memory_app, name="memory")
     app.add_typer(bench_app, name="bench")
-    for command in (serve, mcp, selftest, demo):
+    app.add_typer(plugin_app, name="plugin")
+    for command in (related, rate, serve, mcp, selftest, demo):
         app.command()(command)
+    app.command("config")(show_config)
+
+
+# -- what the plugin asks, beside what everybody does
+
+
+def related(
+    path: Annotated[str, typer.Argument(help="A note, vault-relative.")],
+    k: Annotated[int, typer.Option("--hits", "-k", min=1, max=1000, help="How many hits.")] = 8,
+) -> None:
+    """Find what other notes say of what a note speaks of."""
+    with opened() as job:
+        emit(steps.related(job, path, k), views.related)
+
+
+def rate(
+    answer: Annotated[str, typer.Argument(help="The note that the answer stands in, vault-relative, or its vaultllm_id.")],
+    rating: Annotated[str, typer.Argument(help="good, bad, or nothing, which takes it back.")] = "",
+) -> None:
+    """Keep what you think of an answer, beside the answer; no note is changed."""
+    with opened() as job:
+        emit(steps.rate(job, answer, rating), views.rated)
+
+
+def show_config() -> None:
+    """Show every setting as it counts now, the file where they are changed, and when this computer retrains by itself."""
+    from vaultllm import schedule
+
+    workspace = config.open_workspace(GLOBALS.vault, GLOBALS.state)
+    found = {
+        "file": str(workspace.vault / config.CONFIG),
+        "settings": workspace.settings.model_dump(mode="json", by_alias=True),
+        "schedule": schedule.found(workspace.vault, workspace.state),
+    }
+    emit(found, views.settings)
 
 
 # -- the memory, looked at and measured
@@ -166,6 +203,42 @@ def schedule_uninstall(kind: _Kind = "auto") -> None:
 
     plan = _planned(kind, "03:30", True)
     emit({"kind": plan.kind, "done": schedule.uninstall(plan)}, lambda result: "\n".join(result["done"]) or "nothing was installed")
+
+
+# -- in Obsidian
+
+_Folder = Annotated[str, typer.Option("--config-dir", help="Obsidian's folder in the vault, if there are several (.obsidian).")]
+
+
+@plugin_app.command("install")
+def plugin_install(
+    folder: _Folder = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be written; write nothing.")] = False,
+    yes: _Yes = False,
+) -> None:
+    """Show what is to be written into the vault, and write it when you agree: the Obsidian plugin. You switch it on in Obsidian."""
+    from vaultllm import plugin
+
+    plan = plugin.plan(config.find_vault(GLOBALS.vault), folder)
+    if dry_run:
+        emit({"folder": plan.folder, "files": plan.named(), "done": []}, lambda _: plugin.shown(plan))
+        return
+    if not yes:
+        if not can_ask():
+            raise UsageError("nobody can be asked here; look first with --dry-run, then say --yes")
+        print(plugin.shown(plan))
+        typer.confirm("Write this?", abort=True)
+    done = plugin.install(plan)
+    emit({"folder": plan.folder, "files": plan.named(), "done": done}, lambda _: "\n".join([*done, plugin.SWITCH_ON]))
+
+
+@plugin_app.command("uninstall")
+def plugin_uninstall(folder: _Folder = "") -> None:
+    """Remove what `install` wrote and nobody changed; your settings of the plugin stay."""
+    from vaultllm import plugin
+
+    removed, kept = plugin.uninstall(config.find_vault(GLOBALS.vault), folder)
+    emit({"removed": removed, "kept": kept}, lambda _: "\n".join(plugin.told(removed, kept)))
 
 
 # -- tried, shown, served

@@ -26,6 +26,11 @@ Run = Callable[[Sequence[str], str], "subprocess.CompletedProcess[str]"]
 
 _UNFIT = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # line breaks, control characters, names that are not UTF-8
 _SIGNED = re.compile(r"^.*vaultllm schedule install, ([0-9a-f]{16})\b.*\n", re.MULTILINE)
+_AT = re.compile(
+    r"^OnCalendar=\*-\*-\* (?P<h>\d+):(?P<m>\d+)|<key>Hour</key>\s*<integer>(?P<hour>\d+)</integer>\s*"
+    r"<key>Minute</key>\s*<integer>(?P<minute>\d+)|^(?P<cron_minute>\d+) (?P<cron_hour>\d+) \* \* \* ",
+    re.MULTILINE,
+)
 WATCHDOG = 600  # seconds without a sign of life after which systemd starts the daemon again; one step of its work may take minutes
 
 
@@ -127,6 +132,23 @@ def uninstall(wanted: Plan, run: Run | None = None) -> list[str]:
             _set_crontab(after, run)
             done.append("removed the lines from your crontab")
     return done
+
+
+def found(vault: Path, state: Path, run: Run | None = None) -> dict[str, str] | None:
+    """What is installed for this vault: {kind, at (HH:MM)}; None when nothing is. A crontab that cannot be read tells nothing."""
+    run = run or _run
+    for kind in KINDS:
+        wanted = plan(kind, vault, state, "03:30")
+        texts = [path.read_text(encoding="utf-8", errors="replace") for path, _ in wanted.files if path.is_file()]
+        if wanted.crontab and shutil.which("crontab"):
+            crontab = run(["crontab", "-l"], "").stdout
+            first, *_, last = wanted.crontab.splitlines()
+            texts.append(crontab.partition(first)[2].partition(last)[0])
+        for text in texts:
+            if at := _AT.search(text):
+                hour, minute = (at["h"] or at["hour"] or at["cron_hour"]), (at["m"] or at["minute"] or at["cron_minute"])
+                return {"kind": kind, "at": f"{int(hour):02}:{int(minute):02}"}
+    return None
 
 
 def program() -> list[str]:

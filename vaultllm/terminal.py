@@ -19,7 +19,7 @@ from rich.console import Console
 
 from vaultllm import config, files, steps, views
 from vaultllm.database import explained
-from vaultllm.schema import Progress
+from vaultllm.schema import Progress, to_dict
 
 
 class ReaderLeft(Exception):  # noqa: N818 - what the user wanted, not an error
@@ -35,10 +35,12 @@ class Globals:
     json: bool = False
     verbose: bool = False
     quiet: bool = False
+    progress: bool = False
 
 
 GLOBALS = Globals()
 QUIET_SECONDS = 15.0  # between two lines of progress where there is no terminal
+TOLD_SECONDS = 0.5  # the same for a program
 
 
 def can_ask() -> bool:
@@ -48,8 +50,19 @@ def can_ask() -> bool:
 
 @contextlib.contextmanager
 def progress_shown() -> Iterator[Callable[[Progress], None]]:
-    """A bar on a terminal; elsewhere a line now and then for work that takes longer than a moment."""
-    if GLOBALS.quiet or GLOBALS.json:
+    """A bar on a terminal; elsewhere a line now and then for work that takes longer than a moment; `--progress`: JSON."""
+    if GLOBALS.progress:
+        told, last = "", 0.0
+
+        def tell(progress: Progress) -> None:
+            nonlocal told, last
+            now = time.monotonic()
+            if progress.phase != told or now - last > TOLD_SECONDS:
+                told, last = progress.phase, now
+                print(json.dumps(to_dict(progress), ensure_ascii=False), file=sys.stderr, flush=True)
+
+        yield tell
+    elif GLOBALS.quiet or GLOBALS.json:
         yield lambda progress: None
     elif sys.stderr.isatty():
         from rich.progress import BarColumn, TextColumn, TimeElapsedColumn

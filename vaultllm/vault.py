@@ -392,10 +392,7 @@ def write_new(vault: Path, folder: str, name: str, text: str, suffix: str = ".md
                     os.unlink(here.of(temp), dir_fd=here.descriptor)
             here.sync()
     except OSError as error:
-        if error.errno in (errno.ELOOP, errno.ENOTDIR):
-            message = "its folder, or one above it, is a file or became a symbolic link; rename that, or name another folder"
-            raise VaultError(message, path=folder, code="E-WRITE") from error
-        raise _write_error(vault, f"{folder}/{name}{suffix}", len(data), error) from error
+        raise _not_a_folder(folder, error) or _write_error(vault, f"{folder}/{name}{suffix}", len(data), error) from error
     return str(PurePosixPath(folder) / final)
 
 
@@ -503,6 +500,56 @@ def _publish(here: _Here, name: str, suffix: str, temp: str, data: bytes) -> str
             except FileExistsError:
                 continue
         return final
+
+
+def put(vault: Path, path: str, data: bytes) -> None:
+    """Put a file of ours that is no note (the plugin's) where it belongs, whole, by a rename; folders are made, no link is followed.
+
+    What stood there is replaced: the caller knows whose it was. Raises VaultError: E-OUTSIDE, E-WRITE.
+    """
+    folder, _, name = path.rpartition("/")
+    temp = f".vaultllm-{secrets.token_hex(8)}.tmp"
+    try:
+        with _folder(vault, _plain(vault, path).parent) as here:
+            try:
+                _write_file(here, temp, data)
+                os.replace(here.of(temp), here.of(name), src_dir_fd=here.descriptor, dst_dir_fd=here.descriptor)
+            finally:
+                with contextlib.suppress(OSError):
+                    os.unlink(here.of(temp), dir_fd=here.descriptor)
+            here.sync()
+    except OSError as error:
+        raise _not_a_folder(folder, error) or _write_error(vault, path, len(data), error) from error
+
+
+def take_away(vault: Path, path: str) -> None:
+    """Remove a file that `put` put there, and its folder when nothing else is in it. Raises VaultError: E-OUTSIDE, E-WRITE."""
+    folder, _, name = path.rpartition("/")
+    try:
+        with _folder(vault, _plain(vault, path).parent) as here:
+            os.unlink(here.of(name), dir_fd=here.descriptor)
+        with contextlib.suppress(OSError):
+            _plain(vault, folder).rmdir()
+    except OSError as error:
+        raise _not_a_folder(folder, error) or VaultError(f"cannot be removed ({error.strerror})", path=path, code="E-WRITE") from error
+
+
+def _plain(vault: Path, path: str) -> Path:
+    """The path as it is written, below the real vault. Raises VaultError E-OUTSIDE for one that leads out."""
+    _check_name(path)
+    if "\0" in path or not path or {"", "..", "."} & set(path.split("/")):
+        raise VaultError("the path leaves the vault", path=path.replace("\0", "\\0"), code="E-OUTSIDE")
+    made = Path(os.path.realpath(vault)).joinpath(*path.split("/"))
+    if os.path.realpath(made.parent) != str(made.parent):
+        raise VaultError("the path leads through a symbolic link; put the folder itself there", path=path, code="E-OUTSIDE")
+    return made
+
+
+def _not_a_folder(folder: str, error: OSError) -> VaultError | None:
+    if error.errno not in (errno.ELOOP, errno.ENOTDIR):
+        return None
+    message = "its folder, or one above it, is a file or became a symbolic link; rename that, or name another folder"
+    return VaultError(message, path=folder, code="E-WRITE")
 
 
 def _write_error(vault: Path, path: str, needed: int, error: OSError) -> VaultError:

@@ -213,6 +213,33 @@ def search(result: Result) -> RenderableType:
     return Group(*parts)
 
 
+def related(result: Result) -> RenderableType:
+    """Hits of other notes, with title, place, date and how the text begins."""
+    if not result["hits"]:
+        return Text("no other note speaks of this")
+    parts: list[RenderableType] = []
+    for number, hit in enumerate(result["hits"], 1):
+        head = Text(f"{number}. ", style="dim").append(" › ".join(dict.fromkeys([hit["title"], *hit["headings"]])), style="bold")
+        head.append(f"  {lines_of(hit)}" + (f"  {hit['at'][:10]}" if hit["at"] else ""), style="dim")
+        parts += [head, Text("   " + _excerpt(hit["text"], set()))]
+    return Group(*parts)
+
+
+def rated(result: Result) -> RenderableType:
+    """What is kept of an answer now."""
+    return Text(f"{result['note']}: {result['rating'] or 'not rated'} (before: {result['before'] or 'not rated'})")
+
+
+def settings(result: Result) -> RenderableType:
+    """Every setting as it counts now."""
+    tree = result["settings"]
+    rows = [(name, value) for name, value in tree.items() if not isinstance(value, dict)]
+    rows += [(f"{section}.{name}", value) for section, keys in tree.items() if isinstance(keys, dict) for name, value in keys.items()]
+    when = result["schedule"]
+    nightly = f"retrain runs every day at {when['at']}, by {when['kind']}" if when else "nothing runs by itself: vaultllm schedule install"
+    return Group(table("setting", "value", rows=rows), Text(f"\nchange them in  {result['file']}\n{nightly}"))
+
+
 def _excerpt(said: str, wanted: set[str], most: int = 320) -> str:
     """The part of a text where the query's words stand thickest, on one line."""
     from vaultllm.text import stems

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from vaultllm import rating, steps
+from vaultllm import steps
 from vaultllm.api import search as service
 from vaultllm.api import wire
 from vaultllm.api.engine import Emit, Engine
@@ -118,7 +118,7 @@ def routes(engine: Engine, training: Training) -> APIRouter:
     @router.get("/related")
     async def related(path: Annotated[str, Query(min_length=1, max_length=4_096)], k: Annotated[int, Query(ge=1, le=1000)] = 8) -> Any:
         def work(job: steps.Job) -> list[dict[str, Any]]:
-            return [service.shown(one) for one in service.related_to(job, path, k)]
+            return [steps.looking.shown(one) for one in service.related_to(job, path, k)]
 
         return {"path": path, "hits": await engine.look(work)}
 
@@ -160,11 +160,7 @@ def routes(engine: Engine, training: Training) -> APIRouter:
 
     @router.post("/rate")
     async def rate(asked: Rate) -> dict[str, Any]:
-        def work(job: steps.Job) -> dict[str, Any]:
-            with job.lock():
-                return rating.rate(job.workspace, job.ledger, asked.answer, asked.rating)
-
-        return await engine.look(work)
+        return await engine.look(lambda job: steps.rate(job, asked.answer, asked.rating))
 
     @router.post("/rollback")
     async def rollback() -> dict[str, Any]:

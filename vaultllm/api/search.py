@@ -15,10 +15,10 @@ from vaultllm import recall, steps
 from vaultllm.api import wire
 from vaultllm.api.engine import Engine
 from vaultllm.api.guard import Refused
+from vaultllm.errors import DataError
 from vaultllm.schema import Hit, Scene
 
 MOST = 100  # hits: it asks for all that there are
-RELATED_WORDS = 64  # of a note, that others are looked for by
 
 
 class Filter(wire.Loose):
@@ -104,25 +104,11 @@ def routes(engine: Engine) -> APIRouter:
 
 
 def related_to(job: steps.Job, path: str, k: int) -> list[Hit]:
-    """Scenes of other notes that speak of what a note speaks of, best first. Raises Refused when the note is not known."""
-    scenes = list(job.ledger.scenes(path)) if job.ledger.knows(path) else []
-    if not scenes:
-        raise Refused(404, "E-REQUEST", "this note is not known, or holds nothing; name it as it stands in the vault", param="path")
-    said = [scenes[0].title, *(word for scene in scenes for word in scene.field), *(scene.anchor for scene in scenes)]
-    query = " ".join(dict.fromkeys(" ".join(said).split()[: 4 * RELATED_WORDS]))
-    query = " ".join(query.split()[:RELATED_WORDS])
-
-    def elsewhere(scene: Scene) -> bool:
-        return scene.source.path != path and scene.trust != "generated"
-
-    return recall.recall(job.ledger, job.workspace.memory, job.workspace.settings.memory, query, k, allow=elsewhere, plain=True)
-
-
-def shown(hit: Hit) -> dict[str, Any]:
-    """A hit as `steps.search` shows it."""
-    about = {"scene": hit.scene.id, "path": hit.path, "title": hit.scene.title, "headings": list(hit.scene.headings), "at": hit.scene.at}
-    place = {"lines": list(hit.lines), "uids": list(hit.uids), "text": hit.text}
-    return about | place | {"score": round(hit.score, 4), "why": {name: round(part, 4) for name, part in hit.why.items()}}
+    """`steps.looking.neighbours`. Raises Refused when the note is not known."""
+    try:
+        return steps.looking.neighbours(job, path, k)
+    except DataError as error:
+        raise Refused(404, error.code, str(error).removeprefix(error.code).lstrip(), param="path") from error
 
 
 def _is_ours(vault: Path, named: str) -> bool:

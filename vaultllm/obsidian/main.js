@@ -14,7 +14,7 @@
  * getLeavesOfType, revealLeaf, onLayoutReady, on: file-open, quit), leaf (openFile, setViewState, view), vault (getFileByPath,
  * adapter.read), metadataCache.getFileCache, fileManager.processFrontMatter, loadLocalStorage, saveLocalStorage; of the page:
  * createFragment, and createEl, createDiv, createSpan, empty, setText, toggleClass of elements.
- * Used of Node, on a computer only: fs, os, path, child_process.spawn, process.
+ * Used of Node, on a computer only: fs (readFileSync, existsSync), os.homedir, path.join, child_process.spawn, process (env, platform, kill).
  */
 const {
   FileSystemAdapter,
@@ -258,7 +258,7 @@ function candidates(env, home, windows) {
 /** Node's modules: only on a computer, and only when they are needed. Throws Wrong on a phone. */
 function node() {
   if (!Platform.isDesktop) throw new Wrong("Vaultllm runs on a computer, not on a phone.");
-  return { fs: require("fs"), os: require("os"), path: require("path"), spawn: require("child_process").spawn, process: require("process") };
+  return { fs: require("fs"), os: require("os"), path: require("path"), spawn: require("child_process").spawn, process: window.process };
 }
 
 const pause = (milliseconds) => new Promise((done) => window.setTimeout(done, milliseconds));

@@ -4,11 +4,11 @@ Every step takes a `Job` (workspace, progress, how long to wait for a lock) and 
 `pipeline.py` runs it, the daemon and the API call it. They know nothing about terminals.
 """
 
-from vaultllm.steps.answering import ask, reply
+from vaultllm.steps.answering import ask, rate, reply
 from vaultllm.steps.feeding import import_, ingest, ingest_named, repair
 from vaultllm.steps.job import Job, answering_base, problem_entry
 from vaultllm.steps.learning import dataset, micro, promote, report, retrain, rollback, runs, train
-from vaultllm.steps.looking import explain, search, show_metadata, show_scenes, status
+from vaultllm.steps.looking import explain, related, search, show_metadata, show_scenes, status
 from vaultllm.steps.mending import bundle, doctor, dump, forget
 
 __all__ = [
@@ -27,6 +27,8 @@ __all__ = [
     "micro",
     "problem_entry",
     "promote",
+    "rate",
+    "related",
     "repair",
     "reply",
     "report",

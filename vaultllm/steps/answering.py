@@ -1,4 +1,4 @@
-"""What answers: ask writes a note, reply appends to one."""
+"""What answers: ask writes a note, reply appends to one, rate keeps what the user thinks of it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from vaultllm.errors import DataError, UsageError, VaultllmError
+from vaultllm.errors import DataError, UsageError, VaultllmError, nearest
 from vaultllm.schema import Answer
 from vaultllm.steps.feeding import ingest
 from vaultllm.steps.job import Job, relative
@@ -52,6 +52,20 @@ def reply(job: Job, path: Annotated[str, typer.Argument(help="A chat note whose 
         raise DataError(f'this note was forgotten; to answer in it: vaultllm forget --undo "{path}"', path=path)
     found = answer.reply(job.workspace, job.ledger, path, stream=job.stream, progress=job.progress, lock=job.lock)
     return _answered(found, path)
+
+
+def rate(
+    job: Job,
+    answer: Annotated[str, typer.Argument(help="The note that the answer stands in, vault-relative, or its vaultllm_id.")],
+    rating: Annotated[str, typer.Argument(help="good, bad, or nothing, which takes it back.")] = "",
+) -> dict[str, Any]:
+    """Keep what you think of an answer, beside the answer; no note is changed."""
+    from vaultllm import rating as ratings
+
+    if rating not in ("good", "bad", ""):
+        raise UsageError(f"an answer is good or bad, not '{rating}'.{nearest(rating, ('good', 'bad'))}")
+    with job.lock():
+        return ratings.rate(job.workspace, job.ledger, answer, rating)  # type: ignore[arg-type]
 
 
 def _answered(found: Answer, path: str | None) -> dict[str, Any]:

@@ -9,10 +9,11 @@ from typing import Annotated, Any
 import typer
 
 from vaultllm.errors import DataError, VaultError
-from vaultllm.schema import Hit, to_dict
+from vaultllm.schema import Hit, Scene, to_dict
 from vaultllm.steps.job import Job, problem_entry, relative
 
 STATUS_READS = 2_000  # scenes that `status` reads to find duplicates, about 0.2 s; after a larger change `dataset` finds them
+RELATED_WORDS = 64  # of a note, that others are looked for by
 
 
 def show_scenes(
@@ -56,7 +57,7 @@ def search(
     found = recall.find(job.ledger, job.workspace.memory, memory, query, k, judge=job.judge, rephraser=job.rephraser)
     return {
         "query": query,
-        "hits": [_hit(hit) for hit in found.hits],
+        "hits": [shown(hit) for hit in found.hits],
         "confidence": round(found.confidence, 4),
         "answerable": found.answerable,
         "rewritten": [one.text for one in found.rephrased.queries],
@@ -65,7 +66,8 @@ def search(
     }
 
 
-def _hit(hit: Hit) -> dict[str, Any]:
+def shown(hit: Hit) -> dict[str, Any]:
+    """A hit as every `--json` shows it."""
     return {
         "scene": hit.scene.id,
         "path": hit.path,
@@ -78,6 +80,33 @@ def _hit(hit: Hit) -> dict[str, Any]:
         "score": round(hit.score, 4),
         "why": {name: round(part, 4) for name, part in hit.why.items()},
     }
+
+
+def related(
+    job: Job,
+    path: Annotated[str, typer.Argument(help="A note, vault-relative.")],
+    k: Annotated[int, typer.Option("-k", "--hits", min=1, max=1000, help="How many hits.")] = 8,
+) -> dict[str, Any]:
+    """Find what other notes say of what a note speaks of."""
+    path = relative(job, path)
+    return {"path": path, "hits": [shown(hit) for hit in neighbours(job, path, k)]}
+
+
+def neighbours(job: Job, path: str, k: int) -> list[Hit]:
+    """Scenes of other notes that speak of what a note speaks of, best first. Raises DataError when it has no scenes."""
+    from vaultllm import recall
+
+    scenes = list(job.ledger.scenes(path)) if job.ledger.knows(path) else []
+    if not scenes:
+        raise DataError("this note is not known, or holds nothing; name it as it stands in the vault, or run: vaultllm ingest", path=path)
+    said = [scenes[0].title, *(word for scene in scenes for word in scene.field), *(scene.anchor for scene in scenes)]
+    query = " ".join(dict.fromkeys(" ".join(said).split()[: 4 * RELATED_WORDS]))
+    query = " ".join(query.split()[:RELATED_WORDS])
+
+    def elsewhere(scene: Scene) -> bool:
+        return scene.source.path != path and scene.trust != "generated"
+
+    return recall.recall(job.ledger, job.workspace.memory, job.workspace.settings.memory, query, k, allow=elsewhere, plain=True)
 
 
 def status(job: Job) -> dict[str, Any]:
