@@ -80,13 +80,13 @@ def _globals(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show tracebacks.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no summary.")] = False,
+    progress: Annotated[bool, typer.Option("--progress", help="Where the work stands, as lines of JSON on standard error.")] = False,
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
 ) -> None:
-    progress: Annotated[bool, typer.Option("--progress", help="Where the work stands, as lines of JSON on standard error.")] = False,
     GLOBALS.vault, GLOBALS.state, GLOBALS.json, GLOBALS.verbose, GLOBALS.quiet = vault, state, as_json, verbose, quiet
-
-
     GLOBALS.progress = progress
+
+
 # -- commands that are steps
 
 
