@@ -75,3 +75,13 @@ def test_what_tokenizers_raise_on_a_full_disk_names_the_file(tmp_path: Path) -> 
     assert (told.value.errno, told.value.filename) == (122, str(tmp_path / "tokenizer.json"))
     with pytest.raises(Exception, match="another"), files.saving(tmp_path):
         raise Exception("another")
+
+
+def test_an_empty_folder_gives_way_to_a_file_of_ours_and_a_full_one_does_not(tmp_path: Path) -> None:
+    (tmp_path / "CURRENT").mkdir()
+    files.write_whole(tmp_path / "CURRENT", "gen-1\n")
+    assert (tmp_path / "CURRENT").read_text() == "gen-1\n"
+    (tmp_path / "kept" / "somebody's").mkdir(parents=True)
+    with pytest.raises(OSError, match="kept"):
+        files.write_whole(tmp_path / "kept", "ours")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["CURRENT", "kept"]

@@ -527,3 +527,19 @@ def test_while_another_process_reads_the_ledger_it_says_so_and_is_not_done(job: 
     reader.close()
     steps.forget(job, "Дом/Клад.md")
     assert holding(job, SECRET) == []
+
+
+def test_how_our_answers_lead_to_another_note_is_no_text_of_the_forgotten_one(tmp_path: Path) -> None:
+    name = "Заметки/О насосе и бочке на даче.md"
+    question = ">[!nexus_user] **User**\n> Что с бочкой и насосом?\n"
+    job = made(tmp_path, {name: "Насос стоит в бочке, бочка стоит за сараем.\n", "Чат.md": question})
+    first = answer.ask(job.workspace, job.ledger, "где насос и бочка", progress=steps.job.silent)
+    answer.write(job.workspace, job.ledger, first)
+    answer.reply(job.workspace, job.ledger, "Чат.md", progress=steps.job.silent)
+    steps.ingest(job)
+    assert name.removesuffix(".md") in (job.workspace.vault / "Чат.md").read_text(encoding="utf-8")
+    assert first.sources[0].path == name
+    assert steps.forget(job, "Чат.md")["removed"]["notes"] == 1
+    kept = [json.loads(record)["sources"] for _, record in job.ledger.answers(9)]
+    assert any(source["link"] == first.sources[0].link for sources in kept for source in sources)
+    job.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import subprocess
 import sys
@@ -446,3 +447,24 @@ def test_a_run_names_the_scenes_that_it_learnt_with_their_hashes(job: steps.Job)
     assert written == built.learnt() != {}
     assert {example.split for example in built.examples} >= {"train", "val"}
     assert written.keys() < built.scenes.keys()
+
+
+def test_doctor_notices_an_adapter_that_is_not_what_was_trained(tmp_path: Path) -> None:
+    (tmp_path / "vault").mkdir()
+    job = steps.Job(config.init_workspace(tmp_path / "vault", str(tmp_path / "state")))
+    adapter = job.workspace.runs / "r1" / "adapter"
+    adapter.mkdir(parents=True)
+    weights = b"weights as they were written"
+    (adapter / "adapter_model.safetensors").write_bytes(weights)
+    noted = {"adapter_sha256": hashlib.sha256(weights).hexdigest()}
+    run = Run("r1", "lora", "a hub's id", "", "", {}, 0, "", "done", noted, {}, "2025-06-15T00:00:00+00:00", True)
+    registry.record(job.workspace, job.ledger, run)
+    registry.let_answer(job.workspace, job.ledger, run)
+    assert steps.doctor(job)["ok"]
+    (adapter / "adapter_model.safetensors").write_bytes(weights[:-1] + b"\0")
+    (found,) = steps.doctor(job, repair=True)["problems"]
+    assert found["code"] == "E-RUN"
+    assert "adapter_model.safetensors of run r1 is not what was written after training; mend: vaultllm rollback" in found["message"]
+    steps.rollback(job)
+    assert steps.doctor(job)["ok"]
+    job.close()

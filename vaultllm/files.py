@@ -39,14 +39,18 @@ def write_whole(path: str | Path, content: str | bytes, *, lasting: bool = False
     """Put a file in place by a rename: a reader sees the old one or the new one, never a part. Readable by its owner alone.
 
     Its folder must exist. `lasting`: on the disk when we return, so that what is written after it can count on it.
-    One process at a time may write a path (the caller holds the lock). Raises OSError.
+    An empty folder that stands in its place gives way. One process at a time may write a path (the caller holds the lock). Raises OSError.
     """
     folder, name = os.path.split(path)
     aside = os.path.join(folder, f".{sha(name, digits=8)}.tmp")  # a name as long as a note's has no room for a suffix
     data = content.encode("utf-8") if isinstance(content, str) else content
     try:
         _write(aside, data, lasting)
-        os.replace(aside, path)
+        try:
+            os.replace(aside, path)
+        except IsADirectoryError:
+            os.rmdir(path)
+            os.replace(aside, path)
     except OSError as error:
         with contextlib.suppress(OSError):
             os.unlink(aside)

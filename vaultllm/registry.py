@@ -6,6 +6,7 @@ run is trained (`training.py`), nor about questions or notes' formats.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime as dt
 import json
@@ -279,6 +280,14 @@ def check(workspace: Workspace, ledger: Ledger) -> str:
         return f"`current` names run {run_id}, which the ledger does not know; mend: vaultllm train, or promote one of: vaultllm runs"
     if not has_adapter(workspace, run_id):
         return f"the adapter of run {run_id} is gone; mend: vaultllm rollback"
+    from vaultllm.models import hf
+
+    try:
+        altered = hf.altered(workspace.runs / run_id / "adapter")
+    except (ModelError, OSError) as error:
+        return f"the adapter of run {run_id} cannot be read ({error}); mend: vaultllm rollback"
+    if altered:
+        return f"{altered} of run {run_id} is not what was written after training; mend: vaultllm rollback"
     base = Path(known[run_id].base)
     if base.is_absolute() and not (base / "config.json").is_file():
         return f"the base of run {run_id} is gone ({base}); mend: vaultllm rollback, or train again"
@@ -291,10 +300,11 @@ def new_scenes(workspace: Workspace, ledger: Ledger) -> int:
     for run in reversed(ledger.runs()):
         manifest = workspace.datasets / run.dataset / "manifest.json"
         if run.status == "done" and not run.revoked and manifest.is_file():
-            data = json.loads(manifest.read_text(encoding="utf-8"))
-            # A scene that stands in two notes is dropped in one and used in the other: used wins.
-            seen = {one["scene"]: "" for one in data["dropped"] if one["whole"]} | dict(data["scenes"])
-            break
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # damaged: an older one knows less, which is no harm
+                data = json.loads(manifest.read_bytes())
+                # A scene that stands in two notes is dropped in one and used in the other: used wins.
+                seen = {one["scene"]: "" for one in data["dropped"] if one["whole"]} | dict(data["scenes"])
+                break
     return sum(1 for scene, sha in ledger.trainable() if seen.get(scene) not in (sha, ""))
 
 

@@ -95,7 +95,8 @@ def find(workspace: Workspace, ledger: Ledger, what: str, known: Forgotten) -> T
     rows = ledger.db.execute("SELECT path, conversation, uids FROM talks").fetchall()
     ids = [name for path, conversation, uids in rows if path not in paths for name in (conversation, *json.loads(uids))]
     names = [*staying, *ids, *ledger.known(), *(path for path, _ in ledger.problems()), *paths, str(workspace.vault)]
-    said = wanted.within("\n".join(names).encode("utf-8", "surrogatepass"))  # paths and ids are names, no text
+    names += _links(ledger, paths)
+    said = wanted.within("\n".join(names).encode("utf-8", "surrogatepass"))  # paths, ids and links are names, no text
     said |= _said(ledger, wanted, lambda path, record: path not in paths and (path not in touched or _left(record, marks)))
     elsewhere: set[str] = set()
     _said(ledger, Needles(said), lambda path, record: path not in touched, elsewhere)
@@ -111,6 +112,12 @@ def find(workspace: Workspace, ledger: Ledger, what: str, known: Forgotten) -> T
         tuple(sorted(elsewhere)),
         tuple(dict.fromkeys(texts)),
     )
+
+
+def _links(ledger: Ledger, paths: Collection[str]) -> list[str]:
+    """How our answers lead to notes that stay: a note in which we answered holds such links too."""
+    cited = [source for (record,) in ledger.db.execute("SELECT record FROM answers") for source in json.loads(record).get("sources", ())]
+    return sorted({source["link"] for source in cited if source["path"] not in paths})
 
 
 def _named(workspace: Workspace, ledger: Ledger, what: str, known: Forgotten) -> tuple[Kind, list[str]]:

@@ -346,10 +346,8 @@ def _with_adapter(model: Any, folder: Path, adapter: Path) -> Any:
     noted = _provenance(adapter)
     if noted.get("base_sha", fingerprint(folder)) != fingerprint(folder):
         raise ModelError(f"it was trained on another base than {folder}, or the base was changed since; train it again", path=str(adapter))
-    for path, key in ((weights, "adapter_sha256"), (adapter / "adapter_config.json", "config_sha256")):
-        facts = path.stat()
-        if key in noted and _file_sha(str(path), facts.st_size, facts.st_mtime_ns) != noted[key]:
-            raise ModelError(f"{path.name} is not what was written after training; roll back or train again", path=str(adapter))
+    if name := altered(adapter):
+        raise ModelError(f"{name} is not what was written after training; roll back or train again", path=str(adapter))
     try:
         if not all(bool(torch.isfinite(tensor).all()) for tensor in load_file(weights).values()):
             raise ModelError("the adapter holds numbers that are not finite; roll back or train again", path=str(adapter))
@@ -357,6 +355,17 @@ def _with_adapter(model: Any, folder: Path, adapter: Path) -> Any:
             return PeftModel.from_pretrained(model, str(adapter))
     except (SafetensorError, RuntimeError, ValueError, KeyError, TypeError, OSError) as error:
         raise ModelError(f"the adapter does not fit this base ({_first_line(error)}); train it again", path=str(adapter)) from error
+
+
+def altered(adapter: Path) -> str:
+    """The first file of an adapter that is not what was written after training, or ""; loads nothing. Raises ModelError, OSError."""
+    noted = _provenance(adapter)
+    for name, key in (("adapter_model.safetensors", "adapter_sha256"), ("adapter_config.json", "config_sha256")):
+        if key in noted:
+            facts = (adapter / name).stat()
+            if _file_sha(str(adapter / name), facts.st_size, facts.st_mtime_ns) != noted[key]:
+                return name
+    return ""
 
 
 def _provenance(adapter: Path) -> dict[str, str]:
