@@ -532,7 +532,8 @@ def test_while_another_process_reads_the_ledger_it_says_so_and_is_not_done(job: 
 def test_how_our_answers_lead_to_another_note_is_no_text_of_the_forgotten_one(tmp_path: Path) -> None:
     name = "Заметки/О насосе и бочке на даче.md"
     question = ">[!nexus_user] **User**\n> Что с бочкой и насосом?\n"
-    job = made(tmp_path, {name: "Насос стоит в бочке, бочка стоит за сараем.\n", "Чат.md": question})
+    said = "Насос стоит в бочке а бочка стоит за домом"  # so long that what is looked for begins within the link behind it
+    job = made(tmp_path, {name: said + "\n", "Чат.md": question})
     first = answer.ask(job.workspace, job.ledger, "где насос и бочка", progress=steps.job.silent)
     answer.write(job.workspace, job.ledger, first)
     answer.reply(job.workspace, job.ledger, "Чат.md", progress=steps.job.silent)
