@@ -8,7 +8,7 @@ paths are vault-relative, with `/`, as they stand on disk (compare them through 
 from __future__ import annotations
 
 import dataclasses
-import types
+import functools
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -407,6 +407,7 @@ T = TypeVar("T")
 
 
 _HINTS: dict[type, dict[str, Any]] = {}
+_MAKERS: dict[type, dict[str, Callable[[Any], Any] | None]] = {}
 
 
 def _fields(record: type) -> dict[str, Any]:
@@ -434,22 +435,28 @@ def _plain(value: Any) -> Any:
 
 def from_dict(record: type[T], data: Mapping[str, Any]) -> T:
     """The inverse of `to_dict`. Raises TypeError on an unknown or missing field."""
-    hints = _fields(record)
-    unknown = set(data) - set(hints)
+    makers = _makers(record)
+    unknown = set(data) - set(makers)
     if unknown:
         raise TypeError(f"{record.__name__} has no field {sorted(unknown)}")
-    return record(**{name: _typed(hints[name], value) for name, value in data.items()})
+    return record(**{name: make(value) if (make := makers[name]) else value for name, value in data.items()})
 
 
-def _typed(hint: Any, value: Any) -> Any:
+def _makers(record: type) -> dict[str, Callable[[Any], Any] | None]:
+    """Field name -> what makes its value; to look at types again for each value of each scene would cost ten times as much."""
+    if record not in _MAKERS:
+        _MAKERS[record] = {name: _maker(hint) for name, hint in _fields(record).items()}
+    return _MAKERS[record]
+
+
+def _maker(hint: Any) -> Callable[[Any], Any] | None:
+    """What makes a value of this type out of JSON's; None where it is that one."""
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        return from_dict(hint, value)
-    origin = typing.get_origin(hint)
-    if origin is tuple:
-        args = typing.get_args(hint)
-        if len(args) == 2 and args[1] is Ellipsis:
-            return tuple(_typed(args[0], item) for item in value)
-        return tuple(_typed(arg, item) for arg, item in zip(args, value, strict=True))
-    if origin in (typing.Union, types.UnionType) and value is None:
+        return functools.partial(from_dict, hint)
+    if typing.get_origin(hint) is not tuple:
         return None
-    return value
+    args = typing.get_args(hint)
+    each = [_maker(arg) or (lambda item: item) for arg in args if arg is not Ellipsis]
+    if args[-1] is not Ellipsis:
+        return lambda value: tuple(make(item) for make, item in zip(each, value, strict=True))
+    return (lambda value: tuple(map(each[0], value))) if _maker(args[0]) else tuple
