@@ -6,7 +6,7 @@ import json
 import random
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +39,9 @@ class Words:
     def df(self, word: str) -> int:
         self.asked += 1
         return self.count.get(word, 0)
+
+    def known(self, words: Iterable[str]) -> list[str]:
+        return [word for word in words if word in self.count]
 
     def stem_df(self, stem: str) -> int:
         self.asked += 1

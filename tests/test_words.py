@@ -274,6 +274,7 @@ def test_words_that_look_alike_are_named_with_how_often_they_stand(index: Index)
     assert alike[0][0] == "токенизация"
     assert alike[0][2] == 2
     assert index.df("токенизация") == 2
+    assert index.known(["токенизация", "токенизациа", "", "токенизация"]) == ["токенизация"]
     assert index.stem_df(text.stem("токенизацией")) == 2
 
 

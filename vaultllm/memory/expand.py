@@ -37,7 +37,10 @@ class Vocabulary(Protocol):
     """The words of the vault."""
 
     def df(self, word: str, /) -> int:
-        """In how many passages a folded word stands; 0 when in none. Asked some hundred times, mostly for words that are not there."""
+        """In how many passages a folded word stands; 0 when in none."""
+
+    def known(self, words: Iterable[str], /) -> list[str]:
+        """Those of hundreds of folded words that may stand in a passage, asked at once: most are in none."""
 
     def stem_df(self, stem: str, /) -> int:
         """In how many passages a word of this stem stands; a sum over its words will do."""
@@ -314,7 +317,7 @@ def _typos(word: str, vocabulary: Vocabulary, known: int) -> list[Variant]:
         elif len(own) > 4 and (far := edits.distance(own, stem(other), most)) is not None:
             slips[other] = max(far, 1) + _ENDING
     if len(word) <= _SHORT:
-        slips.update({other: 1.0 for other in spelling.one_slip(word) if vocabulary.df(other) > enough})
+        slips.update({other: 1.0 for other in vocabulary.known(spelling.one_slip(word)) if vocabulary.df(other) > enough})
     for other in slips:
         slips[other] += _FIRST * (other[0] != word[0] and other[:2] != word[1::-1])
     fewest = min(slips.values(), default=0.0)

@@ -350,6 +350,12 @@ class Index:
         said, _ = self._read()
         return int(np.count_nonzero(self._holding(said, word_keys([word]))))
 
+    def known(self, words: Iterable[str]) -> list[str]:
+        """Those of these folded words that some passage holds; what is gone may count until it is merged."""
+        said, _ = self._read()
+        each = list(dict.fromkeys(words))
+        return [word for word, count in zip(each, said.counts(word_keys(each)).tolist(), strict=True) if count]
+
     def stem_df(self, stem: str) -> int:
         """How many passages hold a word with this stem."""
         import numpy as np
