@@ -105,9 +105,7 @@ class Guard:
             pass
         except Exception as error:  # the text could hold a note's words
             log.error("E-INTERNAL %s", type(error).__name__)
-            await reply.refuse(
-                Refused(500, "E-INTERNAL", f"a bug of ours ({type(error).__name__}); vaultllm doctor --bundle helps to find it")
-            )
+            await reply.refuse(bug(error))
         finally:
             self.inside -= 1
 
@@ -139,9 +137,7 @@ class Guard:
             body = checked(body)
         elif scope["method"] == "POST":
             body = b"{}"
-        given = [
-            (name, value) for name, value in scope["headers"] if name not in (b"content-type", b"content-length", b"transfer-encoding")
-        ]
+        given = [(name, value) for name, value in scope["headers"] if name not in _OF_BODY]
         given += [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
         told = False
 
