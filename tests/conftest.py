@@ -9,7 +9,6 @@ import socket
 import sys
 import tempfile
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -17,7 +16,7 @@ import pytest
 from hypothesis import settings
 
 from tests import stored
-from vaultllm import workers
+from vaultllm import train, workers
 
 # Two slow cores and heavy imports make single examples slow; what is promised about time is measured in benchmarks/.
 settings.register_profile("default", deadline=None)
@@ -73,10 +72,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: order.get(item.path.name, len(order)))
 
 
-def pytest_runtest_setup() -> None:
+_plot, _collect = train._plot, gc.collect
+
+
+def _collected(*given: int) -> int:
     """accelerate calls the collector after each training, for 0.3 s of nothing found that memory is short of here."""
-    if memory := sys.modules.get("accelerate.utils.memory"):
-        vars(memory)["gc"] = SimpleNamespace(collect=lambda: 0)
+    return 0 if sys._getframe(1).f_globals["__name__"] == "accelerate.utils.memory" else _collect(*given)
+
+
+gc.collect = _collected
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """No picture of the loss after a training, unless the test is marked `drawn`: it takes as long as a small training."""
+    train._plot = _plot if item.get_closest_marker("drawn") else lambda *_: None
 
 
 @pytest.fixture(scope="session")
@@ -111,13 +120,6 @@ def reads_here(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 def learns_later(monkeypatch: pytest.MonkeyPatch) -> None:
     """The memory is fitted and tries out nothing more, as in a large vault: of the example that takes ten seconds."""
     monkeypatch.setattr("vaultllm.memory.live.LEARN_AT_ONCE", 0)
-
-
-@pytest.fixture
-def undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No picture of the loss after a training, unless the test is marked `drawn`: it takes as long as a small training."""
-    if request.node.get_closest_marker("drawn") is None:
-        monkeypatch.setattr("vaultllm.train._plot", lambda *_: None)
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from vaultllm.errors import UsageError
 from vaultllm.models import plan
 
 
-@pytest.mark.usefixtures("learns_later", "undrawn", "one_thread")
+@pytest.mark.usefixtures("learns_later", "one_thread")
 def test_the_demo_goes_the_whole_way_and_leaves_the_example_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     example = demo.example_vault()
     part = tmp_path / "part"

@@ -17,8 +17,6 @@ from tests.stored import write_rivers
 from vaultllm import config, dataset, loop, power, registry, steps, training, training_views
 from vaultllm.schema import Progress, silent
 
-pytestmark = pytest.mark.usefixtures("undrawn")
-
 
 def supply(root: Path, name: str, **values: str) -> None:
     (root / name).mkdir(parents=True)

@@ -20,8 +20,6 @@ from vaultllm.errors import ModelError, UsageError
 from vaultllm.ledger import Ledger, NoteRow
 from vaultllm.schema import Progress, Run, Scene, Source, Turn
 
-pytestmark = pytest.mark.usefixtures("undrawn")
-
 
 def nothing(progress: Progress) -> None:
     """Nobody watches."""

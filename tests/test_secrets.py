@@ -23,7 +23,7 @@ from vaultllm.errors import DataError
 from vaultllm.models import micro, plan
 from vaultllm.redact import KINDS
 
-pytestmark = pytest.mark.usefixtures("one_thread", "undrawn", "learns_later")
+pytestmark = pytest.mark.usefixtures("one_thread", "learns_later")
 LEFT_OUT = ("pin",)  # so short that it stands in any file
 WORDS = {
     "ru": "Насос стоит у колодца, вода поднимается медленно. Вчера {} записал сюда, чтобы не забыть. Дождь шёл весь день.",

@@ -25,7 +25,7 @@ from vaultllm.models import hf, packed
 from vaultllm.power import Wait
 from vaultllm.schema import Example, Message, Progress
 
-pytestmark = pytest.mark.usefixtures("undrawn", "one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread")
 ANSWERS = ("Дождь идёт над рекой.", "The pump starts when the soil is dry.", "নদীর জল বেড়েছে।")
 
 

@@ -47,7 +47,6 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[steps.Job]:
     monkeypatch.setattr(micro, "pretrain", functools.partial(micro.pretrain, steps=140))
     monkeypatch.setattr(training, "train", functools.partial(training.train, gate=False))
     monkeypatch.setattr(steps.learning, "reported", lambda *args: {})
-    monkeypatch.setattr("vaultllm.train._plot", lambda *args: None)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     vault = tmp_path / "vault"
