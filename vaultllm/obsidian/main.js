@@ -17,21 +17,8 @@
  * Used of Node, on a computer only: fs (readFileSync, existsSync), os.homedir, path.join, child_process.spawn, process (env, platform, kill).
  */
 const {
-  FileSystemAdapter,
-  ItemView,
-  Keymap,
-  MarkdownView,
-  Modal,
-  Notice,
-  Platform,
-  Plugin,
-  PluginSettingTab,
-  Setting,
-  SuggestModal,
-  debounce,
-  requestUrl,
-  setIcon,
-  setTooltip,
+  FileSystemAdapter, ItemView, Keymap, MarkdownView, Modal, Notice, Platform, Plugin, PluginSettingTab, Setting, SuggestModal, debounce,
+  requestUrl, setIcon, setTooltip,
 } = require("obsidian");
 
 const RELATED = "vaultllm-related";
@@ -66,23 +53,15 @@ const VERBS = {
   status: { http: () => ["GET", "/status"], cli: () => [["status"]], looks: true },
   search: { http: (asked) => ["POST", "/search", asked], cli: ({ query, k }) => [["search", "-k", `${k}`, "-"], oneLine(query)], looks: true },
   related: {
-    http: ({ path, k }) => ["GET", `/related?path=${encodeURIComponent(path)}&k=${k}`],
-    cli: ({ path, k }) => [["related", "-k", `${k}`, "--", path]],
-    looks: true,
+    http: ({ path, k }) => ["GET", `/related?path=${encodeURIComponent(path)}&k=${k}`], cli: ({ path, k }) => [["related", "-k", `${k}`, "--", path]], looks: true,
   },
-  ask: {
-    http: (asked) => ["POST", "/ask", asked],
-    cli: ({ question, note }) => [["ask", ...(note ? [`--note=${note}`] : []), "-"], question],
-  },
+  ask: { http: (asked) => ["POST", "/ask", asked], cli: ({ question, note }) => [["ask", ...(note ? [`--note=${note}`] : []), "-"], question] },
   reply: { http: (asked) => ["POST", "/reply", asked], cli: ({ path }) => [["reply", "--", path]] },
   ingest: { http: () => ["POST", "/ingest", {}], cli: () => [["ingest"]] },
   retrain: { http: () => ["POST", "/retrain", {}], cli: () => [["retrain"]] },
   training: { http: () => ["GET", "/retrain"], looks: true },
   "stop-training": { http: () => ["DELETE", "/retrain"] },
-  forget: {
-    http: (asked) => ["POST", "/forget", asked],
-    cli: ({ what, dry_run }) => [["forget", dry_run ? "--dry-run" : "--yes", "--", what]],
-  },
+  forget: { http: (asked) => ["POST", "/forget", asked], cli: ({ what, dry_run }) => [["forget", dry_run ? "--dry-run" : "--yes", "--", what]] },
   rate: { http: (asked) => ["POST", "/rate", asked], cli: ({ answer, rating }) => [["rate", "--", answer, rating]] },
   rollback: { http: () => ["POST", "/rollback", {}], cli: () => [["rollback"]] },
   config: { cli: () => [["config"]], looks: true },
@@ -268,7 +247,7 @@ class Link {
   constructor(plugin) {
     this.plugin = plugin;
     this.children = new Set();
-    this.trainer = null; // the child that trains, if it is ours
+    this.roles = {}; // the children that train and watch, if they are ours
     this.looking = null; // for the state folder
   }
 
@@ -303,13 +282,14 @@ class Link {
   }
 
   async command(verb, body, told) {
+    if (!VERBS[verb].cli) throw new Wrong("The server of vaultllm is gone; look at the status.");
     const { args, input } = commandLine(verb, body, this.vault, this.plugin.kept.state);
     const words = await this.program();
-    return parsed(await this.run([...words, ...args], { input, told, trains: verb === "retrain" }));
+    return parsed(await this.run([...words, ...args], { input, told, role: verb }));
   }
 
   /** Start a program with these words, no shell between; its standard output. Throws Wrong with what it complains of. */
-  run([program, ...args], { input = "", told = () => {}, cwd = this.vault, trains = false, patience = 0 } = {}) {
+  run([program, ...args], { input = "", told = () => {}, cwd = this.vault, role = "", patience = 0 } = {}) {
     const { spawn, process } = node();
     return new Promise((resolve, reject) => {
       const child = spawn(program, args, { cwd, env: { ...process.env, PYTHONUTF8: "1" }, windowsHide: true });
@@ -319,14 +299,14 @@ class Link {
       const over = () => {
         window.clearTimeout(timer);
         this.children.delete(child);
-        if (this.trainer === child) this.trainer = null;
+        if (this.roles[role] === child) delete this.roles[role];
       };
       this.children.add(child);
-      if (trains) this.trainer = child;
-      child.stdout.setEncoding("utf8").on("data", (piece) => (out += piece));
+      if (role) this.roles[role] = child;
+      child.stdout.setEncoding("utf8").on("data", (piece) => (out += role === "watch" ? "" : piece)); // a log that nobody reads
       child.stderr.setEncoding("utf8").on("data", (piece) => {
         const lines = (err + piece).split("\n");
-        for (const line of lines.slice(0, -1)) if (line.startsWith("{")) told(parsed(line));
+        for (const line of lines.slice(0, -1)) if (line.startsWith("{")) told(parsed(line, {}));
         err = lines.filter((line, index) => index === lines.length - 1 || !line.startsWith("{")).join("\n").slice(-20_000);
       });
       child.on("error", (error) => {
@@ -335,8 +315,7 @@ class Link {
       });
       child.on("close", (code) => {
         over();
-        if (code === 0) resolve(out);
-        else reject(complaint(err, code));
+        return code === 0 ? resolve(out) : reject(complaint(err, code));
       });
       child.stdin.on("error", () => {}); // it ended before it read all: its exit code says why
       child.stdin.end(input);
@@ -416,23 +395,28 @@ class Link {
 
   /** Train, and tell how far it is; {state: done, result} or {state: failed, error}. One that runs already is joined. */
   async retrain(told) {
-    const place = await this.place();
-    if (!place) return { state: "done", result: await this.command("retrain", {}, told) };
-    let at = await this.http(place, "retrain").catch((error) => {
-      if (error.code !== "E-LOCKED") throw error;
+    let at = await this.call("retrain", {}, told).catch(async (error) => {
+      if (error.code !== "E-LOCKED" || !(await this.place())) throw error;
       return { state: "running", phase: "starting" };
     });
+    if (!at.state) return { state: "done", result: at }; // the command line comes back when it is over
     while (at.state === "running" && !this.plugin.gone) {
       told(at);
       await pause(1_000);
-      at = await this.http(place, "training");
+      at = await this.call("training");
     }
     return at;
   }
 
   async stopTraining() {
-    if (this.trainer) this.end(this.trainer);
-    else if (await this.place()) await this.call("stop-training");
+    if (!this.endOf("retrain")) await this.call("stop-training");
+  }
+
+  /** End the child that trains or watches for us; false when there is none. */
+  endOf(role) {
+    const child = this.roles[role];
+    if (child) this.end(child);
+    return Boolean(child);
   }
 
   /** Watch the vault and answer other programs, as long as Obsidian runs; not where one does so already. */
@@ -441,18 +425,20 @@ class Link {
     const { kept } = this.plugin;
     const args = ["--vault", this.vault, ...(kept.state ? ["--state", kept.state] : []), "--json", "watch", "--serve"];
     const cwd = await this.state(); // not the vault: Chroma reads a `.env` of the folder that it starts in
-    await this.run([...(await this.program()), ...args], { cwd }).catch((error) => {
-      if (!this.plugin.gone && error.code !== "E-LOCKED") throw error;
+    await this.run([...(await this.program()), ...args], { cwd, role: "watch" }).catch((error) => {
+      if (this.plugin.kept.watch && !this.plugin.gone && error.code !== "E-LOCKED") throw error; // locked: somebody else watches
     });
   }
 }
 
 const HOW = "Set its path under Settings, Vaultllm.";
 
-function parsed(text) {
+/** JSON, or `otherwise`; without that it throws Wrong. */
+function parsed(text, otherwise) {
   try {
     return JSON.parse(text);
   } catch {
+    if (otherwise) return otherwise;
     throw new Wrong(`vaultllm said what is no JSON: ${text.slice(0, 200)}`);
   }
 }
@@ -487,35 +473,27 @@ function showHit(parent, hit, query) {
   }
 }
 
-class AskModal extends Modal {
-  constructor(plugin, { title, context = "", question = "", ask }) {
-    super(plugin.app);
-    Object.assign(this, { title, context, question, ask });
-  }
-
-  onOpen() {
-    this.setTitle(this.title);
-    if (this.context) this.contentEl.createEl("blockquote", { cls: "vaultllm-context", text: this.context });
-    const input = this.contentEl.createEl("textarea", { cls: "vaultllm-question", attr: { rows: 3, placeholder: "Your question" } });
-    input.value = this.question;
-    const ask = () => {
-      const question = withSelection(input.value, this.context);
-      if (!question) return;
-      this.close();
-      this.ask(question);
-    };
-    input.addEventListener("keydown", (event) => {
-      if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
-      event.preventDefault();
-      ask();
-    });
-    new Setting(this.contentEl).setDesc("Enter asks, shift and enter begins a line.").addButton((button) => button.setButtonText("Ask").setCta().onClick(ask));
-    input.focus();
-  }
-
-  onClose() {
-    this.contentEl.empty();
-  }
+/** Lets the user write a question; `ask` gets it with the `context` quoted. */
+function askModal(app, { title, context = "", question = "", ask }) {
+  const modal = new Modal(app);
+  modal.setTitle(title);
+  if (context) modal.contentEl.createEl("blockquote", { cls: "vaultllm-context", text: context });
+  const input = modal.contentEl.createEl("textarea", { cls: "vaultllm-question", attr: { rows: 3, placeholder: "Your question" } });
+  input.value = question;
+  const done = () => {
+    const asked = withSelection(input.value, context);
+    if (!asked) return;
+    modal.close();
+    ask(asked);
+  };
+  input.addEventListener("keydown", (event) => {
+    if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+    event.preventDefault();
+    done();
+  });
+  new Setting(modal.contentEl).setDesc("Enter asks, shift and enter begins a line.").addButton((button) => button.setButtonText("Ask").setCta().onClick(done));
+  modal.onOpen = () => input.focus();
+  modal.open();
 }
 
 /** Asks whether something shall be done; resolves to the answer. */
@@ -569,39 +547,28 @@ class SearchModal extends SuggestModal {
   }
 }
 
-class StatusModal extends Modal {
-  constructor(plugin) {
-    super(plugin.app);
-    this.plugin = plugin;
+/** How it stands, in plain words, and what is to mend. */
+async function statusModal(plugin) {
+  const modal = new Modal(plugin.app);
+  modal.setTitle("How it stands");
+  const place = modal.contentEl.createDiv({ cls: "vaultllm-status", text: "Looking…" });
+  modal.open();
+  const status = await plugin.look().catch((error) => error);
+  place.empty();
+  const say = (text) => place.createEl("p", { text });
+  if (status instanceof Error) return void say(status.message);
+  statusLines(status, plugin.listens).forEach(say);
+  const failed = status.problems.filter((one) => one.code !== "W-COPY").sort((one, other) => one.code.localeCompare(other.code));
+  if (failed.length) say(`${failed.length} notes with something to mend:`);
+  for (const one of failed.slice(0, 20)) {
+    const row = place.createDiv({ cls: "vaultllm-problem" });
+    row.createEl("a", { text: one.path }).addEventListener("click", () => {
+      modal.close();
+      void plugin.openNote(one.path, one.line || 1);
+    });
+    row.createSpan({ text: ` ${one.message} (${one.code})` });
   }
-
-  async onOpen() {
-    this.setTitle("How it stands");
-    this.modalEl.addClass("vaultllm-status");
-    const place = this.contentEl.createDiv({ text: "Looking…" });
-    const status = await this.plugin.look().catch((error) => error);
-    place.empty();
-    if (status instanceof Error) {
-      place.createEl("p", { text: status.message });
-      return;
-    }
-    for (const line of statusLines(status, this.plugin.listens)) place.createEl("p", { text: line });
-    const failed = status.problems.filter((one) => one.code !== "W-COPY").sort((one, other) => one.code.localeCompare(other.code));
-    if (failed.length) place.createEl("p", { text: `${failed.length} notes with something to mend:` });
-    for (const one of failed.slice(0, 20)) {
-      const row = place.createDiv({ cls: "vaultllm-problem" });
-      row.createEl("a", { text: one.path }).addEventListener("click", () => {
-        this.close();
-        void this.plugin.openNote(one.path, one.line || 1);
-      });
-      row.createSpan({ text: ` ${one.message} (${one.code})` });
-    }
-    if (failed.length > 20) place.createEl("p", { text: `… and ${failed.length - 20} more: vaultllm status` });
-  }
-
-  onClose() {
-    this.contentEl.empty();
-  }
+  if (failed.length > 20) say(`… and ${failed.length - 20} more: vaultllm status`);
 }
 
 /** What other notes say of what the open one speaks of. */
@@ -609,20 +576,13 @@ class RelatedView extends ItemView {
   constructor(leaf, plugin) {
     super(leaf);
     Object.assign(this, { plugin, turn: 0, path: null });
-    this.icon = ICON;
   }
 
-  getViewType() {
-    return RELATED;
-  }
+  getViewType() { return RELATED; }
 
-  getDisplayText() {
-    return "Related scenes";
-  }
+  getDisplayText() { return "Related scenes"; }
 
-  getIcon() {
-    return ICON;
-  }
+  getIcon() { return ICON; }
 
   async onOpen() {
     const look = debounce(() => void this.refresh(), TYPED, true);
@@ -641,10 +601,8 @@ class RelatedView extends ItemView {
     if (turn !== this.turn) return;
     this.contentEl.empty();
     const told = found instanceof Error ? found.message : !found ? "No note is open." : found.hits.length ? "" : "No other note speaks of this.";
-    if (told) {
-      this.contentEl.createEl("p", { cls: "vaultllm-place", text: told });
-      return;
-    }
+    if (found instanceof Error) this.path = null; // asked again at the next occasion
+    if (told) return void this.contentEl.createEl("p", { cls: "vaultllm-place", text: told });
     for (const hit of found.hits) {
       const row = this.contentEl.createDiv({ attr: { role: "link", tabindex: 0 } });
       showHit(row, hit, file.basename);
@@ -695,6 +653,7 @@ class SettingsTab extends PluginSettingTab {
         toggle.setValue(plugin.kept.watch).onChange((value) => {
           plugin.keep({ watch: value });
           if (value) void plugin.startWatching();
+          else plugin.link.endOf("watch");
         }),
       );
     new Setting(containerEl).setName("How it is set up").setHeading();
@@ -705,7 +664,7 @@ class SettingsTab extends PluginSettingTab {
         told.setDesc(`They stand in ${config.file}; change them there.`);
         for (const [name, value] of shownSettings(config)) new Setting(shown).setName(name).setDesc(value);
       },
-      (error) => told.setDesc(error.message),
+      (error) => void told.setDesc(error.message), // a Setting has `then`: given back, it would be waited for, without end
     );
   }
 }
@@ -732,7 +691,7 @@ module.exports = class VaultllmPlugin extends Plugin {
     this.addCommand({ id: "related", name: "Show related scenes", icon: "git-compare", callback: () => this.showRelated() });
     this.addCommand({ id: "ingest", name: "Ingest now", icon: "refresh-cw", callback: () => this.ingest() });
     this.addCommand({ id: "retrain", name: "Retrain now", icon: "graduation-cap", callback: () => this.retrain() });
-    this.addCommand({ id: "status", name: "Show status", icon: "activity", callback: () => new StatusModal(this).open() });
+    this.addCommand({ id: "status", name: "Show status", icon: "activity", callback: () => statusModal(this) });
     const isAnswer = (file) => this.app.metadataCache.getFileCache(file)?.frontmatter?.vaultllm === "answer";
     this.addCommand({ id: "rate-good", name: "Rate this answer as good", icon: "thumbs-up", checkCallback: this.ofNote((file) => this.rate(file, "good"), isAnswer) });
     this.addCommand({ id: "rate-bad", name: "Rate this answer as bad", icon: "thumbs-down", checkCallback: this.ofNote((file) => this.rate(file, "bad"), isAnswer) });
@@ -744,10 +703,9 @@ module.exports = class VaultllmPlugin extends Plugin {
 
     this.bar = this.addStatusBarItem();
     this.bar.addClass("mod-clickable", "vaultllm-bar");
-    setTooltip(this.bar, "Show how vaultllm stands", { placement: "top" });
     setIcon(this.bar.createSpan(), ICON);
     this.words = this.bar.createSpan({ text: "Vaultllm" });
-    this.registerDomEvent(this.bar, "click", () => new StatusModal(this).open());
+    this.registerDomEvent(this.bar, "click", () => statusModal(this));
     let ticks = 0;
     const tick = () => {
       if (document.visibilityState !== "visible") return;
@@ -777,7 +735,7 @@ module.exports = class VaultllmPlugin extends Plugin {
   /** The words that start the vaultllm that installed this plugin; null when it was put here by other means. */
   async installer() {
     const text = await this.app.vault.adapter.read(`${this.manifest.dir}/installed.json`).catch(() => "{}");
-    const { program } = parsed(text);
+    const { program } = parsed(text, {}) || {};
     return Array.isArray(program) && program.length && program.every((word) => typeof word === "string") ? program : null;
   }
 
@@ -836,15 +794,15 @@ module.exports = class VaultllmPlugin extends Plugin {
 
   // -- the commands
 
-  askSelection(question = "") {
+  askSelection() {
     const context = this.app.workspace.getActiveViewOfType(MarkdownView)?.editor.getSelection() || "";
     const path = this.app.workspace.getActiveFile()?.path;
     const title = context ? "Ask about the selection" : "Ask your vault";
-    new AskModal(this, { title, context, question, ask: (asked) => this.ask(asked, context ? path : undefined, true) }).open();
+    askModal(this.app, { title, context, ask: (asked) => this.ask(asked, context ? path : undefined, true) });
   }
 
   askNote(file) {
-    new AskModal(this, { title: `Ask about ${file.basename}`, ask: (asked) => this.ask(asked, file.path) }).open();
+    askModal(this.app, { title: `Ask about ${file.basename}`, ask: (asked) => this.ask(asked, file.path) });
   }
 
   /** Ask, and open the answer; `anyway`: without the note where vaultllm does not read it (an answer, an ignored folder). */
@@ -935,8 +893,8 @@ module.exports = class VaultllmPlugin extends Plugin {
     try {
       const { action, text, path } = wanted(data);
       if (action === "search") new SearchModal(this, text).open();
-      else if (action === "status") new StatusModal(this).open();
-      else if (action === "ask") this.askSelection(text);
+      else if (action === "status") statusModal(this);
+      else if (action === "ask") askModal(this.app, { title: "Ask your vault", question: text, ask: (asked) => this.ask(asked) });
       else {
         const file = path ? this.app.vault.getFileByPath(path) : this.app.workspace.getActiveFile();
         if (action === "reply" && !file) throw new Wrong(`There is no note ${path}`);
@@ -952,12 +910,8 @@ module.exports = class VaultllmPlugin extends Plugin {
   // -- by itself
 
   async startWatching() {
-    try {
-      window.setTimeout(() => void this.refresh(), 5_000);
-      await this.link.watch();
-    } catch (error) {
-      this.wrong(error);
-    }
+    window.setTimeout(() => this.gone || void this.refresh(), 5_000); // by then it listens
+    await this.link.watch().catch((error) => this.wrong(error));
   }
 
   /** How it stands; whether a server told it is kept in `listens`. */
@@ -969,6 +923,7 @@ module.exports = class VaultllmPlugin extends Plugin {
   async refresh() {
     try {
       this.words.setText(barText(await this.look(), this.listens));
+      setTooltip(this.bar, "Show how vaultllm stands", { placement: "top" });
     } catch (error) {
       this.words.setText("Vaultllm: not ready");
       setTooltip(this.bar, error.message, { placement: "top" });
