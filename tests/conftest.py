@@ -57,8 +57,12 @@ gc.set_threshold(50_000, 10, 10)
 TORCH = (
     *("processes", "unlearning", "cli", "demo", "report", "train", "micro", "registry", "evaluate", "checkpoints", "embedders", "hf"),
     *("origin", "packed", "fit", "memorised", "probes", "replay", "scorecard", "answer", "rerank", "rephrase", "power", "hardware"),
-    *("drift", "losses", "manners", "micro_command", "nf4"),
+    *("drift", "losses", "manners", "micro_command", "nf4", "api", "api_guard", "conversing", "hostile_models", "injections", "mcp"),
+    *("saying", "secrets"),
 )
+
+# Modules whose tests wait for processes: those that the second worker begins with, and the third.
+LONG = (("crash", "crowd"), ("soak", "limits", "bursts", "chroma_server", "watch", "workers"))
 
 
 def pytest_xdist_auto_num_workers() -> int:
@@ -67,9 +71,19 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """They come first: one of xdist's workers has them all, so that torch is imported once, and what is left at the end is short."""
-    order = {f"test_{name}.py": place for place, name in enumerate(TORCH)}
-    items.sort(key=lambda item: order.get(item.path.name, len(order)))
+    """Those with torch come first, so that one of xdist's workers has them all and torch is imported once; each other one begins with those
+    that take long. What is left at the end, and taken from one another, is short."""
+    order = {f"test_{name}.py": place for place, name in enumerate((*TORCH, *itertools.chain(*LONG)))}
+    found = sorted(items, key=lambda item: order.get(item.path.name, len(order)))
+    those = [[item for item in found if item.path.name in {f"test_{name}.py" for name in names}] for names in (TORCH, *LONG)]
+    rest = found[sum(map(len, those)) :]
+    many = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    items[:] = those[0]
+    for number, block in enumerate(those[1:], 1):
+        before = max(0, number * (len(found) // many + 1) - len(items)) if number < many else 0  # so many has each at the beginning
+        items += rest[:before] + block
+        rest = rest[before:]
+    items += rest
 
 
 _plot, _collect = train._plot, gc.collect
