@@ -9,8 +9,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from vaultllm import tokenizer as bpe
 from vaultllm.errors import DataError
@@ -28,6 +26,8 @@ SENTENCES = [
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
     """Tiny matrices gain nothing from threads, and lose much on a busy machine."""
+    import torch
+
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -128,6 +128,8 @@ def trained(one_thread, tmp_path_factory: pytest.TempPathFactory):
 
 
 def test_it_learns_more_than_how_often_each_token_occurs(trained):
+    from transformers import AutoTokenizer
+
     folder, result, _ = trained
     tokenizer = AutoTokenizer.from_pretrained(folder)
     ids = plan.pack([micro.encode_example(tokenizer, example)[0] for example in _examples()], tokenizer.pad_token_id)
@@ -150,6 +152,9 @@ def test_the_folder_is_an_ordinary_one_and_says_how_it_was_made(trained):
 
 
 def test_a_reloaded_model_gives_the_same_logits_and_the_reported_bits_per_byte(trained):
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
     folder, result, _ = trained
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
     again = AutoModelForCausalLM.from_pretrained(folder).eval()
@@ -163,6 +168,9 @@ def test_a_reloaded_model_gives_the_same_logits_and_the_reported_bits_per_byte(t
 
 
 def test_it_continues_a_sentence_it_has_read(trained):
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
     folder, _, _ = trained
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     ids = torch.tensor([[tokenizer.pad_token_id, *bpe.encode_text(tokenizer, SENTENCES[0])]])
@@ -179,6 +187,8 @@ def test_progress_grows_and_ends_at_one(trained):
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tiny, tmp_path: Path):
+    import torch
+
     state = torch.get_rng_state()
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
         micro.pretrain(_examples(), tmp_path / name, minutes=1, seed=seed, progress=_quiet, steps=4)
@@ -262,6 +272,8 @@ def test_what_it_writes_is_shown_as_it_learns_and_changes_nothing_in_what_it_lea
 
 
 def test_a_trained_model_writes_what_it_has_read(trained):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
     folder, _, _ = trained
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     text = learning.write(model, tokenizer, 0)
@@ -270,6 +282,8 @@ def test_a_trained_model_writes_what_it_has_read(trained):
 
 
 def test_who_says_stop_gets_an_annealed_model_of_what_was_learnt_so_far(tiny, tmp_path: Path):
+    from transformers import AutoModelForCausalLM
+
     asked = iter([False] * 29 + [True] * 9)
     result, _ = _base(tmp_path, "m", steps=100, stop=lambda: next(asked))
     assert result["stopped"]
@@ -279,6 +293,8 @@ def test_who_says_stop_gets_an_annealed_model_of_what_was_learnt_so_far(tiny, tm
 
 
 def test_dropout_ends_with_the_training(tiny):
+    import torch
+
     tokenizer = bpe.wrap(bpe.train(SENTENCES, 300))
     model = micro._model(plan.SHAPES[0], 300, tokenizer)
     ids = torch.tensor([[5, 6, 7, 8]])

@@ -7,7 +7,6 @@ import signal
 from pathlib import Path
 
 import pytest
-import torch
 
 from tests.test_cli import Shell
 from vaultllm.models import learning, plan
@@ -24,6 +23,8 @@ def vault(tmp_path_factory: pytest.TempPathFactory) -> Shell:
 @pytest.fixture
 def shell(vault: Shell, monkeypatch: pytest.MonkeyPatch):
     """Models and trainings small enough for a test; Ctrl-C is again what it was."""
+    import torch
+
     tiny = {
         "SHAPES": (plan.Shape(32, 2, 2, 64),),
         "CONTEXT": 64,

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from vaultllm import tokenizer as bpe
 from vaultllm.schema import Message
@@ -31,8 +30,11 @@ def own(raw):
     return bpe.wrap(raw)
 
 
-def _bare(corpus: list[str]) -> PreTrainedTokenizerFast:
+def _bare(corpus: list[str]) -> Any:
     """A ByteLevel BPE without a chat template, as GPT-2's."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
     inner = Tokenizer(models.BPE())
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = decoders.ByteLevel()
@@ -102,6 +104,8 @@ def test_vocabulary_grows_with_the_text_in_round_numbers():
 
 
 def test_a_saved_tokenizer_reloads_as_an_ordinary_one(raw, own, tmp_path: Path):
+    from transformers import AutoTokenizer
+
     bpe.save(raw, tmp_path)
     again = AutoTokenizer.from_pretrained(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} >= {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}
