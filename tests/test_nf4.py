@@ -18,7 +18,14 @@ from vaultllm.errors import ModelError
 from vaultllm.models import hf, nf4, reload
 from vaultllm.schema import silent
 
-works = pytest.mark.skipif(bool(nf4.why_not("cpu")), reason=nf4.why_not("cpu") or "it works")
+works = pytest.mark.usefixtures("does_work")
+
+
+@pytest.fixture
+def does_work() -> None:
+    """Asked when the test begins: to ask imports torch, which not every process that collects the tests needs."""
+    if why := nf4.why_not("cpu"):
+        pytest.skip(why)
 
 
 @pytest.fixture(autouse=True)
