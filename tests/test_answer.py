@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from vaultllm import answer, chats, config, markdown, render, saying, steps
+from vaultllm import answer, chats, config, conversing, markdown, render, saying, steps
 from vaultllm.errors import DataError, VaultllmError
 from vaultllm.schema import Example, Hit, Message, Scene, Source, Turn
 
@@ -180,7 +180,7 @@ OPEN = NOTES["Chats/oven.md"] + "\n>[!nexus_user] **User** - 15.06.2025 at 6:30\
 
 
 def reply(job: steps.Job, path: str) -> answer.Answer:
-    return answer.reply(job.workspace, job.ledger, path, progress=lambda progress: None)
+    return conversing.reply(job.workspace, job.ledger, path, progress=lambda progress: None)
 
 
 @pytest.mark.parametrize(
@@ -213,7 +213,7 @@ def test_a_reply_is_appended_in_the_notes_own_form_and_nothing_before_it_changes
 
 
 def test_what_is_forgotten_while_the_model_speaks_is_not_written(job: steps.Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    first, calls = answer._answer, []
+    first, calls = answer.composed, []
 
     def slow(*args: object) -> answer.Answer:
         found = first(*args)
@@ -222,7 +222,7 @@ def test_what_is_forgotten_while_the_model_speaks_is_not_written(job: steps.Job,
             steps.forget(job, "Bread.md")
         return found
 
-    monkeypatch.setattr(answer, "_answer", slow)
+    monkeypatch.setattr(answer, "composed", slow)
     result = steps.ask(job, "How long does rye bread proof?")
     assert calls == [True, False]
     assert "fourteen hours" not in (job.workspace.vault / result["note"]).read_text(encoding="utf-8")

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from tests.test_imports import Message, note, talk, write_export
-from vaultllm import answer, cli, config, forget, forgotten, importing, imports, registry, remember, steps, views
+from vaultllm import answer, cli, config, conversing, forget, forgotten, importing, imports, registry, remember, steps, views
 from vaultllm.errors import DataError, LockedError, UsageError, VaultError
 from vaultllm.memory import embed
 from vaultllm.schema import Answer, Citation, Run
@@ -536,7 +536,7 @@ def test_how_our_answers_lead_to_another_note_is_no_text_of_the_forgotten_one(tm
     job = made(tmp_path, {name: said + "\n", "Чат.md": question})
     first = answer.ask(job.workspace, job.ledger, "где насос и бочка", progress=steps.job.silent)
     answer.write(job.workspace, job.ledger, first)
-    answer.reply(job.workspace, job.ledger, "Чат.md", progress=steps.job.silent)
+    conversing.reply(job.workspace, job.ledger, "Чат.md", progress=steps.job.silent)
     steps.ingest(job)
     assert name.removesuffix(".md") in (job.workspace.vault / "Чат.md").read_text(encoding="utf-8")
     assert first.sources[0].path == name

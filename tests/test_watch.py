@@ -38,6 +38,8 @@ RESULT = {
     "away": "",
     "owed": False,
     "mended": "",
+    "asked": [],
+    "interrupted": [],
     "seconds": 0.0,
 }
 
@@ -61,6 +63,7 @@ class Running:
         self.snapshots: list[dict[str, str]] = []
         self.fail: list[Exception] = []
         self.named_only: list[tuple[str, ...] | None] = []
+        self.saved: list[tuple[str, ...]] = []
         self.stood_by: list[int] = []
         self.ended: list[int] = []
         self.at: list[float] = []
@@ -87,9 +90,12 @@ class Running:
     def end(self) -> None:
         self.ended.append(len(self.snapshots))
 
-    def do(self, verb: str, beat: Callable[[str], None], only: tuple[str, ...] | None, check: bool) -> dict[str, Any]:
+    def do(
+        self, verb: str, beat: Callable[[str], None], only: tuple[str, ...] | None, check: bool, saved: tuple[str, ...]
+    ) -> dict[str, Any]:
         assert (verb, check) == ("ingest", not self.snapshots)
         self.named_only.append(only)
+        self.saved.append(saved)
         if self.fail:
             raise self.fail.pop(0)
         found = vault.scan(self.workspace.vault, self.workspace.settings.scan, self.workspace.settings.own_folders, only)
@@ -172,6 +178,31 @@ def test_what_was_named_while_somebody_else_wrote_is_found_by_the_next_scan(runn
     (daemon.workspace.vault / "а.md").write_text("один", encoding="utf-8")
     assert daemon.read("а.md", "один")
     assert daemon.named_only == [None, ("а.md",), None]
+
+
+def test_what_was_saved_is_told_as_such_once_it_is_read_and_never_by_the_first_scan(running):
+    daemon = running()
+    root = daemon.workspace.vault
+    (root / "старая.md").write_text("> [!ask] Почему?", encoding="utf-8")
+    daemon.start()
+    assert daemon.saved == [()]
+    daemon.fail.append(LockedError("another"))
+    (root / "а.md").write_text("один", encoding="utf-8")
+    assert daemon.read("а.md", "один")
+    assert daemon.saved == [(), ("а.md",), ("а.md",)]  # it could not be read at once; the scan that did knows that it was saved
+    (root / "б.md").write_text("два", encoding="utf-8")
+    assert daemon.read("б.md", "два")
+    assert daemon.saved[3:] == [("б.md",)]
+
+
+def test_a_scan_in_the_midst_of_a_save_takes_what_is_asked_there_as_asked_now(running):
+    daemon = running(settle=0.5).start()
+    (daemon.workspace.vault / "а.md").write_text("один", encoding="utf-8")
+    assert until(lambda: daemon.daemon.dirty.pending())
+    daemon.daemon.next_scan = 0.0
+    daemon.daemon.dirty.hint.set()
+    assert daemon.read("а.md", "один")
+    assert (daemon.named_only[1], daemon.saved[1]) == (None, ("а.md",))
 
 
 def test_a_steady_stream_of_saves_does_not_put_the_scan_off(running):

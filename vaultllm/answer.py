@@ -6,7 +6,6 @@ did. Knows nothing about terminals, servers or training.
 
 from __future__ import annotations
 
-import contextlib
 import datetime as dt
 import functools
 import hashlib
@@ -22,8 +21,8 @@ from vaultllm import prompts, quotes, render, saying
 from vaultllm.config import Workspace
 from vaultllm.errors import DataError, ModelError, VaultllmError
 from vaultllm.ledger import Ledger
-from vaultllm.schema import Answer, Conversation, Hit, Message, Note, Progress, Report, Scene, to_dict
-from vaultllm.text import is_json, language, sha
+from vaultllm.schema import Answer, Hit, Message, Progress, Report, Scene, to_dict
+from vaultllm.text import language, sha
 
 if TYPE_CHECKING:
     from vaultllm.memory.rephrase import Rephraser
@@ -77,109 +76,36 @@ def ask(
         raise DataError("the question is empty; write what you want to know")
     if note is not None and not ledger.knows(note):
         raise DataError("this note is not known; name it as it stands in the vault, or run: vaultllm ingest", path=note)
-    return _answer(workspace, ledger, question.strip(), (), note, None, stream, progress)
+    return composed(workspace, ledger, question.strip(), (), note, None, stream, progress)
 
 
 def write(workspace: Workspace, ledger: Ledger, answer: Answer) -> str:
     """Write an answer as a new note and remember it as ours; returns its vault-relative path. Raises VaultError."""
     from vaultllm import vault
 
-    answer_id = _id(answer)
+    answer_id = identity(answer)
     name, text = render.answer_note(answer, answer_id)
     path = vault.write_new(workspace.vault, workspace.settings.answers.folder, vault.note_name(name), text)
     written = hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
-    _remember(ledger, answer_id, path, written, answer, render.reply_text(answer))
+    remember(ledger, answer_id, path, written, answer, render.reply_text(answer))
     return path
 
 
-def reply(
-    workspace: Workspace,
-    ledger: Ledger,
-    path: str,
-    *,
-    stream: Stream | None = None,
-    progress: Report,
-    lock: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
-) -> Answer:
-    """Answer the open turn at the end of a chat note by appending to it, in the form that the note is in.
-
-    `lock` is held while it is written, not while the model speaks, which can take minutes. Nothing that stands in the
-    note is changed. Raises DataError when the note is no chat or its last turn is not the user's, OwnedNoteError when it
-    was changed while the answer was made, VaultError when it cannot be read or written.
-    """
-    from vaultllm import forgotten, markdown, vault
-
-    if is_json(path):
-        raise DataError("an export is not answered; ask in a note", path=path)
-    known = forgotten.load(workspace.state)
-    data = vault.read(workspace.vault, path, workspace.settings.scan.max_bytes)
-    note = markdown.parse(path, data)
-    form, talk = _talk(workspace, note)
-    if talk is None or not talk.turns:
-        hint = ">[!nexus_user] **User**"
-        raise DataError(
-            f"there is no chat in this note; begin one with a line `{hint}` and your question in `> ` lines below it", path=path
-        )
-    last = talk.turns[-1]
-    if last.role != "user":
-        raise DataError(
-            "the last turn is not yours; write your question as a new turn at the end of the note, then ask again",
-            path=path, line=last.lines[0],
-        )  # fmt: skip
-    history = [Message(turn.role, turn.text, False) for turn in talk.turns[:-1] if turn.role != "system"]
-    answer = _answer(workspace, ledger, last.text.strip(), history, None, path, stream, progress)
-    answer_id = _id(answer)
-    if form == "plain":
-        settings = workspace.settings.scan
-        label = next((turn.author for turn in reversed(talk.turns) if turn.role == "assistant"), _label(answer.question))
-        quoted = note.text.split("\n")[last.lines[0] - 1].lstrip().startswith(">")
-        said = f"{label}: {render.reply_text(answer, (*settings.labels_user, *settings.labels_assistant))}"
-        addition = "\n".join(f"> {line}" for line in said.split("\n")) if quoted else said
-    else:
-        addition = render.agent_message(answer, answer_id)
-    # In a quoted transcript an empty line would end the quote, and with it the talk.
-    addition = ("> \n" if form == "plain" and addition.startswith("> ") else "\n") + addition + "\n"
-    joint = "" if note.text.endswith("\n") or not note.text else "\n"
-    after = markdown.parse(path, (note.text + joint + addition).encode("utf-8", "replace"))
-    _, heard = _talk(workspace, after)
-    swallowed = any(problem.code == "W-FENCE" for problem in after.problems)  # Obsidian would show the answer as code
-    if swallowed or heard is None or len(heard.turns) != len(talk.turns) + 1 or heard.turns[-1].role != "assistant":
-        raise DataError("an answer here would not be read as one: is a code fence or comment open at the end? close it", path=path)
-    with lock():
-        if forgotten.load(workspace.state) != known:
-            raise DataError("something was forgotten while the answer was made, which may quote it; run it again", path=path)
-        written = vault.append(workspace.vault, path, addition, hashlib.sha256(data).hexdigest())
-        _remember(ledger, answer_id, path, written, answer, heard.turns[-1].text)
-    return answer
-
-
-def _talk(workspace: Workspace, note: Note) -> tuple[str, Conversation | None]:
-    """The form of a chat note and its conversation. A single labelled turn counts here, since the user asks for an answer to it."""
-    from vaultllm import chats
-    from vaultllm.chats import plain
-
-    settings = workspace.settings
-    form, _, found = chats.read(note, settings.scan, settings.timezone)
-    if not form:
-        form, found = "plain", plain.read(note, settings.scan, settings.timezone)
-    return form, found[0] if found and found[0].turns else None
-
-
-def _label(question: str) -> str:
-    return {"ru": "Ассистент", "bn": "সহকারী"}.get(language(question), "Assistant")
-
-
-def _id(answer: Answer) -> str:
-    """Sorts by time; the same for the same answer."""
+def identity(answer: Answer) -> str:
+    """An answer's id: sorts by time; the same for the same answer."""
     return re.sub(r"\D", "", answer.created[:19]) + "-" + sha(answer.question, answer.created, answer.text, str(answer.seconds), digits=8)
 
 
-def _remember(ledger: Ledger, answer_id: str, path: str, written: str, answer: Answer, said: str) -> None:
-    """`written`: the note's SHA-256; `said`: the words as they stand in it, by which the dataset knows them as ours."""
-    ledger.put_answer(answer_id, path, written, answer.created, {**to_dict(answer), "said": said})
+def remember(ledger: Ledger, answer_id: str, path: str, written: str, answer: Answer, said: str, writer: int = 0) -> None:
+    """Keep an answer that stands in a note.
+
+    `written`: the note's SHA-256; `said`: the words as they stand in it, by which the dataset knows them as ours; `writer`: the process
+    that has not finished it.
+    """
+    ledger.put_answer(answer_id, path, written, answer.created, {**to_dict(answer), "said": said} | ({"writer": writer} if writer else {}))
 
 
-def _answer(
+def composed(
     workspace: Workspace,
     ledger: Ledger,
     question: str,
@@ -189,7 +115,7 @@ def _answer(
     stream: Stream | None,
     progress: Report,
 ) -> Answer:
-    """`note`: its scenes come first; `without`: its scenes are left out (the talk that is being answered)."""
+    """A whole answer. `note`: its scenes come first; `without`: what was talked in it is left out (it is being answered)."""
     began = perf_counter()
     created = dt.datetime.now().astimezone().isoformat(timespec="seconds")
     progress(Progress("remembering", 0.0))
@@ -235,8 +161,8 @@ def recalled(
 ) -> tuple[list[Hit], saying.Saying]:
     """What a model is told for a question, and what will be shown of its words: so far, quotations checked against the notes.
 
-    `note`: its scenes come first; `without`: its scenes are left out. Where the vault does not speak of the question, the model is
-    told what the reader is: there is nothing.
+    `note`: its scenes come first; `without`: what was talked in it is left out. Where the vault does not speak of the question, the
+    model is told what the reader is: there is nothing.
     """
     hits, speaks = _recall(workspace, ledger, question, history, note, without, progress)
     hits = hits if speaks else []
@@ -262,7 +188,7 @@ def _recall(
     k, settings = workspace.settings.answers.hits, workspace.settings.memory
 
     def elsewhere(scene: Scene) -> bool:
-        return scene.trust != "generated" and scene.source.path != without
+        return scene.trust != "generated" and (scene.source.path != without or scene.kind != "dialogue")
 
     def here(scene: Scene) -> bool:
         return scene.source.path == note

@@ -132,6 +132,10 @@ class AnswerSettings(_Section):
     """The longest answer of the model, in its tokens."""
     temperature: float = Field(0.0, ge=0.0, le=2.0)
     """0 is greedy: the same question gives the same answer."""
+    on_save: bool = True
+    """Whether `watch` answers what is asked in a note (`> [!ask]`) when it is saved."""
+    wait: float = Field(3.0, ge=0.0, le=3600.0)
+    """Seconds without an event before `watch` answers in a note, so that a question that is still being written is not answered."""
 
 
 class MemorySettings(_Section):

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 
 from vaultllm import markdown
-from vaultllm.schema import Kind, Lines, Turn
+from vaultllm.schema import Kind, Lines, Trust, Turn
 
 HAS_WORD = re.compile(r"\w")
 
@@ -29,6 +29,7 @@ class Draft:
     block: str = ""
     place: tuple[str, ...] = ()  # heading path at its beginning, for links
     reason: str = ""
+    trust: Trust | None = None  # where it is not that of the note
     links: tuple[str, ...] | None = None  # targets, where the lines of the file do not tell
 
 

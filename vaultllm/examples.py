@@ -40,8 +40,14 @@ class Dropped:
 
 
 def is_ours(turn: Turn, ours: Collection[str]) -> bool:
-    """Whether we wrote it: `ours` are UIDs and fingerprints of replies that we appended to the owner's talks."""
-    return turn.role == "assistant" and (turn.uid in ours or sha(turn.text.strip()) in ours)
+    """Whether we wrote it: `ours` are UIDs and fingerprints of replies that we appended to the owner's talks.
+
+    A UID of our own making says so too, where no ledger knows it: on another computer, or in a state that was made anew.
+    """
+    return turn.role == "assistant" and (turn.uid in ours or _OWN_UID.fullmatch(turn.uid) is not None or sha(turn.text.strip()) in ours)
+
+
+_OWN_UID = re.compile(r"\d{14}-[0-9a-f]{8}-agent")
 
 
 def without(turns: Sequence[Turn], ours: Collection[str]) -> tuple[Turn, ...]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -47,6 +48,24 @@ def talk(note: Note, talk: Conversation, settings: SceneSettings, statistics: ke
         size += more
     if run:
         yield _talked(note, talk, run, first, people)
+
+
+def asked(note: Note, told: Conversation, settings: SceneSettings, statistics: keywords.Statistics | None) -> Iterator[Draft]:
+    """The talk that stands in a note of prose (`chats.ASKED`), as drafts; none goes on past prose.
+
+    Where vaultllm has answered, the scene is not the owner's.
+    """
+    stretches: list[list[Turn]] = []
+    for turn in told.turns:
+        if not stretches or any(stretches[-1][-1].lines[1] < first and last < turn.lines[0] for first, last in told.loose):
+            stretches.append([])
+        stretches[-1].append(turn)
+    for number, turns in enumerate(stretches):
+        part = replace(told, id=f"{text.nfc(note.path)} asked {number}", turns=tuple(turns), loose=())
+        for draft in talk(note, part, settings, statistics):
+            if any(turn.role == "assistant" for turn in draft.turns):
+                draft.trust, draft.reason = "generated", "an answer of vaultllm's"
+            yield draft
 
 
 def _talked(note: Note, talk: Conversation, turns: Sequence[Turn], ordinal: int, people: bool) -> Draft:

@@ -108,6 +108,11 @@ class Dirty:
                 self._crowd = (now, now)
                 self._paths.clear()
 
+    def pending(self) -> tuple[str, ...]:
+        """The paths that are not settled."""
+        with self._lock:
+            return tuple(self._paths)
+
     def lose(self) -> None:
         """Events were lost."""
         self.lost = True

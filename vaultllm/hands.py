@@ -24,7 +24,7 @@ from typing import IO, Any, Literal
 from vaultllm.config import Workspace
 from vaultllm.errors import LockedError, VaultllmError
 
-Verb = Literal["stand by", "ingest", "follow"]
+Verb = Literal["stand by", "ingest", "follow", "reply"]
 Answer = dict[str, Any]
 
 IDLE = 60.0  # seconds without work after which the child goes, and all of its memory with it
@@ -41,9 +41,12 @@ class Ended(Exception):  # noqa: N818 - told to the daemon, which says so and go
 class Hands:
     """At most one child, started when it is needed. For one thread."""
 
-    def __init__(self, workspace: Workspace, wake: Callable[[], object] = lambda: None, nice: int = 0) -> None:
-        """`wake` is called, in another thread, when there is an answer; `nice`: how far the child steps back (`power.step_back`)."""
-        self._workspace, self._wake, self._nice = workspace, wake, nice
+    def __init__(self, workspace: Workspace, wake: Callable[[], object] = lambda: None, nice: int = 0, idle: float | None = None) -> None:
+        """`wake` is called, in another thread, when there is an answer; `nice`: how far the child steps back (`power.step_back`).
+
+        `idle`: seconds without work after which `rest` lets it go; None: IDLE.
+        """
+        self._workspace, self._wake, self._nice, self._idle = workspace, wake, nice, idle
         self._process: subprocess.Popen[bytes] | None = None
         self._answers: queue.SimpleQueue[Answer | None] = queue.SimpleQueue()
         self._last = 0.0  # of the monotonic clock: when it was given something, or spoke
@@ -103,7 +106,7 @@ class Hands:
 
     def rest(self) -> None:
         """Let the child go if it had nothing to do for a while."""
-        if self._process is not None and not self.is_busy and time.monotonic() - self._last > IDLE:
+        if self._process is not None and not self.is_busy and time.monotonic() - self._last > (IDLE if self._idle is None else self._idle):
             self.end()
 
     def end(self) -> None:
@@ -238,6 +241,8 @@ def _work(
                     _ready(job)
                 elif verb == "ingest":
                     say(_ingest(job, **one))
+                elif verb == "reply":
+                    say(_reply(job, **one))
                 else:
                     say(_follow(job))
             except VaultllmError as error:
@@ -265,11 +270,19 @@ def _ready(job: Any) -> None:
         remember.opened(job.ledger, job.workspace.memory)
 
 
-def _ingest(job: Any, only: Collection[str] | None, check: bool) -> Answer:
-    """`steps.ingest`, and whether the memory owes something that takes long; `check`: all that it holds is looked at, and mended."""
-    from vaultllm import remember, steps
+def _ingest(job: Any, only: Collection[str] | None, check: bool, saved: Collection[str] = ()) -> Answer:
+    """`steps.ingest`, and whether the memory owes something that takes long; `check`: all that it holds is looked at, and mended.
+
+    Of the notes that were `saved`, those in which something is asked that was not when they were last read.
+    """
+    from vaultllm import asked, remember, steps
 
     workspace, settings = job.workspace, job.workspace.settings.memory
+    fresh = asked.fresh(workspace, job.ledger, saved)
+    lost: list[str] = []
+    if check:
+        with job.lock():
+            lost = asked.interrupted(job.ledger)
     result = steps.ingest(job) if only is None else steps.ingest_named(job, tuple(only))
     mended = ""
     if check and not result["memory"]["away"] and (mended := remember.check(job.ledger, workspace.memory, settings)):
@@ -277,7 +290,19 @@ def _ingest(job: Any, only: Collection[str] | None, check: bool) -> Answer:
             remember.rebuild(job.ledger, workspace.memory, settings, background=True)
     owed = remember.owed(job.ledger, settings, base=steps.answering_base(job), learn=True)
     counts = {name: result[name] for name in ("notes", "scenes", "seconds")}
-    return counts | {"away": result["memory"]["away"], "owed": owed, "mended": mended}
+    return counts | {"away": result["memory"]["away"], "owed": owed, "mended": mended, "asked": fresh, "interrupted": lost}
+
+
+def _reply(job: Any, path: str) -> Answer:
+    """`conversing.reply`: which answer it was and why it was stopped, if it was; nothing when nothing is asked there any more."""
+    from vaultllm import asked, conversing
+
+    try:
+        found = conversing.reply(job.workspace, job.ledger, path, progress=job.progress, lock=job.lock)
+    except asked.NothingAsked:
+        return {"answer": "", "stopped": "", "sources": 0, "seconds": 0.0}
+    said = {"sources": len(found.sources), "seconds": round(found.seconds, 1)}
+    return {"answer": found.id, "stopped": found.stopped, **said}
 
 
 def _follow(job: Any) -> Answer:

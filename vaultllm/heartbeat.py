@@ -81,10 +81,11 @@ def look(state: Path) -> dict[str, Any] | None:
         pid = int(found["pid"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return {**found, "silent": round(silent, 1), "alive": _there(pid) and silent < LATE}
+    return {**found, "silent": round(silent, 1), "alive": is_there(pid) and silent < LATE}
 
 
-def _there(pid: int) -> bool:
+def is_there(pid: int) -> bool:
+    """Whether there is a process of this number."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -10,6 +10,7 @@ Knows nothing about Markdown or what the properties mean.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +54,12 @@ _PLAIN_LINE = re.compile(
 _FLOW_ITEMS = re.compile(rf"({_QUOTED})|({_FIRST}[^,\[\]{{}}:#]*+)")
 _WORDS: dict[str, bool | None] = {"": None, "~": None, "null": None, "Null": None, "NULL": None}
 _WORDS |= {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
+
+
+def is_silenced(properties: Mapping[str, Any]) -> bool:
+    """Whether the owner has written `vaultllm: off`: in this note nothing is answered."""
+    said = properties.get("vaultllm")
+    return said is False or (isinstance(said, str) and said.strip().lower() in ("off", "no", "false", "нет", "না"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from vaultllm.prompts import printable
 from vaultllm.schema import Answer, Citation
 from vaultllm.text import language
 
-__all__ = ["NO_MODEL", "agent_message", "answer_note", "head", "inert", "link", "reply_text", "words_of"]
+__all__ = ["NO_MODEL", "agent_message", "answer_note", "closing", "head", "inert", "link", "opening", "reply_text", "words_of"]
 
 NO_MODEL = "no model yet"
 """`Answer.model` when nothing has been trained and no base is named: memory answers alone."""
@@ -71,6 +71,7 @@ _WORDS = {
         "none": "There is no model yet: memory answers alone. Train one with:",
         "silent": "The model did not answer",
         "memory": "memory",
+        "stop": "delete this line to stop the answer",
     },
     "ru": {
         "sources": "Источники",
@@ -83,6 +84,7 @@ _WORDS = {
         "none": "Модели ещё нет: отвечает одна память. Обучить модель:",
         "silent": "Модель не ответила",
         "memory": "память",
+        "stop": "удалите эту строку, чтобы остановить ответ",
     },
     "bn": {
         "sources": "উৎস",
@@ -95,6 +97,7 @@ _WORDS = {
         "none": "এখনও কোনো মডেল নেই: শুধু স্মৃতি উত্তর দিচ্ছে। মডেল শেখাতে:",
         "silent": "মডেল উত্তর দেয়নি",
         "memory": "স্মৃতি",
+        "stop": "উত্তর থামাতে এই লাইনটি মুছুন",
     },
 }
 
@@ -122,7 +125,7 @@ def answer_note(answer: Answer, answer_id: str) -> tuple[str, str]:
     reply = agent_message(answer, answer_id)
     parts = [f"# Title: {inert_line(title, 200)}", question, reply]
     if answer.sources:
-        parts.append(f"> [!quote]- {words['sources']}\n" + "\n>\n".join(_source(n, one, words) for n, one in enumerate(answer.sources, 1)))
+        parts.append(_sources(answer.sources, words))
     body = "\n" + "\n\n".join(parts) + "\n"
     links = list(dict.fromkeys(_source_property(source) for source in answer.sources))
     front = [
@@ -152,13 +155,35 @@ def head(role: str, name: str, created: str) -> str:
 
 def agent_message(answer: Answer, answer_id: str) -> str:
     """The answer as one nexus message, with its UID."""
-    name = " ".join(re.sub(r"[^\w.,()+'’-]+", " ", printable(_speaker(answer))).split())  # no mark has an escape there
+    speaker = answer.model if answer.text else words_of(answer.question)["memory"]
     body = prefixed(reply_text(answer), "> ", "> ")
-    return f"{head('agent', f'Assistant · {name}', answer.created)}\n{body}\n<!-- UID: {answer_id}-agent -->"
+    return f"{_agent_head(speaker, answer.created)}\n{body}\n{_uid(answer_id)}"
 
 
-def _speaker(answer: Answer) -> str:
-    return answer.model if answer.text else words_of(answer.question)["memory"]
+def _agent_head(speaker: str, created: str) -> str:
+    name = " ".join(re.sub(r"[^\w.,()+'’-]+", " ", printable(speaker)).split())  # no mark has an escape there
+    return head("agent", f"Assistant · {name}", created)
+
+
+def _uid(answer_id: str) -> str:
+    return f"<!-- UID: {answer_id}-agent -->"
+
+
+def opening(answer_id: str, question: str, speaker: str, created: str) -> str:
+    """How an answer begins that grows within a note: a line to delete if it is to stop, its head, and the mark of whose words they are.
+
+    Comments, which nobody sees who reads. `speaker` is empty when memory answers alone. The reader knows both (`chats.nexus_heads`).
+    """
+    words = words_of(question)
+    above = f"<!-- vaultllm {answer_id}: {words['stop']} -->"
+    return f"{above}\n\n{_agent_head(speaker or words['memory'], created)}\n> <!-- vaultllm {answer_id} -->\n"
+
+
+def closing(answer_id: str, question: str, sources: Sequence[Citation]) -> str:
+    """How it ends: its sources, folded, within the message; then its UID, without which it counts as unfinished."""
+    words = words_of(question)
+    quoted_ = f"> \n{prefixed(_sources(sources, words), '> ', '> ')}\n" if sources else ""
+    return f"{quoted_}{_uid(answer_id)}\n"
 
 
 def reply_text(answer: Answer, plain_names: Collection[str] = ()) -> str:
@@ -209,6 +234,11 @@ def cited(sources: Sequence[Citation], number: int) -> str:
     if target.startswith("[["):
         return f"{target.removesuffix(']]').partition('|')[0]}|{number}]]"
     return f"[{number}]({target.partition('](')[2]}"
+
+
+def _sources(sources: Sequence[Citation], words: dict[str, str]) -> str:
+    """The folded callout that holds them."""
+    return f"> [!quote]- {words['sources']}\n" + "\n>\n".join(_source(number, one, words) for number, one in enumerate(sources, 1))
 
 
 def _source(number: int, source: Citation, words: dict[str, str]) -> str:

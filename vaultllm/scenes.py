@@ -18,13 +18,15 @@ from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from vaultllm import exchanges, keywords, markdown, redact, sections, text
+from vaultllm.chats import ASKED
 from vaultllm.drafts import Draft
+from vaultllm.properties import is_silenced
 from vaultllm.schema import Conversation, Note, Passage, Problem, Scene, Source, Trust, Turn
 
 if TYPE_CHECKING:
     from vaultllm.config import RedactSettings, ScanSettings, Settings
 
-PARSER = "2"  # raise it when parsing or cutting changes: every note is then parsed again
+PARSER = "3"  # raise it when parsing or cutting changes: every note is then parsed again
 PASSAGE_CHARS = 1_000  # a turn longer than this is recalled in parts
 
 # Names that say by themselves that the note is a copy. `name 1.md`, `name (1).md` and `name-HOST.md` do not: whether they
@@ -60,14 +62,16 @@ def cut(
     A private note has no scenes: one W-PRIVATE counts its messages.
     """
     problems: list[Problem] = [problem for conversation in conversations for problem in conversation.problems]
-    if _private(note, settings.scan):
+    if is_private(note, settings.scan):
         turns = sum(len(conversation.turns) for conversation in conversations)
         message = "private: neither learnt nor recalled; to have it so, take the property or its folder out of the settings"
         return (), (*problems, Problem("W-PRIVATE", message, count=turns if conversations else 1))
     trust, reason = _trust(note, reader, settings.scan)
     canvas = note.path.lower().endswith(".canvas")
     talks = [conversation for conversation in conversations if conversation.turns]
-    if talks:
+    if talks and reader == ASKED:
+        drafts = _asked(note, talks[0], settings, statistics)
+    elif talks:
         drafts = [draft for conversation in talks for draft in exchanges.talk(note, conversation, settings.scenes, statistics)]
         if note.blocks and not canvas:  # conversations of an export share lines of JSON
             drafts = exchanges.cover(note, drafts)
@@ -77,12 +81,21 @@ def cut(
     return scenes, (*problems, *noticed)
 
 
+def _asked(note: Note, talk: Conversation, settings: Settings, statistics: keywords.Statistics | None) -> list[Draft]:
+    """The scenes of a note of prose with a talk in it: the prose as if the talk were not there, but that nothing is joined across it."""
+    own = {row for first, last in talk.loose for row in range(first - 1, last)}
+    rows = [line if row in own or row < note.body_line - 1 else "" for row, line in enumerate(note.text.split("\n"))]
+    bare = replace(markdown.parse(note.path, "\n".join(rows).encode("utf-8", "surrogatepass")), title=note.title)
+    said = list(exchanges.asked(note, talk, settings.scenes, statistics))
+    return exchanges.cover(note, [*sections.prose(bare, settings.scenes, sorted(draft.lines[0] for draft in said)), *said])
+
+
 def title(note: Note, settings: RedactSettings) -> str:
     """The note's title without secrets; the file's own name stands everywhere and stays."""
     return note.title if note.title in note.path else redact.redact(note.title, settings)[0]
 
 
-def _private(note: Note, settings: ScanSettings) -> bool:
+def is_private(note: Note, settings: ScanSettings) -> bool:
     """Whether the note, or a folder it is in, is marked as private."""
     said = note.properties.get("private")
     if said is True or (isinstance(said, str) and said.strip().lower() in ("true", "yes", "да", "হ্যাঁ")):
@@ -103,10 +116,10 @@ def _trust(note: Note, reader: str, settings: ScanSettings) -> tuple[Trust, str]
     """Whose words these are, and why they may not be trained on ("" when they may)."""
     properties = note.properties
     source = properties.get("source") or properties.get("url") or ""
-    if properties.get("vaultllm") is not None:
+    if properties.get("vaultllm") is not None and not is_silenced(properties):
         return "generated", "written by vaultllm"
     trust: Trust = "own"
-    if reader:
+    if reader not in ("", ASKED):
         trust = "imported"
     elif isinstance(source, str) and source.startswith(("http://", "https://")):
         trust = "clipped"
@@ -164,7 +177,7 @@ def _finish(
                 turns=turns,
                 source=Source(note.path, draft.lines, draft.uid, draft.block, "#".join(filter(None, place))),
                 language=about.language,
-                trust=trust,
+                trust=draft.trust or trust,
                 train=not why,
                 reason=why,
                 at=draft.at,

@@ -375,6 +375,12 @@ class Answer:
     """ISO 8601 with offset."""
     seconds: float
     """From question to note."""
+    stopped: str = ""
+    """Why it ends before its end; empty when it is whole."""
+    id: str = ""
+    """Under which it was written into a note of the owner's, if it was given one before it was whole."""
+    unfinished: int = 0
+    """Answers of ours above it in the same talk that did not come to their end."""
 
 
 @dataclass(frozen=True, slots=True)

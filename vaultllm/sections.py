@@ -6,6 +6,7 @@ Knows nothing about talks.
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -31,16 +32,18 @@ class _Section:
     path: tuple[str, ...]
     blocks: list[Block]
     size: int
+    stretch: int
+    """How many talks stand above it: what they part is not joined."""
 
 
-def prose(note: Note, settings: SceneSettings) -> list[Draft]:
-    """A draft per section, small neighbours joined, long ones cut."""
+def prose(note: Note, settings: SceneSettings, apart: Sequence[int] = ()) -> list[Draft]:
+    """A draft per section, small neighbours joined, long ones cut; none goes on past a line of `apart` (ascending)."""
     rows = note.text.split("\n")
     date = _note_date(note)
     path = text.nfc(note.path)
     ordinals: dict[tuple[str, ...], int] = {}
     drafts: list[Draft] = []
-    for group in _joined(_sections(note, rows, settings.max_chars), settings):
+    for group in _joined(_sections(note, rows, settings.max_chars, apart), settings):
         first = group[0]
         blocks = first.blocks if len(group) == 1 else [block for section in group for block in section.blocks]
         lines = (blocks[0].lines[0], blocks[-1].lines[1])
@@ -73,21 +76,33 @@ def nodes(note: Note) -> Iterator[Draft]:
             yield Draft(key, _kind(inner.blocks), note.title, headings, (turn,), block.lines, date, block=block.block_id, links=links)
 
 
-def _sections(note: Note, rows: list[str], longest: int) -> list[_Section]:
+def _sections(note: Note, rows: list[str], longest: int, apart: Sequence[int]) -> list[_Section]:
     """The sections of a note or parts of them, in order; blocks that say nothing go with their neighbours."""
     path: list[tuple[int, str]] = []
     pending: list[Block] = []  # bare headings, comments and rules that wait for something to say
     section: list[Block] = []
-    size = 0
+    size = stretch = 0
     sections: list[_Section] = []
 
     def close() -> None:
         nonlocal section, size
         if section:
-            sections.append(_Section(tuple([title for _, title in path]), section, size))
+            sections.append(_Section(tuple([title for _, title in path]), section, size, stretch))
             section, size = [], 0
 
+    def end() -> None:
+        nonlocal pending
+        close()
+        if any(map(_speaks, pending)):  # headings with nothing under them still say something
+            sections.append(_Section(tuple(title for _, title in path), pending, sum(len(block.text) for block in pending), stretch))
+        elif sections and sections[-1].stretch == stretch:
+            sections[-1].blocks.extend(pending)
+        pending = []
+
     for whole in note.blocks:
+        if apart and (above := bisect_left(apart, whole.lines[0])) != stretch:
+            end()
+            stretch = above
         if whole.kind == "heading":
             close()
             while path and path[-1][0] >= whole.level:
@@ -107,12 +122,7 @@ def _sections(note: Note, rows: list[str], longest: int) -> list[_Section]:
                     pending = []
                 section.append(block)
                 size += length
-    close()
-    if pending:
-        if any(map(_speaks, pending)):  # headings with nothing under them still say something
-            sections.append(_Section(tuple(title for _, title in path), pending, sum(len(block.text) for block in pending)))
-        elif sections:
-            sections[-1].blocks.extend(pending)
+    end()
     return sections
 
 
@@ -144,6 +154,7 @@ def _joined(sections: Sequence[_Section], settings: SceneSettings) -> Iterator[l
     common: tuple[str, ...] = ()
     for section in sections:
         small = min(size, section.size) < settings.min_chars and size + section.size <= settings.max_chars
+        small = small and not (group and group[-1].stretch != section.stretch)
         parent = section.path[:-1]
         if group and not (small and (parent == common[:-1] or parent[: len(common)] == common)):
             yield group

@@ -56,6 +56,12 @@ class Spoken:
     """Tokens that it made."""
     finish: Literal["stop", "length"]
     """Whether it came to its end, or was cut."""
+    capable: bool = True
+    """Whether the model is trusted to answer: a micro model is not."""
+    text: str = ""
+    """The model's own words, when they were not trusted and stand folded below those of the notes."""
+    prompt_sha: str = ""
+    """Hash of the messages that it was asked with."""
 
 
 Speech = Generator[str, None, Spoken]
@@ -91,45 +97,54 @@ def converse(
     wish: Wish | None = None,
     *,
     which: str = "current",
+    without: str | None = None,
     cancel: threading.Event | None = None,
     progress: Report = silent,
 ) -> Speech:
-    """Answer from memory and, if there is one, with a model; each piece is final and inert.
+    """Answer from memory and, if there is one, with a model; each piece is final and inert, many are empty.
 
-    A model that cannot be used is told in `model`; the memory answers all the same. Raises DataError when the question is empty,
-    UsageError when `which` cannot be asked.
+    `without`: the note in which it is asked, whose talk is left out. A model that cannot be used is told in `model`; the memory answers
+    all the same. Raises DataError when the question is empty, UsageError when `which` cannot be asked.
     """
     question = question.strip()
     if not question:
         raise DataError("the question is empty; write what you want to know")
-    speaker = served(workspace, ledger, which) if which not in ("current", "base") or registry.serving(workspace, ledger) else None
-    hits, told = answer.recalled(workspace, ledger, question, history, None, None, progress)
+    if which not in ("current", "base"):
+        served(workspace, ledger, which)
+    hits, told = answer.recalled(workspace, ledger, question, history, None, without, progress)
     created = dt.datetime.now().astimezone().isoformat(timespec="seconds")
-    model, run, said, begun, count = render.NO_MODEL, "", "", False, _Count()
+    model, run, said, begun, count, capable, asked_sha = render.NO_MODEL, "", "", False, _Count(), False, ""
+    gap = "\n\n"
 
     def parts() -> list[str]:
         return render.reply_parts(Answer(question, said, False, tuple(told.citations), model, run, "", created, 0.0))
 
-    if speaker is not None:
-        base, adapter, run = speaker
-        try:
+    base = ""
+    try:
+        if which not in ("current", "base") or registry.serving(workspace, ledger) is not None:
+            base, adapter, run = served(workspace, ledger, which)
             loaded = answer.load(base, adapter)
             model = answer.described(ledger, loaded, run)
             if not loaded.capable:
-                begun = True
-                yield parts()[0]
-            words = _made(loaded, answer.prompt(workspace, loaded, question, hits, history), workspace, wish or Wish(), cancel, count)
-            if loaded.capable:
-                for shown in (*map(told.add, words), told.end()):
-                    begun = begun or bool(shown)
-                    yield shown
-                if begun:
-                    return Spoken(tuple(told.citations), model, run, count.prompt, len(count.made), count.finish)
-            said = prompts.spoken("".join(words))
-        except answer.SILENT as error:
-            model = answer.silence(Path(base).name, error)
-    yield "".join(f"\n\n{part}" for part in parts()[1:]) if begun else "\n\n".join(parts())
-    return Spoken(tuple(told.citations), model, run, count.prompt, len(count.made), count.finish)
+                gap = ""
+                yield f"{parts()[0]}\n\n"
+            asked = answer.prompt(workspace, loaded, question, hits, history)
+            asked_sha, capable, kept = asked.sha, loaded.capable, list[str]()
+            for word in _made(loaded, asked, workspace, wish or Wish(), cancel, count):
+                kept.append(word)
+                shown = told.add(word) if capable else ""  # who listens may go at every word
+                begun = begun or bool(shown)
+                yield shown
+            if capable:
+                rest = told.end()
+                if begun or rest:
+                    yield rest
+                    return Spoken(tuple(told.citations), model, run, count.prompt, len(count.made), count.finish, prompt_sha=asked_sha)
+            said = prompts.spoken("".join(kept))
+    except answer.SILENT as error:
+        model = answer.silence(Path(base).name if base else "", error)
+    yield "\n\n".join(parts()) if gap and not begun else gap + "\n\n".join(parts()[1:])
+    return Spoken(tuple(told.citations), model, run, count.prompt, len(count.made), count.finish, False, said, asked_sha)
 
 
 def plain(

@@ -577,13 +577,7 @@ def append(vault: Path, path: str, text: str, expected_sha256: str) -> str:
         if before.st_nlink > 1:
             why = "the file has another name (a hard link: a backup's, or outside the vault), under which it would change too"
             raise VaultError(f"{why}; put a copy in its place, then try again", path=path, code="E-OUTSIDE")
-        there = decode(data)
-        if not there.encoding:
-            raise VaultError("the note is not readable as text, so nothing is added", path=path, code="E-ENC")
-        added = text if not there.text or there.text.endswith("\n") else "\n" + text
-        if b"\r" in data and "\n" in there.text and b"\r\n" in data.replace(b"\0", b""):
-            added = added.replace("\n", "\r\n")
-        new = added.encode(there.encoding.replace("utf-8-sig", "utf-8"), "replace")
+        new = addition(path, data, text)
         if _moment(os.fstat(descriptor)) != _moment(before) or not _stands(vault, path, before):
             raise OwnedNoteError("the note was changed while it was looked at; nothing was written; try again", path=path)
         try:
@@ -598,6 +592,17 @@ def append(vault: Path, path: str, text: str, expected_sha256: str) -> str:
             _take_back(descriptor, before.st_size, new)
             raise OwnedNoteError("the note was moved or replaced while it was written to; nothing was added; try again", path=path)
         return hashlib.sha256(data + new).hexdigest()
+
+
+def addition(path: str, data: bytes, text: str) -> bytes:
+    """The bytes that `append` adds to a note of these bytes: on a line of its own, in its encoding and newlines. Raises VaultError."""
+    there = decode(data)
+    if not there.encoding:
+        raise VaultError("the note is not readable as text, so nothing is added", path=path, code="E-ENC")
+    added = text if not there.text or there.text.endswith("\n") else "\n" + text
+    if b"\r" in data and "\n" in there.text and b"\r\n" in data.replace(b"\0", b""):
+        added = added.replace("\n", "\r\n")
+    return added.encode(there.encoding.replace("utf-8-sig", "utf-8"), "replace")
 
 
 def _take_back(descriptor: int, size: int, added: bytes) -> None:

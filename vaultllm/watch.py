@@ -3,8 +3,8 @@
 The file system's events are a hint only (`eyes.py`); a scan of the whole vault now and then is the truth (`reconcile.py`): every
 `watch.reconcile` seconds, less often where it would cost more than a small share of a core and events can be trusted. Between two
 scans only the files that events named are looked at: what a saved note costs does not grow with the vault. What is to be done is done
-by a child (`hands.py`), and what takes the memory long by another (`follower.py`). Knows nothing about notes, scenes or how the memory
-works, and logs no text of them.
+by a child (`hands.py`), what takes the memory long by another (`follower.py`), and what is asked in a note is answered by a third
+(`voice.py`). Knows nothing about notes, scenes or how the memory works, and logs no text of them.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from vaultllm.hands import Answer, Ended, Hands
 from vaultllm.heartbeat import BEAT, Heart, beating
 from vaultllm.reconcile import Mark, Truth
 from vaultllm.text import nfc
+from vaultllm.voice import Voice
 
 Log = Callable[[dict[str, Any]], None]
 
@@ -65,7 +66,8 @@ def _heard(stop: threading.Event) -> Iterator[None]:
 def run(job: steps.Job, *, log: Log, stop: threading.Event | None = None) -> None:
     """Watch the vault until `stop` is set or a KeyboardInterrupt comes (Ctrl-C; SIGTERM in our own process), then return.
 
-    `log` gets dicts: `at` (ISO 8601), `event` (started, ingested, embedder, waiting, problem, stopped), ids and counts, no text of notes.
+    `log` gets dicts: `at` (ISO 8601), `event` (started, ingested, embedder, answered, answer_stopped, interrupted, waiting, problem,
+    stopped), ids and counts, no text of notes.
     Raises LockedError when a daemon watches this vault already; everything later is logged, and the watching goes on.
     """
 
@@ -108,6 +110,8 @@ class _Daemon:
         self.first = True
         self.hands = Hands(workspace)
         self.follower = Follower(workspace, say, self.dirty.hint.set)
+        self.voice = Voice(workspace, say, heart, self.dirty.hint.set)
+        self.unread: tuple[str, ...] = ()  # notes that were saved, and could not be read when they had settled
 
     def watch(self) -> None:
         """Until told to stop."""
@@ -116,7 +120,7 @@ class _Daemon:
         try:
             while not self.stop.is_set():
                 self.turn(time.monotonic())
-                self.heart.beat("watching")
+                self.heart.beat("answering" if self.voice.path else "watching")
                 self.dirty.hint.wait(self.sleep(time.monotonic()))
                 self.dirty.hint.clear()
         finally:
@@ -124,14 +128,13 @@ class _Daemon:
             self.eyes.close()
             self.hands.end()
             self.follower.end()
+            self.voice.end()
             self.truth.close()
 
     def sleep(self, now: float) -> float:
         """Seconds until there is something to do, if no event comes."""
         waits = [self.next_scan - now, BEAT, self.tick]
-        settling = self.dirty.wait(now)
-        if settling is not None:
-            waits.append(settling)
+        waits += [one for one in (self.dirty.wait(now), self.voice.wait(now)) if one is not None]
         if self.eyes.root is None:
             waits.append(ROOT_RETRY)
         return max(0.0, min(waits))
@@ -163,6 +166,7 @@ class _Daemon:
             self.reconcile()
         if self.follower.owed:
             self.follower.begin()
+        self.voice.turn(time.monotonic(), self.dirty.inside(self.dirty.pending()) or ())
 
     def soon(self) -> None:
         """A scan, as soon as what happens now can have settled."""
@@ -220,8 +224,12 @@ class _Daemon:
     def ingest(self, only: tuple[str, ...] | None) -> bool:
         """One ingest for all that happened: of these files, or of all. False when somebody else was writing: to be tried again soon."""
         self.heart.beat("ingesting")
+        # A scan may come before what was saved has settled, and read it: then it is now that what is asked there is new.
+        named = only if only is not None else self.dirty.inside(self.dirty.pending()) or ()
+        saved = () if self.first else tuple(path for path in {*named, *self.unread} if path != self.voice.path)
+        self.unread = saved
         try:
-            result = self.hands.do("ingest", self.beat, only=only, check=self.first)
+            result = self.hands.do("ingest", self.beat, only=only, check=self.first, saved=saved)
         except LockedError as error:
             self.say("waiting", code=error.code, message=error.message)
             return False
@@ -230,7 +238,11 @@ class _Daemon:
         except Ended as error:  # a bug, a full disk, a crash: it must not end the watching
             self.problem("E-INTERNAL", str(error))
         else:
+            for answer in result["interrupted"]:
+                self.say("interrupted", answer=answer)
             self.ingested(result)
+            self.voice.saved(saved, result["asked"])
+            self.unread = ()
             self.away, self.follower.owed = bool(result["away"]), result["owed"]
             if result["notes"]["parsed"] > HEAVY:
                 self.hands.end()  # what it needed for so many it would keep; the next one is small

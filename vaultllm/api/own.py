@@ -90,7 +90,7 @@ def routes(engine: Engine, training: Training) -> APIRouter:
             def progress(at: Progress) -> None:
                 emit({"progress": at.phase, "share": at.done})
 
-            job.progress, job.stream = progress, lambda piece: emit({"text": piece})
+            job.progress, job.stream, job.cancel = progress, lambda piece: emit({"text": piece}), over
             result: dict[str, Any] = verb(job)
             return result
 

@@ -20,7 +20,12 @@ from vaultllm.schema import Conversation, Note
 if TYPE_CHECKING:
     from vaultllm.config import ScanSettings
 
-LEFT_OUT = frozenset({"E-MESSAGE", "W-EMPTY", "W-FORGOTTEN", "W-HIDDEN", "W-TOOL", "W-SERVICE", "W-PRIVATE", "W-COPY", "W-MISSING"})
+LEFT_OUT = frozenset(
+    {
+        *("E-MESSAGE", "W-EMPTY", "W-FORGOTTEN", "W-HIDDEN", "W-TOOL", "W-SERVICE", "W-PRIVATE", "W-COPY", "W-MISSING"),
+        "W-UNFINISHED",
+    }
+)
 """Codes of problems that stand for messages left out of a talk, `count` of them: nothing goes without a count and a reason."""
 
 
@@ -37,6 +42,9 @@ class Reader:
     only_json: bool = False
     """Whether all that it takes are files with one of `exports.SUFFIXES`: it need not be asked about others."""
 
+
+ASKED = "ask"
+"""The reader of notes in which the owner asks by `[!ask]`: prose with a talk in it, all of it the owner's but the answers."""
 
 READERS: tuple[Reader, ...] = (
     Reader("nexus-backup", nexus.backup_why, nexus.read_none),
@@ -56,6 +64,7 @@ READERS: tuple[Reader, ...] = (
     Reader("numbered", headed.numbered_why, headed.read_numbered),
     Reader("clipper", clipper.detect, clipper.read),
     Reader("plain", plain.detect, plain.read),
+    Reader(ASKED, nexus.asked_why, nexus.read),
 )
 _OTHERS = tuple(reader for reader in READERS if not reader.only_json)
 

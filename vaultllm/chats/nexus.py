@@ -25,13 +25,14 @@ from typing import TYPE_CHECKING
 from vaultllm.chats.flattened import holds_code, mark_variants, strip_citations, survived, untie
 from vaultllm.chats.messages import first_filled, last_filled, unquoted
 from vaultllm.chats.nexus_bodies import Body, open_end, read_body
-from vaultllm.chats.nexus_heads import OLD, Head, Uid, scan
+from vaultllm.chats.nexus_heads import OLD, OWN_MARK, OWN_OPEN, Head, Uid, scan
 from vaultllm.chats.times import Clock, from_iso, is_unknown, make_clock, read_time
 from vaultllm.schema import Conversation, Lines, Note, Problem, Turn
 
 if TYPE_CHECKING:
     from vaultllm.config import ScanSettings
 
+_SOURCES = re.compile(r"> \[!quote\]- ")
 _RULE = re.compile(r" {0,3}---+[ \t]*$")
 _HEADER = re.compile(r"#[ \t]+(?:Title|Topic):(?P<title>.*)|Created:(?P<created>.*)|Last Updated:|Chat URL:(?P<url>.*)")
 _URL = re.compile(r"[ \t]*https?://(?:www\.)?(?P<host>[a-z.]+)/(?P<kind>[a-z]+)/(?P<id>[\w-]+)", re.IGNORECASE)
@@ -81,11 +82,38 @@ def detect(note: Note, settings: ScanSettings) -> str:
     callouts = "[!nexus_" in text or any(callout[:6].lower() == "nexus_" for callout in text.split("[!")[1:])
     if not callouts and not (", on " in text and OLD.search(text)):
         return ""
-    _, heads, uids = _scanned(note.text, note.body_line - 1)
+    lines, heads, uids = _scanned(note.text, note.body_line - 1)
+    if _is_asked(note, lines, heads):
+        return ""
     # An old head is an ordinary heading; only together with the plugin's other marks it is no accident.
     if not heads or not (callouts or uids or "nexus" in note.properties or len(heads) >= 2):
         return ""
     return f"{len(heads)} nexus head{'s' * (len(heads) > 1)}"
+
+
+def asked_why(note: Note, settings: ScanSettings) -> str:
+    """`2 questions in a note`: the owner asks in `[!ask]` callouts, and all else but the answers is prose; empty when nobody does."""
+    if "<!-- vaultllm " not in note.text and not any(callout[:4].lower() == "ask]" for callout in note.text.split("[!")[1:]):
+        return ""
+    lines, heads, _ = _scanned(note.text, note.body_line - 1)
+    asked = sum(head.shape == "ask" for head in heads)
+    return f"{asked} question{'s' * (asked != 1)} in a note" if _is_asked(note, lines, heads) else ""
+
+
+def _is_asked(note: Note, lines: Sequence[str], heads: Sequence[Head]) -> bool:
+    """Whether nobody but the owner asks, by `[!ask]`, and nobody but vaultllm, or who is taken for it, answers."""
+    asked = any(head.shape == "ask" or _own(lines[head.body : head.body + 1]) for head in heads)
+    return asked and "nexus" not in note.properties and all(head.shape == "ask" or _answers(head) for head in heads)
+
+
+def _answers(head: Head) -> bool:
+    return head.role == "assistant" and head.shape == "callout"
+
+
+def _own(rows: Sequence[str]) -> str:
+    """The id under which vaultllm wrote a message whose first row this is; empty when it did not."""
+    mark = OWN_MARK.match((unquoted(rows[0]) or "") if rows and "<!--" in rows[0] else "")
+    return mark["id"] if mark else ""
 
 
 def read(note: Note, settings: ScanSettings, timezone: str) -> list[Conversation]:
@@ -119,12 +147,15 @@ def read(note: Note, settings: ScanSettings, timezone: str) -> list[Conversation
         turn, end, body = _message(lines, head, following, uid_row, uids, clock, only_model, version, is_cleaned)
         taken.append((head.row, end))
         bodies.append(body)
-        found.append(turn if turn.text else None)
-        if not turn.text:
+        found.append(turn if turn.text and not body.unfinished else None)
+        if body.unfinished:
+            message = "this answer of vaultllm's was stopped before its end, so it is no part of the talk; delete it, or ask again below"
+            problems.append(Problem("W-UNFINISHED", message, head.row + 1))
+        elif not turn.text:
             problems.append(Problem("W-EMPTY", "this message has no text (an attachment or an image only); it is left out", head.row + 1))
     ordered = untie(found)
     turns = [turn for turn in (mark_variants(ordered) if flat else ordered) if turn is not None]
-    loose, restored = _between(lines, first, taken, uids)
+    loose, restored = _prose(lines, first, taken) if _is_asked(note, lines, heads) else _between(lines, first, taken, uids)
     problems += [*_doubts(turns), *_besides(heads, bodies, restored)]
     last = max(first, last_filled(lines, first, len(lines)))
     by_url = url["id"] if url and (url["host"].lower(), url["kind"]) in _WITH_ID else ""
@@ -174,7 +205,9 @@ def _cleaned(heads: Sequence[Head], version: tuple[int, ...]) -> list[bool]:
         return [False] * len(heads)
     named = ("User", "Assistant")  # what these versions write; without a version only that shows whose callout it is
     own = [
-        head.author == "Assistant" if head.shape == "old" else bool(version) or (head.shape == "callout" and head.author in named)
+        head.author == "Assistant"
+        if head.shape == "old"
+        else head.shape != "ask" and (bool(version) or (head.shape == "callout" and head.author in named))
         for head in heads
     ]
     below: list[bool | None] = []  # whether the next answer is of such a version; None: there is none
@@ -251,9 +284,15 @@ def _message(
 
     `uid_row` is the row of its UID; None when it has none.
     """
-    end = open_end(lines, head.body, following) if uid_row is None else uid_row
+    if uid_row is None or head.shape == "ask":  # the owner writes no UID; one further down is that of an answer that lost its head
+        uid_row, end = None, open_end(lines, head.body, following, head.shape == "ask" and bool(head.said))
+    else:
+        end = uid_row
     body = read_body(lines, head, end, version)
-    damaged = is_cleaned and not survived(body.rows)
+    if head.role == "assistant" and (own := _own(lines[head.body : end])):
+        body.own, body.unfinished = own, uid_row is None
+        body.rows = _said(body.rows)
+    damaged = is_cleaned and not body.own and not survived(body.rows)
     text = strip_citations(body.rows, head.role == "assistant") if damaged else body.rows
     top = first_filled(text, 0, len(text))
     last = last_filled(lines, head.body, end)
@@ -272,14 +311,32 @@ def _message(
         model=(head.model or only_model) if head.role == "assistant" else "",
         at=read_time(head.at_raw, clock),
         at_raw=head.at_raw,
-        uid=uid,
+        uid=uid or (f"{body.own}-agent" if body.own else ""),
         attachments=tuple(dict.fromkeys(body.names)),
         lossy=damaged,
     )
     return turn, last + 1, body
 
 
+def _said(rows: Sequence[str]) -> list[str]:
+    """What an answer of vaultllm's says: without its mark and without the sources at its end, which are quotations."""
+    kept = ["" if OWN_MARK.match(row) else row for row in rows]
+    sources = next((at for at, row in enumerate(kept) if _SOURCES.match(row)), len(kept))
+    return kept[:sources] + [""] * (len(kept) - sources)
+
+
 # -- what lies between the messages
+
+
+def _prose(lines: Sequence[str], first: int, taken: Sequence[Lines]) -> tuple[list[Lines], list[int]]:
+    """As `_between`, of a note in which all that is no message is prose: but for the line above an answer, by which it is stopped."""
+    starts = [first, *(end for _, end in taken)]
+    ends = [*(start for start, _ in taken), len(lines)]
+    found = []
+    for start, end in zip(starts, ends, strict=True):
+        rows = [row for row in range(start, end) if lines[row].strip() and not OWN_OPEN.match(lines[row])]
+        found += [(rows[0] + 1, rows[-1] + 1)] if rows else []
+    return found, []
 
 
 def _between(lines: Sequence[str], first: int, taken: Sequence[Lines], uids: Mapping[int, Uid]) -> tuple[list[Lines], list[int]]:

@@ -50,15 +50,17 @@ class Body:
     phrases: list[int] = field(default_factory=list)  # rows of the file with the plugin's own phrases
     attached: list[int] = field(default_factory=list)  # rows of the file with what an attachment holds
     moved: list[str] = field(default_factory=list)  # paths of files into which the plugin moved text
+    own: str = ""  # the id under which vaultllm wrote it
+    unfinished: bool = False  # vaultllm did not come to its end
 
 
-def open_end(lines: Sequence[str], start: int, limit: int) -> int:
+def open_end(lines: Sequence[str], start: int, limit: int, said: bool = False) -> int:
     """Where a message without a UID ends: at text that is not quoted, or at another callout below an empty line.
 
-    A line that only lost its quote mark goes on with the paragraph above it, as in every Markdown reader.
+    A line that only lost its quote mark goes on with the paragraph above it, as in every Markdown reader; `said`: the head is one.
     """
     fence: Fence | None = None
-    goes_on = False
+    goes_on = said
     for row in range(start, limit):
         line = lines[row]
         inner = unquoted(line)

@@ -15,7 +15,11 @@ from vaultllm.chats.messages import unquoted
 from vaultllm.chats.times import BIDI, cut_time
 from vaultllm.schema import Role
 
-_CALL = re.compile(r" {0,3}>(?P<space>[ \t]?)\[!nexus_(?P<who>\w{1,40})\][+-]?[ \t]*(?P<title>.*)$", re.IGNORECASE)
+_CALL = re.compile(r" {0,3}>(?P<space>[ \t]?)\[!(?:nexus_(?P<who>\w{1,40})|ask)\][+-]?[ \t]*(?P<title>.*)$", re.IGNORECASE)
+OWN_MARK = re.compile(r"[ \t]*<!-- vaultllm (?P<id>\d{14}-[0-9a-f]{8}) -->[ \t]*$")
+"""The first line of an answer that vaultllm writes into a note: whose words these are, however much of the rest is deleted."""
+OWN_OPEN = re.compile(r"[ \t]*<!-- vaultllm \d{14}-[0-9a-f]{8}: [^<>]*-->[ \t]*$")
+"""The line above it, which the owner deletes to stop the answer."""
 _NAMED = re.compile(r"\*\*(?P<author>[^*\n]+?)\*\*[ \t]*(?:[-–—][ \t]*(?P<at>.*))?$")
 OLD = re.compile(r"^#{3,4}[ \t]+(?P<author>User|ChatGPT|Assistant|Unknown), on (?P<at>.*\d.*)$", re.MULTILINE)
 _UID = re.compile(r"[ \t]*<!--[ \t]*UID:")
@@ -33,7 +37,7 @@ class Head(NamedTuple):
 
     row: int
     body: int  # row at which its text begins
-    shape: str  # "callout", "readme" (two lines), "old"
+    shape: str  # "callout", "readme" (two lines), "old", "ask" (the owner's `[!ask]`)
     role: Role
     author: str
     model: str
@@ -194,7 +198,13 @@ def _head(lines: Sequence[str], row: int, first: int) -> Head | None:
         at, said = _at(lines, row + 1, old["at"].strip().removesuffix(";"))
         return Head(row, row + 1, "old", "user" if old["author"] == "User" else "assistant", old["author"], "", at, said)
     call = _CALL.match(line)
-    if call is None or (who := call["who"].lower()) in _NO_ROLES:
+    if call is None:
+        return None
+    if call["who"] is None:
+        below = row > first and unquoted(lines[row - 1]) is not None  # then the quote began above it, and it is text
+        return None if below else Head(row, row + 1, "ask", "user", "", "", "", call["title"].strip())
+    who = call["who"].lower()
+    if who in _NO_ROLES:
         return None
     # A callout begins where its quote begins. The plugin writes heads without a space and body lines with one, so a
     # head without a space counts even right below a body that lost its UID.

@@ -16,6 +16,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -24,6 +25,7 @@ from vaultllm import (
     answer,
     canonical,
     config,
+    conversing,
     forget,
     forgotten,
     importing,
@@ -174,23 +176,26 @@ def reply(world: World) -> None:
 
     @contextlib.contextmanager
     def lock() -> Iterator[None]:
-        if moment < 0.3:
+        if moments and moments.pop() < 0.3:
             world.meddle(path)
         yield
 
     moment = world.rng.random()
+    moments, settings = [moment], world.workspace.settings
+    soon = {"answers": settings.answers.model_copy(update={"wait": 0.01}), "watch": settings.watch.model_copy(update={"settle": 0.01})}
+    workspace = replace(world.workspace, settings=settings.model_copy(update=soon))
     late = before(os, "write", lambda *_: world.meddle(path)) if 0.3 <= moment < 0.6 else contextlib.nullcontext()
     try:
         with late:
-            answer.reply(world.workspace, world.ledger, path, progress=silent, lock=lock)
+            found = conversing.reply(workspace, world.ledger, path, progress=silent, lock=lock)
     except VaultllmError:
         world.counts["refused"] += 1
         return
     there, now = world.files.get(path, (b"", 0))[0], (world.root / path).read_bytes()
-    if not now.startswith(there) or len(now) == len(there):
+    if not now.startswith(there) or (len(now) == len(there) and not found.stopped):
         raise BrokenError(f"R3: a reply changed what stood in {path}: {there!r} became {now!r}")
     world.take(path)
-    world.counts["replies"] += 1
+    world.counts["refused" if found.stopped else "replies"] += 1
 
 
 def _is_open(data: bytes) -> bool:

@@ -43,15 +43,15 @@ def ask(
     return _answered(found, path)
 
 
-def reply(job: Job, path: Annotated[str, typer.Argument(help="A chat note whose last turn is yours, vault-relative.")]) -> dict[str, Any]:
-    """Answer the open turn at the end of a chat note, by appending to it."""
-    from vaultllm import answer, forgotten
+def reply(job: Job, path: Annotated[str, typer.Argument(help="A note whose last turn is yours, vault-relative.")]) -> dict[str, Any]:
+    """Answer the question at the end of a note (`> [!ask] …`, or the open turn of a chat), by appending to it."""
+    from vaultllm import conversing, forgotten
 
     path = relative(job, path)
     if forgotten.load(job.workspace.state).path(path):
         raise DataError(f'this note was forgotten; to answer in it: vaultllm forget --undo "{path}"', path=path)
-    found = answer.reply(job.workspace, job.ledger, path, stream=job.stream, progress=job.progress, lock=job.lock)
-    return _answered(found, path)
+    found = conversing.reply(job.workspace, job.ledger, path, stream=job.stream, progress=job.progress, lock=job.lock, cancel=job.cancel)
+    return {**_answered(found, path), "stopped": found.stopped or None, "unfinished": found.unfinished}
 
 
 def rate(

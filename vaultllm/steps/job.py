@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -32,6 +33,8 @@ class Job:
     """Seconds to wait for another process that writes."""
     background: bool = False
     """Whether what takes the memory long (another embedder, learning) is left to somebody else: the daemon's own thread, a later ingest."""
+    cancel: threading.Event | None = None
+    """Set when nobody waits for an answer any more; None: somebody always does."""
     _ledger: Ledger | None = field(default=None, repr=False)
 
     @property
