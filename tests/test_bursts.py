@@ -20,7 +20,7 @@ cli.main(sys.argv[1:])
 @pytest.fixture(autouse=True)
 def fewer(monkeypatch: pytest.MonkeyPatch) -> None:
     """The trial is the same, the machine is shared."""
-    monkeypatch.setitem(bursts._SIZES, "quick", (300, 150, 2, 240.0))
+    monkeypatch.setitem(bursts._SIZES, "quick", (120, 60, 2, 240.0))
 
 
 @pytest.mark.skipif(not bursts._QUEUE.exists(), reason="inotify is Linux's")
@@ -31,7 +31,7 @@ def test_none_of_a_burst_is_missed_nor_of_what_changed_while_the_queue_was_full(
     assert found.holds
     assert found.figures["overflows"] >= 1
     assert found.figures["own_notes_ingests"] == 0
-    assert found.tried == 300 + 150 + found.figures["renamed_notes"] + 100 + 2
+    assert found.tried == 120 + 60 + found.figures["renamed_notes"] + 100 + 2
     assert len(told) == 3
 
 
@@ -39,10 +39,10 @@ def test_none_of_a_burst_is_missed_nor_of_what_changed_while_the_queue_was_full(
 def test_the_trial_finds_a_daemon_that_takes_no_notice_of_a_full_queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for part in ("burst", "renamed", "ours", "saved"):
         monkeypatch.setattr(bursts._Trial, part, lambda *_: None)
-    found = bursts.run(tmp_path, "quick", 0, lambda _: None, (sys.executable, "-c", CARELESS), 15.0)
+    found = bursts.run(tmp_path, "quick", 0, lambda _: None, (sys.executable, "-c", CARELESS), 8.0)
     assert not found.holds
     assert len(found.failures) == 1
-    assert "150 notes while it was stopped: 150 notes are not in the state after 1" in found.failures[0]
+    assert "60 notes while it was stopped: 60 notes are not in the state after " in found.failures[0]
 
 
 @pytest.mark.skipif(not bursts._QUEUE.exists(), reason="inotify is Linux's")

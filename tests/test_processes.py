@@ -17,7 +17,9 @@ from tests import models
 from vaultllm import config, processes, steps
 from vaultllm.errors import UsageError
 from vaultllm.schema import Progress, silent
+from vaultllm.selftest import forks
 
+pytestmark = pytest.mark.usefixtures("one_thread")  # who has several cannot be forked
 ROOT = Path(__file__).parents[1]
 TIMES = {"minutes": 5.0, "epochs": 2.0, "rank": 4, "alpha": 8, "learning_rate": 1e-2, "max_tokens": 128}
 
@@ -139,9 +141,6 @@ def test_other_commands_run_in_one_process(of: Any, tmp_path: Path, capsys: pyte
 
 
 def test_accelerate_launch_with_two_processes_trains_the_same_adapter(tmp_path: Path):
-    import torch
-
-    torch.set_num_threads(1)
     base = models.build(tmp_path / "base", "llama")
     runs = []
     for name in ("one", "two"):
@@ -187,9 +186,16 @@ def test_two_processes_stop_together_and_go_on_to_the_same_adapter(tmp_path: Pat
     of(0, 2)  # this process leads; the other one is as a launcher would start it
     for name in ("LOCAL_RANK", "LOCAL_WORLD_SIZE"):  # accelerate sets them, and they must not stay
         monkeypatch.setenv(name, os.environ["RANK" if name == "LOCAL_RANK" else "WORLD_SIZE"])
-    code = "import torch; torch.set_num_threads(1); from vaultllm import train; train.take_part(step_back=False)"
-    theirs = environment() | {"RANK": "1", "LOCAL_RANK": "1"}
-    other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=theirs)
+    said = tmp_path / "said"
+
+    def take_part() -> int:
+        os.environ.update({"RANK": "1", "LOCAL_RANK": "1"})
+        for number in (1, 2):
+            os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+        train.take_part(step_back=False)
+        return 0
+
+    other = forks.forked(take_part)  # it has all loaded: to start anew would take seconds
 
     def stop(progress: Progress) -> None:
         if progress.step == 3:
@@ -203,9 +209,9 @@ def test_two_processes_stop_together_and_go_on_to_the_same_adapter(tmp_path: Pat
                     train.train_lora(base, corpus(36), tmp_path / "run", wanted, progress=stop)
             assert {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()} <= {"checkpoint-3", "checkpoint-4"}
             metrics = train.train_lora(base, corpus(36), tmp_path / "run", wanted, progress=silent, resume=True)
-        assert (other.communicate(timeout=60)[0], other.returncode) == ("", 0)
     finally:
-        other.kill()
+        code = forks.ended(other, 60.0)
+    assert (said.read_text(), code) == ("", 0)
     assert metrics["steps"] == whole["steps"] > 4
     assert metrics["tokens"] == whole["tokens"]
     assert_same_adapter(tmp_path / "whole", tmp_path / "run")
