@@ -268,3 +268,33 @@ def test_without_watching_only_the_night_is_planned(places):
         wanted = schedule.plan(kind, *places, "03:30", watch=False)
         assert not [path for path, _ in wanted.files if "watch" in path.name]
         assert "@reboot" not in wanted.crontab
+
+
+@pytest.mark.parametrize("kind", ["systemd", "launchd"])
+def test_what_is_installed_is_found_with_its_time(places, tmp_path, monkeypatch, kind):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+
+    def refused(command, text):
+        return subprocess.CompletedProcess(command, 1, "", "no crontab for you")
+
+    assert schedule.found(*places, refused) is None
+    for path, content in schedule.plan(kind, *places, "4:05").files:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content, encoding="utf-8")
+    assert schedule.found(*places, refused) == {"kind": kind, "at": "04:05"}
+    assert schedule.found(tmp_path, places[1], refused) is None  # another vault's is another's
+    assert schedule.found(tmp_path / "a\nb", places[1], refused) is None  # no schedule can name it
+
+
+def test_lines_in_the_crontab_are_found_with_their_time(places, monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+    lines = "0 5 * * * backup\n" + crontab(*places, "23:40") + "1 6 * * * other\n"
+
+    def listed(command, text):
+        assert list(command) == ["crontab", "-l"]
+        return subprocess.CompletedProcess(command, 0, lines, "")
+
+    assert schedule.found(*places, listed) == {"kind": "cron", "at": "23:40"}
+    lines = "0 5 * * * backup\n"
+    assert schedule.found(*places, listed) is None

@@ -137,6 +137,8 @@ def uninstall(wanted: Plan, run: Run | None = None) -> list[str]:
 def found(vault: Path, state: Path, run: Run | None = None) -> dict[str, str] | None:
     """What is installed for this vault: {kind, at (HH:MM)}; None when nothing is. A crontab that cannot be read tells nothing."""
     run = run or _run
+    if any(_UNFIT.search(str(path)) for path in (vault, state)):
+        return None  # no schedule can name it
     for kind in KINDS:
         wanted = plan(kind, vault, state, "03:30")
         texts = [path.read_text(encoding="utf-8", errors="replace") for path, _ in wanted.files if path.is_file()]
