@@ -9,6 +9,7 @@ import select
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ class Browser:
         os.close(there)
         os.close(back)
         self._number, self._buffer, self._session = 0, b"", ""
+        self._writing = threading.Lock()
         self.events: list[dict[str, Any]] = []
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
@@ -74,11 +76,18 @@ class Browser:
         message, self._buffer = self._buffer.split(b"\0", 1)
         return json.loads(message)
 
+    def send(self, number: int, method: str, params: dict[str, Any]) -> None:
+        """Give a command, and wait for nothing; any thread may."""
+        message = {"id": number, "method": method, "params": params} | ({"sessionId": self._session} if self._session else {})
+        data = json.dumps(message).encode() + b"\0"
+        with self._writing:
+            while data:
+                data = data[os.write(self._write, data) :]
+
     def call(self, method: str, **params: Any) -> dict[str, Any]:
         """One command of the DevTools protocol; what happens meanwhile is kept in `events`."""
         self._number += 1
-        message = {"id": self._number, "method": method, "params": params} | ({"sessionId": self._session} if self._session else {})
-        os.write(self._write, json.dumps(message).encode() + b"\0")
+        self.send(self._number, method, params)
         while (answer := self._next()).get("id") != self._number:
             self.events.append(answer)
         assert "error" not in answer, (method, answer["error"])

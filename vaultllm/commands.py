@@ -318,12 +318,18 @@ def serve(
 
 @contextlib.contextmanager
 def served(workspace: config.Workspace, log: Callable[[dict[str, Any]], None]) -> Iterator[None]:
-    """The same beside something else, in a thread; that it cannot listen does not end the other."""
+    """The same beside something else, in a thread; that it cannot listen does not end the other.
+
+    Where another vault's daemon has the port, any that is free is taken: the plugin reads it from `api.json`.
+    """
     from vaultllm.api import server
 
     with contextlib.ExitStack() as stack:
         try:
-            host, port = stack.enter_context(server.serving(workspace))
+            try:
+                host, port = stack.enter_context(server.serving(workspace))
+            except UsageError:  # the port is taken
+                host, port = stack.enter_context(server.serving(workspace, port=0))
             said: dict[str, Any] = {"event": "serving", "url": f"http://{host}:{port}"}
         except VaultllmError as error:
             said = {"event": "problem", "code": error.code, "message": str(error)}
