@@ -447,6 +447,9 @@ def test_the_stretch_with_the_words_is_shown_and_they_are_marked(tmp_path):
     assert not [piece for piece, is_word in plain if is_word]
     assert empty == []
     assert bengali[0] == ["নদীর", True]
+    assert [piece for piece, is_word in results(tmp_path, "marked", ["the heat of the oven is over", "of the oven"])[0] if is_word] == [
+        "oven"
+    ]
 
 
 @needs_node
@@ -491,7 +494,7 @@ def test_what_is_told_of_a_vault_is_in_plain_words(tmp_path, shell):
     plan = {"removed": {"notes": 1, "scenes": 6, "datasets": 0}, "runs": [{"id": "r1", "answered": True}], "bases": [],
             "notes_that_quote_it": ["A.md"], "said_elsewhere": ["B.md"]}  # fmt: skip
     (lines,) = results(tmp_path, "forgetLines", [plan])
-    assert lines[0] == "1 notes, 6 scenes"
+    assert lines[0] == "1 note, 6 scenes"
     assert "Training r1" in lines[1]
     assert len(lines) == 4
     waits, nothing, done = results(

@@ -1,7 +1,8 @@
 """The user's files: find the notes, read one, write a new one, append to one. The only module that touches the vault.
 
 Nothing outside the vault is read or written: names are checked, symbolic links are never followed, and what a path
-means is checked again after its file is open. A file that exists is never replaced. Knows nothing about what is in a note.
+means is checked again after its file is open. No note is ever replaced (`put` replaces files of our own). Knows nothing about what
+is in a note.
 """
 
 from __future__ import annotations

@@ -107,7 +107,8 @@ function wanted(data) {
 /** A text in pieces, each [piece, whether it is a word of the query]: the stretch where most of them stand. */
 function marked(text, query, most = 320) {
   const words = query.toLowerCase().match(/[\p{L}\p{M}\p{N}]{2,}/gu) || [];
-  const roots = words.map((word) => word.slice(0, Math.max(3, Math.ceil(word.length * 0.7))));
+  const long = words.filter((word) => word.length > 3); // `the` and `of` say nothing beside others
+  const roots = (long.length ? long : words).map((word) => word.slice(0, Math.max(4, Math.ceil(word.length * 0.7))));
   const is = (word) => roots.some((root) => word.toLowerCase().startsWith(root));
   const flat = oneLine(text);
   const at = [...flat.matchAll(/[\p{L}\p{M}\p{N}]+/gu)].filter((found) => is(found[0])).map((found) => found.index);
@@ -122,6 +123,11 @@ function marked(text, query, most = 320) {
 /** Where a hit stands, as a person reads it. */
 function titleOf(hit) {
   return [...new Set([hit.title, ...hit.headings])].join(" › ");
+}
+
+/** `1 note`, `2 notes`. */
+function counted(count, what) {
+  return `${count} ${count === 1 ? what.replace(/s$/, "") : what}`;
 }
 
 function percent(share) {
@@ -160,7 +166,7 @@ function statusLines(status, listens) {
   const { daemon, training, memory, dataset, scenes } = status;
   const waiting = Object.entries(status.behind || {}).filter(([, count]) => count);
   const last = daemon && daemon.last;
-  const did = last ? `, last at ${last.at}: ${last.message || `${last.read || 0} read, ${last.removed || 0} removed`}` : "";
+  const did = last ? `, last at ${last.at.slice(0, 16).replace("T", " ")}: ${last.message || `${last.read || 0} read, ${last.removed || 0} removed`}` : "";
   const lines = [
     daemon && daemon.alive
       ? `A watcher is alive (process ${daemon.pid}, ${daemon.doing}${did}).`
@@ -173,9 +179,9 @@ function statusLines(status, listens) {
         ? `Waiting to be read: ${waiting.map(([what, count]) => `${count} ${what}`).join(", ")}.`
         : "Every note is read."
       : "The vault cannot be listed now; is its disk there?",
-    `${status.notes} notes, ${scenes.total} scenes, ${memory.passages} passages in the memory.`,
+    `${counted(status.notes, "notes")}, ${counted(scenes.total, "scenes")}, ${counted(memory.passages, "passages")} in the memory.`,
     status.current ? `Training ${status.current} answers.` : "No training answers: memory answers alone, or the base model.",
-    `${dataset.new_scenes} scenes are new since the last training; the next one starts at ${dataset.min_new}.`,
+    `New since the last training: ${counted(dataset.new_scenes, "scenes")}; the next one starts at ${dataset.min_new}.`,
   ];
   if (training && training.state === "running") lines.push(`A training runs: ${progressText(training)}.`);
   if (training && training.state === "failed") lines.push(`The last training: ${training.error.message}`);
@@ -186,7 +192,7 @@ function statusLines(status, listens) {
 /** What forgetting takes away, a line each. */
 function forgetLines(result) {
   const gone = Object.entries(result.removed).filter(([, count]) => count);
-  const lines = [gone.length ? gone.map(([what, count]) => `${count} ${what}`).join(", ") : "Nothing was derived from it."];
+  const lines = [gone.length ? gone.map(([what, count]) => counted(count, what)).join(", ") : "Nothing was derived from it."];
   for (const run of result.runs) lines.push(`Training ${run.id} has seen it and is taken out of use${run.answered ? ": it answers now" : ""}.`);
   if (result.bases.length) lines.push(`${result.bases.length} base models have read it and are taken out of use.`);
   if (result.notes_that_quote_it.length) lines.push(`Notes of yours that quote it stay: ${result.notes_that_quote_it.join(", ")}`);
@@ -200,7 +206,7 @@ function shownSettings({ settings, schedule }) {
   const nightly = schedule ? `every day at ${schedule.at} (${schedule.kind})` : "not by itself; in a terminal: vaultllm schedule install";
   return [
     ["Model", train.base === "micro" ? "micro: a small one, trained here from nothing" : train.base],
-    ["Training", `${train.minutes} minutes at most, when ${train.min_new} scenes are new${train.only_on_ac ? ", on mains power only" : ""}`],
+    ["Training", `${counted(train.minutes, "minutes")} at most, from ${counted(train.min_new, "new scenes")} on${train.only_on_ac ? ", on mains power only" : ""}`],
     ["Schedule", nightly],
     ["Answers go to", answers.folder],
     ["Reports go to", answers.reports],
@@ -559,7 +565,7 @@ async function statusModal(plugin) {
   if (status instanceof Error) return void say(status.message);
   statusLines(status, plugin.listens).forEach(say);
   const failed = status.problems.filter((one) => one.code !== "W-COPY").sort((one, other) => one.code.localeCompare(other.code));
-  if (failed.length) say(`${failed.length} notes with something to mend:`);
+  if (failed.length) say(`${counted(failed.length, "notes")} with something to mend:`);
   for (const one of failed.slice(0, 20)) {
     const row = place.createDiv({ cls: "vaultllm-problem" });
     row.createEl("a", { text: one.path }).addEventListener("click", () => {
@@ -661,7 +667,7 @@ class SettingsTab extends PluginSettingTab {
     const told = new Setting(shown).setDesc("Looking…");
     plugin.link.call("config").then(
       (config) => {
-        told.setDesc(`They stand in ${config.file}; change them there.`);
+        told.setDesc(`What follows stands in ${config.file}; change it there.`);
         for (const [name, value] of shownSettings(config)) new Setting(shown).setName(name).setDesc(value);
       },
       (error) => void told.setDesc(error.message), // a Setting has `then`: given back, it would be waited for, without end
