@@ -34,8 +34,9 @@ Facts = dict[str, Any]
 _EXPECTED = (3, 75)  # exit codes of what the user can mend, and of a lock that is held
 _OURS = re.compile(r"\.vaultllm-.*|.*\.tmp|OPEN|.*\.(?:old|pid)|.*-journal")
 _MADE = re.compile(r"vaultllm/Answers/(?:\d{4}-\d\d-\d\d |\.vaultllm-)[^/]*|\.vaultllm/(?:config\.toml|\.[0-9a-f]{8}\.tmp)")
-# Of a training, what is measured is not what is tried; and a vault of twelve notes need not learn an embedder of its own for seconds.
-_BRIEF = {"vaultllm.training.MEASURES": 0.00001, "vaultllm.memory.live.LEARN_AT_ONCE": 0}
+# Of a training, what is measured is not what is tried, nor what its base has learnt; and a vault of twelve notes need not learn an
+# embedder of its own for seconds.
+_BRIEF = {"vaultllm.training.MEASURES": 0.00001, "vaultllm.training.BASE_SHARE": 0.1, "vaultllm.memory.live.LEARN_AT_ONCE": 0}
 _HEAVY = ("train", "promote")  # commands that load torch
 _JSON = ("--json", "-q")
 
