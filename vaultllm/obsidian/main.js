@@ -857,7 +857,10 @@ module.exports = class VaultllmPlugin extends Plugin {
     const stop = () => this.link.stopTraining().catch((error) => this.wrong(error));
     const notice = spoken("Training…", { button: "Stop", act: stop });
     try {
-      const at = await this.link.retrain((now) => notice.set(progressText(now)));
+      const at = await this.link.retrain((now) => {
+        notice.set(progressText(now));
+        this.words.setText(barText({ training: { ...now, state: "running" } }, true)); // its own look comes twice a minute
+      });
       if (at.error) throw new Wrong(at.error.message, at.error.code);
       const { report } = at.result || {};
       const open = { button: "Open the report", act: () => this.openNote(report, 1, "tab"), stays: 0 };
