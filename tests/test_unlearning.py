@@ -59,7 +59,7 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[steps.Job]:
         (vault / path).write_text(text, encoding="utf-8")
     config.init_workspace(vault, str(tmp_path / "state"))
     file = vault / ".vaultllm" / "config.toml"
-    settings = "minutes = 5.0\nval = 0.49\nnewest = 0.0\ntest = 0.0\nepochs = 1.0\ntasks = 0.0\n"
+    settings = "seed = 1\nminutes = 5.0\nval = 0.49\nnewest = 0.0\ntest = 0.0\nepochs = 1.0\ntasks = 0.0\n"
     file.write_text(f"{file.read_text(encoding='utf-8')}\n[train]\n{settings}", encoding="utf-8")
     found = steps.Job(config.open_workspace(vault, str(tmp_path / "state")))
     steps.ingest(found)
@@ -101,8 +101,11 @@ def test_what_was_known_is_known_no_more_and_a_copy_that_stays_is_found_out(job:
     assert found["verdict"] == "fell"
     assert (found["before"]["run"], found["after"]["run"]) == (first, second.id)
     assert (found["before"]["sentences"], found["before"]["as_well"]) == (4, 0)
-    assert found["before"]["mean"] > 4.0
-    assert found["before"]["mean"] - found["after"]["mean"] > 2.0
+    # The same to the last bit each time; with four seeds the mean was 3.9 to 5.5 bits before and 1.0 to 1.4 after, while 19 of 20 notes
+    # that nobody learnt are below 2.8, and their mean is 1.4. What is claimed stands between the two.
+    assert found["before"]["low"] > found["before"]["unseen"]["mean"]
+    assert found["before"]["mean"] > found["before"]["unseen"]["high"] + 0.5
+    assert found["after"]["mean"] < found["after"]["unseen"]["high"]
     assert found["after"]["p"] > 0.05
     assert found["after"]["unseen"]["notes"] >= memorised.UNSEEN_NOTES
     assert found["after"]["unseen"]["mean"] == pytest.approx(memorised.UNLEARNT, abs=0.1)
