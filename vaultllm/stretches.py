@@ -187,6 +187,9 @@ def _overwritten(text: str, char: str) -> str:
     return "\n".join([char * len(line) for line in text.split("\n")])
 
 
+_NOTHING_MORE = re.compile(r"[^\S\n]*+(?:\n|\Z)")  # in its line; a long line may hold thousands of comments, so none is cut out
+
+
 def for_blocks(body: str, spans: list[Span]) -> str:
     """The body as the block rules should see it: `%%` comments and display math must not look like headings or lists."""
     parts: list[str] = []
@@ -194,10 +197,9 @@ def for_blocks(body: str, spans: list[Span]) -> str:
     for start, end, kind in spans:
         if kind == "code" or body.startswith("<!--", start):
             continue
-        line_start, line_end = body.rfind("\n", last, start) + 1 or last, body.find("\n", end)
-        before, after = body[line_start:start], body[end : line_end if line_end >= 0 else len(body)]
+        before = body[body.rfind("\n", last, start) + 1 or last : start]
         # Blanks only where the whole line goes: blanks before text would make it indented code.
-        alone = kind == "comment" and not before.strip(" \t>") and not after.strip()
+        alone = kind == "comment" and not before.strip(" \t>") and _NOTHING_MORE.match(body, end) is not None
         parts += (body[last:start], _overwritten(body[start:end], " " if alone else "x"))
         last = end
     return "".join((*parts, body[last:])) if parts else body
