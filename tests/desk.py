@@ -162,7 +162,9 @@ class Desk(browser.Browser):
         def end() -> None:
             for one in readers:
                 one.join()
-            said.put(("close", child.wait()))
+            with child:  # waits, and closes its pipes
+                pass
+            said.put(("close", child.returncode))
 
         threading.Thread(target=end, daemon=True).start()
         self._children.append((child, said))
@@ -171,7 +173,7 @@ class Desk(browser.Browser):
     def do_child_write(self, number: int, text: str) -> None:
         pipe = self._children[number][0].stdin
         assert pipe is not None
-        with contextlib.suppress(BrokenPipeError):
+        with contextlib.suppress(BrokenPipeError, ValueError):  # it has ended
             pipe.write(text.encode())
             pipe.flush()
 

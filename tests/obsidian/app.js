@@ -68,7 +68,7 @@ class Settings extends Modal {
     const list = this.contentEl.createDiv("vertical-tab-header");
     list.createDiv({ cls: "vertical-tab-header-group-title", text: "Community plugins" });
     for (const tab of desk.tabs) {
-      list.createDiv({ cls: "vertical-tab-nav-item is-active", text: tab.plugin.manifest.name });
+      list.createDiv({ cls: "vertical-tab-nav-item is-active", text: tab._plugin.manifest.name });
       this.contentEl.append(tab.containerEl);
       tab.display();
     }

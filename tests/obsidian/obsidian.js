@@ -300,7 +300,7 @@ for (const [name, Kind] of Object.entries(kinds))
 
 class PluginSettingTab {
   constructor(app, plugin) {
-    [this.app, this.plugin, this.containerEl] = [app, plugin, createDiv("vertical-tab-content")];
+    [this.app, this._plugin, this.containerEl] = [app, plugin, createDiv("vertical-tab-content")];
   }
   hide() {}
 }
