@@ -13,7 +13,6 @@ import json
 import os
 import random
 import re
-import shutil
 import signal
 import time
 from collections import Counter
@@ -27,7 +26,7 @@ import filelock
 from vaultllm import canonical, config, dataset, forgotten, locks, registry, steps, target
 from vaultllm.schema import Run
 from vaultllm.selftest import Finding, Size, forks
-from vaultllm.selftest.alike import difference
+from vaultllm.selftest.alike import difference, rebuilt
 from vaultllm.traces import every_file
 
 _SIZES = {"quick": (3, 8), "soak": (8, 50)}  # processes, commands of each
@@ -201,7 +200,7 @@ def _kept(plan: _Plan, done: Sequence[_Done]) -> list[str]:
         said = steps.doctor(job)
         failures += [f"doctor: {problem['message']}" for problem in said["problems"]]
         now = canonical.dump(workspace, job.ledger)
-        if now != (clean := _clean(plan, workspace)):
+        if now != (clean := rebuilt(workspace.vault, workspace.state, Path(plan.work) / "clean")):
             failures.append(f"the state is not that of a clean rebuild: {difference(now, clean)}")
         answers = dict(job.ledger.db.execute("SELECT id, path FROM answers"))
         failures += [f"the answer {path} is not in the vault" for path in answers.values() if not (workspace.vault / path).is_file()]
@@ -218,17 +217,6 @@ def _kept(plan: _Plan, done: Sequence[_Done]) -> list[str]:
             except Exception as error:  # whatever is wrong with it is what is looked for
                 failures.append(f"the dataset {folder.name} cannot be read: {error}")
     return failures
-
-
-def _clean(plan: _Plan, workspace: config.Workspace) -> dict[str, Any]:
-    """The state of one process that reads the vault once, knowing what was forgotten."""
-    state = Path(plan.work) / "clean"
-    state.mkdir()
-    if (workspace.state / forgotten.FILE).exists():
-        shutil.copy(workspace.state / forgotten.FILE, state)
-    with _job(config.open_workspace(plan.vault, str(state))) as job:
-        steps.ingest(job)
-        return canonical.dump(job.workspace, job.ledger)
 
 
 def _forgotten(plan: _Plan, workspace: config.Workspace, paths: Sequence[str]) -> list[str]:

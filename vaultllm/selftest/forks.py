@@ -22,9 +22,10 @@ CAN = hasattr(os, "fork") and hasattr(os, "memfd_create")
 """Whether this system can do it at all."""
 
 
-def environment() -> dict[str, str]:
-    """What processes of a trial have: they find this vaultllm, speak UTF-8, take one thread each, and ask no hub."""
-    path = os.pathsep.join(filter(None, (str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH"))))
+def environment(first: str = "") -> dict[str, str]:
+    """What processes of a trial have: they find this vaultllm (and before it the modules of the folder `first`), speak UTF-8, take one
+    thread each, and ask no hub."""
+    path = os.pathsep.join(filter(None, (first, str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH"))))
     own = {"PYTHONPATH": path, "PYTHONUTF8": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     return os.environ | own
 

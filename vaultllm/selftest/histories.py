@@ -29,7 +29,6 @@ from vaultllm import (
     forget,
     forgotten,
     importing,
-    imports,
     ingest,
     reading,
     remember,
@@ -41,7 +40,7 @@ from vaultllm.errors import VaultllmError
 from vaultllm.ledger import Ledger
 from vaultllm.schema import Problem, silent
 from vaultllm.selftest import Finding, Size
-from vaultllm.selftest.alike import difference
+from vaultllm.selftest.alike import difference, take_along
 from vaultllm.selftest.owner import THINGS, BrokenError, World
 
 SIZES: dict[Size, tuple[int, int]] = {"quick": (8, 40), "soak": (3_000, 80)}  # histories, steps of each
@@ -69,13 +68,7 @@ def check(world: World) -> None:
 def rebuilt(world: World) -> dict[str, Any]:
     """The canonical state of a ledger made from nothing: of the vault, of what was imported, and of what was forgotten."""
     state = world.work / "rebuilt"
-    shutil.rmtree(state, ignore_errors=True)
-    state.mkdir()
-    for there in (world.workspace.state / "forgotten.json", imports.root_of(world.workspace.state)):
-        if there.is_dir():
-            shutil.copytree(there, state / there.name)
-        elif there.exists():
-            shutil.copy2(there, state / there.name)
+    take_along(world.workspace.state, state)
     workspace = config.Workspace(world.workspace.vault, state, world.workspace.settings)
     with contextlib.closing(Ledger(workspace.ledger)) as ledger:
         ingest.ingest(workspace, ledger)

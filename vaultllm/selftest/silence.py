@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from vaultllm.selftest import Finding, Size, small_vault
+from vaultllm.selftest import Finding, Size, forks, small_vault
 
 _HOOK = """
 import json, os, sys
@@ -117,10 +117,8 @@ def run(work: Path, size: Size, seed: int, told: Callable[[str], None], *, contr
     site.mkdir()
     (site / "sitecustomize.py").write_text(_HOOK, encoding="utf-8")
     log = work / "sockets.jsonl"
-    env = {name: value for name, value in os.environ.items() if name not in _OFFLINE and not name.startswith("VAULTLLM_")}
-    package = str(Path(__file__).resolve().parents[2])
-    env["PYTHONPATH"] = os.pathsep.join(filter(None, (str(site), package, os.environ.get("PYTHONPATH"))))
-    env |= {"VAULTLLM_SELFTEST_SOCKETS": str(log), "OMP_NUM_THREADS": "1", "HOME": str(work), "XDG_DATA_HOME": str(work / "data")}
+    env = {name: value for name, value in forks.environment(str(site)).items() if name not in _OFFLINE and name[:9] != "VAULTLLM_"}
+    env |= {"VAULTLLM_SELFTEST_SOCKETS": str(log), "HOME": str(work), "XDG_DATA_HOME": str(work / "data")}
     failures = []
     told("whether an attempt is noted at all")
     for name, code in controls.items():

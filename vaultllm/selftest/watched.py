@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from vaultllm import config, steps
-from vaultllm.selftest.alike import difference
+from vaultllm.selftest import forks
+from vaultllm.selftest.alike import difference, rebuilt
 
 PROGRAM: tuple[str, ...] = (sys.executable, "-m", "vaultllm")
 _CONFIG = 'vault_id = "selftest"\n[watch]\nsettle = {settle}\nreconcile = {reconcile}\n[train]\nonly_on_ac = false\nmin_new = 1\n'
@@ -42,11 +43,8 @@ class Watched:
 
     def environment(self) -> dict[str, str]:
         """Of the processes: they find this vaultllm, nobody's settings, and no hub."""
-        own = {name: value for name, value in os.environ.items() if not name.startswith("VAULTLLM_")}
-        source = str(Path(config.__file__).resolve().parents[1])
-        path = [self._environment.get("PYTHONPATH", ""), source, os.environ.get("PYTHONPATH", "")]
-        fixed = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, path))}
-        return own | dict(self._environment) | fixed
+        own = {name: value for name, value in forks.environment(self._environment.get("PYTHONPATH", "")).items() if name[:9] != "VAULTLLM_"}
+        return own | {name: value for name, value in self._environment.items() if name != "PYTHONPATH"}
 
     @contextlib.contextmanager
     def running(self) -> Iterator[subprocess.Popen[bytes]]:
@@ -91,12 +89,7 @@ class Watched:
     def ended_alike(self, work: Path, patience: float = _PATIENCE) -> str:
         """ "" when the daemon's state becomes that of a clean rebuild in so many seconds; else what differs. Raises VaultllmError."""
         workspace = config.open_workspace(str(self.vault), str(self.state))
-        clean = config.open_workspace(str(self.vault), str(work / "rebuilt"))
-        clean.state.mkdir(mode=0o700, exist_ok=True)
-        known = self.state / "forgotten.json"
-        if known.exists():
-            (clean.state / known.name).write_bytes(known.read_bytes())
-        wanted = _dumped(clean, read=True)
+        wanted = rebuilt(self.vault, self.state, work / "rebuilt")
         deadline = time.monotonic() + patience
         while True:
             has = _dumped(workspace)
@@ -122,11 +115,6 @@ class Watched:
         return found + sorted(told)
 
 
-def _dumped(workspace: config.Workspace, read: bool = False) -> dict[str, Any]:
-    job = steps.Job(workspace, wait=120.0)
-    try:
-        if read:
-            steps.ingest(job)
+def _dumped(workspace: config.Workspace) -> dict[str, Any]:
+    with contextlib.closing(steps.Job(workspace, wait=120.0)) as job:
         return steps.dump(job)
-    finally:
-        job.close()
