@@ -7,8 +7,10 @@ import json
 import os
 import re
 import shutil
+import socket
 import stat
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -510,6 +512,113 @@ def test_what_is_told_of_a_vault_is_in_plain_words(tmp_path, shell):
     shown = dict(results(tmp_path, "shownSettings", [json.loads(shell.here("--json", "config")[0])])[0])
     assert shown["Answers go to"] == "vaultllm/Answers"
     assert "schedule install" in shown["Schedule"]
+
+
+# -- its transport, in node, with the real program
+
+
+APP = """
+const Module = require("module");
+const nothing = new Proxy(function () {}, { get: (_, name) => (name === "then" ? undefined : nothing), apply: () => nothing });
+class FileSystemAdapter { getBasePath() { return vault; } async read() { throw new Error("no record"); } }
+class Plugin { constructor(app, manifest) { Object.assign(this, { app, manifest }); return this; } }
+for (const name of ["addCommand", "addSettingTab", "registerView", "addRibbonIcon", "registerObsidianProtocolHandler", "addStatusBarItem",
+  "registerDomEvent", "registerInterval", "registerEvent"]) Plugin.prototype[name] = () => nothing;
+const requestUrl = async ({ url, method, headers, body, contentType }) => {
+  const answer = await fetch(url, { method, body, headers: { ...headers, ...(contentType ? { "Content-Type": contentType } : {}) } })
+    .catch((error) => { throw new Error(`net::ERR_CONNECTION_${error.cause.code}`); });
+  return { status: answer.status, text: await answer.text() };
+};
+class Base {}
+const fixed = { FileSystemAdapter, Plugin, requestUrl, Platform: { isDesktop: true }, setIcon: () => {}, setTooltip: () => {} };
+const load = Module._load;
+Module._load = (name, ...rest) => (name === "obsidian" ? new Proxy(fixed, { get: (of, what) => of[what] || Base }) : load(name, ...rest));
+Object.assign(globalThis, { window: globalThis, document: { visibilityState: "hidden" } });
+const [main, vault, program] = process.argv.slice(2);
+const app = { vault: { adapter: new FileSystemAdapter() }, workspace: { on: () => {}, onLayoutReady: () => {} },
+  loadLocalStorage: () => ({ program }), saveLocalStorage: (_, value) => { stored = value; } };
+let stored;
+const VaultllmPlugin = require(main);
+const plugin = new VaultllmPlugin(app, {});
+"""
+
+
+def in_an_app(tmp_path: Path, shell: Shell, body: str) -> dict[str, Any]:
+    """What a piece of JavaScript returns that has `plugin`, loaded over the shell's vault."""
+    script = tmp_path / "app.js"
+    script.write_text(
+        f"{APP}\n(async () => {{ await plugin.onload(); {body} }})()"
+        ".then((told) => process.stdout.write(JSON.stringify(told), () => process.exit(0)),"
+        " (error) => { console.error(error); process.exit(1); });",
+        encoding="utf-8",
+    )
+    program = tmp_path / "vaultllm"
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m vaultllm.cli "$@"\n', encoding="utf-8")
+    program.chmod(0o755)
+    command = [str(NODE), str(script), str(SHIPPED / "main.js"), str(shell.vault), str(program)]
+    environment = shell.environment | {"PYTHONPATH": str(REPO), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, encoding="utf-8", timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
+    told: dict[str, Any] = json.loads(done.stdout)
+    return told
+
+
+@needs_node
+def test_a_watcher_is_started_spoken_to_and_ended_with_obsidian(shell, tmp_path):
+    told = in_an_app(
+        tmp_path,
+        shell,
+        """
+        const alone = await plugin.look();
+        plugin.keep({ watch: true });
+        const watching = plugin.link.watch();
+        let place = null;
+        for (let left = 300; left && !place; left--) {
+          await new Promise((done) => setTimeout(done, 200));
+          place = await plugin.link.place();
+        }
+        const served = await plugin.look();
+        const second = await plugin.link.watch();  // one is there: nothing is started
+        const children = plugin.link.children.size;
+        plugin.onunload();
+        await watching;
+        return { alone: alone.daemon, known: stored.known, state: alone.state, url: place.url, alive: served.daemon.alive,
+          training: served.training, listens: plugin.listens, children, left: plugin.link.children.size, after: await plugin.link.place() };
+        """,
+    )
+    assert told["alone"] is None
+    assert told["known"] == told["state"] == str(shell.state.resolve())
+    assert told["url"].startswith("http://127.0.0.1:")
+    assert (told["alive"], told["listens"], told["children"], told["left"]) == (True, True, 1, 0)
+    assert told["training"] == {"state": "idle"}  # which the server alone tells
+    assert told["after"] is None
+    assert json.loads(shell.here("--json", "status")[0])["daemon"] is None
+
+
+@needs_node
+def test_a_place_that_nobody_listens_at_is_passed_over_and_errors_are_told(shell, tmp_path):
+    (shell.state / "token").write_text("k" * 43 + "\n", encoding="utf-8")
+    (shell.state / "token").chmod(0o600)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        stale = {"host": "127.0.0.1", "port": free.getsockname()[1], "pid": os.getpid()}  # a process lives, but another one
+    (shell.state / "api.json").write_text(json.dumps(stale), encoding="utf-8")
+    told = in_an_app(
+        tmp_path,
+        shell,
+        """
+        const wrong = async (work) => work.then(() => null, (error) => [error.code, error.message]);
+        const found = await plugin.link.call("search", { query: "что?\\nещё", k: 2 });
+        const unknown = await wrong(plugin.link.call("reply", { path: "-none.md" }));
+        plugin.keep({ program: "/nowhere/vaultllm" });
+        return { query: found.query, unknown, nowhere: await wrong(plugin.link.call("status")) };
+        """,
+    )
+    (shell.state / "api.json").unlink()
+    assert told["query"] == "что? ещё"
+    assert told["unknown"][0].startswith("E-")
+    assert "-none.md" in told["unknown"][1]
+    assert told["nowhere"] == ["", "/nowhere/vaultllm was not found. Set its path under Settings, Vaultllm."]
 
 
 # -- its lint
