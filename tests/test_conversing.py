@@ -21,8 +21,10 @@ from typing import Any
 import pytest
 
 from tests import models
-from vaultllm import answer, asked, chats, config, conversing, dataset, heartbeat, markdown, steps, vault
+from vaultllm import answer, asked, chats, config, conversing, dataset, heartbeat, markdown, scenes, steps, vault
+from vaultllm.chats import nexus
 from vaultllm.errors import DataError, OwnedNoteError, VaultError, VaultllmError
+from vaultllm.examples import is_ours
 from vaultllm.models import hf
 from vaultllm.schema import Answer, silent
 
@@ -213,6 +215,52 @@ def test_pieces_are_a_second_apart(job, monkeypatch):
     assert all(later - earlier >= 0.2 for earlier, later in itertools.pairwise(at))
 
 
+LABELS = "User: Hello there, my friend.\n\nAssistant: Hello to you.\n\nUser: What of the river and its banks?\n"
+
+
+def test_whatever_stands_around_questions_each_line_is_in_one_scene_and_whose_words_they_are_is_kept():
+    """Prose, headings, lists, comments, questions, answers whole, unfinished and without their lines, in any order."""
+    settings = config.Settings(vault_id="v")
+    chance = random.Random(7)
+    for _ in range(300):
+        parts = []
+        for number in range(chance.randint(1, 9)):
+            uid = f"2026112221331{number % 10}-ab12cd3{number % 10}"
+            said = f"> <!-- vaultllm {uid} -->\n> zqmodel{number} said a few words.\n"
+            head = ">[!nexus_agent] **Assistant · tiny** - 22.11.2026 at 21:33:17\n"
+            opening = f"<!-- vaultllm {uid}: delete this line to stop the answer -->\n\n"
+            part = chance.choice(
+                [
+                    f"# Heading {number}\n", f"## Deeper {number}\n", f"Prose number {number} of the owner's own hand, and more of it.\n",
+                    "- item\n- other\n", "%% a comment %%\n", "---\n", f"> [!ask] Question {number}?\n", f"> [!ask]+ Q\n> in {number}\n",
+                    "> [!ask]\n",
+                    f">[!nexus_user] **User**\n> Question {number}?\n",
+                    f"> [!note] Callout {number}\n> of words\n", f"{opening}{head}{said}<!-- UID: {uid}-agent -->\n",
+                    f"{opening}{head}{said}", f"{head}{said}", f"{head}{said}<!-- UID: {uid}-agent -->\n", "```\n> [!ask] code\n```\n",
+                    LABELS,
+                ]
+            )  # fmt: skip
+            parts.append(part)
+        text = "\n".join(parts)
+        read = markdown.parse("a.md", text.encode())
+        reader, _, talks = chats.read(read, settings.scan, "")
+        found, _ = scenes.cut(read, reader, talks, settings)
+        lines = [line for scene in found for line in range(scene.source.lines[0], scene.source.lines[1] + 1)]
+        assert len(lines) == len(set(lines)), text
+        shown = read.text if reader in ("nexus", "ask") else nexus.without_answers(read).text
+        filled = {number for number, line in enumerate(shown.split("\n"), 1) if line.strip() and number >= read.body_line}
+        assert not found or filled <= set(lines), text
+        for scene in found:
+            said = [turn for turn in scene.turns if "zqmodel" in turn.text]
+            assert all(turn.role == "assistant" and is_ours(turn, ()) for turn in said), text
+            assert not said or reader == "nexus" or (scene.trust, scene.train) == ("generated", False), text
+            assert not said or "-->" not in said[0].text
+        prose = [turn.text for scene in found for turn in scene.turns]
+        for number, part in enumerate(parts):
+            if reader != "plain" and part.startswith(("Prose", "# Heading", "> [!note]")):
+                assert any(part.strip() in one for one in prose), (number, text)
+
+
 # -- whoever edits
 
 
@@ -260,8 +308,8 @@ def test_who_deletes_the_line_edits_the_answer_or_writes_below_it_stops_it_and_t
     assert path.read_bytes() == left[0]
     assert len(words) < 40
     steps.ingest(job)
-    scenes = list(job.ledger.scenes("Plans.md"))
-    assert not any("fourteen" in turn.text for scene in scenes for turn in scene.turns)
+    held = list(job.ledger.scenes("Plans.md"))
+    assert not any("fourteen" in turn.text for scene in held for turn in scene.turns)
     built = dataset.build(job.ledger.scenes(), val=0.1, ours=job.ledger.ours())
     assert "Rye bread needs fourteen hours.\n" not in str(built.examples)
     codes = [problem.code for path_, problem in job.ledger.problems() if path_ == "Plans.md"]
@@ -570,6 +618,7 @@ def test_a_secret_in_a_question_does_not_make_it_new_for_ever(job):
         ("Templates/Plans.md", NOTE),
         ("vaultllm/Answers/Plans.md", NOTE),
         ("Plans.md", ">[!nexus_user] **User** - 1.2.2023 at 10:00\n> Hello?\n<!-- UID: aaa-1 -->\n"),
+        ("Plans.md", ">[!nexus_user] **User** - 1.2.2023 at 10:00\n> Hello?\n"),
         ("Plans.md", "User: Hello?\n\nAssistant: Yes\n\nUser: And?\n"),
         ("Plans.md", "```\n> [!ask] q\n```\n"),
         ("Plans.md", "> quoted\n> [!ask] q\n"),

@@ -137,6 +137,23 @@ def test_a_capable_model_is_heard_by_sentences_with_checked_numbers_and_marks(jo
 
 
 @pytest.mark.usefixtures("one_thread")
+def test_it_is_heard_while_it_is_made(job: steps.Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+
+    def generate(*_: Any, **__: Any) -> Iterator[str]:
+        for number in range(1000):
+            made.append(number)
+            yield "Rye bread rises. "
+
+    monkeypatch.setattr(hf, "generate", generate)
+    speech = speaking.converse(job.workspace, job.ledger, "How long does rye bread proof?")
+    while not next(speech):
+        pass
+    assert len(made) < 10
+    speech.close()
+
+
+@pytest.mark.usefixtures("one_thread")
 def test_a_model_that_fails_or_says_nothing_leaves_the_answer_to_memory(job: steps.Job, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: Any, **__: Any) -> Iterator[str]:
         yield "Half a "

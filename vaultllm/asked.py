@@ -5,6 +5,7 @@ Reads notes and the ledger, writes nothing into a note. Knows nothing about how 
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import time
 from collections import Counter
@@ -115,7 +116,8 @@ def _is_fresh(workspace: Workspace, ledger: Ledger, path: str) -> bool:
         return False
     if asked.form not in GROWING or "vaultllm" in asked.note.properties or scenes.is_private(asked.note, settings.scan):
         return False
-    if asked.talk.turns[-1].uid or age > RECENT:  # importers write UIDs, the owner does not
+    last = asked.talk.turns[-1]
+    if last.uid or _is_old(last.at) or age > RECENT:  # importers write UIDs and times, the owner does not
         return False
     if not ledger.knows(path):  # if it was renamed, what is asked in it is as old as it was
         return ledger.db.execute("SELECT 1 FROM notes WHERE sha256 = ? LIMIT 1", (asked.note.sha256,)).fetchone() is None
@@ -123,6 +125,15 @@ def _is_fresh(workspace: Workspace, ledger: Ledger, path: str) -> bool:
     now = Counter(_safe(workspace, turn.text) for turn in asked.talk.turns if turn.role == "user")
     before = Counter(turn.text.strip() for scene in ledger.scenes(path) if scene.kind == "dialogue" for turn in scene.turns)
     return now[question] > before[question]
+
+
+def _is_old(at: str) -> bool:
+    """Whether a time that stands in a note is none of today's, in whatever zone."""
+    try:
+        said = dt.datetime.fromisoformat(at)
+    except ValueError:
+        return False
+    return dt.datetime.now(said.tzinfo) - said > dt.timedelta(days=1)
 
 
 def _safe(workspace: Workspace, said: str) -> str:

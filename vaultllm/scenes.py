@@ -18,7 +18,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from vaultllm import exchanges, keywords, markdown, redact, sections, text
-from vaultllm.chats import ASKED
+from vaultllm.chats import ASKED, nexus
 from vaultllm.drafts import Draft
 from vaultllm.properties import is_silenced
 from vaultllm.schema import Conversation, Note, Passage, Problem, Scene, Source, Trust, Turn
@@ -67,10 +67,13 @@ def cut(
         message = "private: neither learnt nor recalled; to have it so, take the property or its folder out of the settings"
         return (), (*problems, Problem("W-PRIVATE", message, count=turns if conversations else 1))
     trust, reason = _trust(note, reader, settings.scan)
+    if reader not in ("nexus", ASKED):
+        note = nexus.without_answers(note)
     canvas = note.path.lower().endswith(".canvas")
     talks = [conversation for conversation in conversations if conversation.turns]
-    if talks and reader == ASKED:
-        drafts = _asked(note, talks[0], settings, statistics)
+    unfinished = not talks and any(problem.code == "W-UNFINISHED" for problem in problems)  # all that was said: nobody's prose
+    if conversations and (reader == ASKED or unfinished):
+        drafts = _asked(note, conversations[0], settings, statistics)
     elif talks:
         drafts = [draft for conversation in talks for draft in exchanges.talk(note, conversation, settings.scenes, statistics)]
         if note.blocks and not canvas:  # conversations of an export share lines of JSON

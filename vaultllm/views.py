@@ -274,6 +274,10 @@ def answer(result: Result, streamed: bool = False) -> RenderableType:
     model = Text(f"{result['model']}{':' if result['answer'] else ''}", style="dim")
     parts: list[RenderableType] = [model, *said, Text(""), *quotes] if result["capable"] else [*quotes, Text(""), model, *said]
     note = result["note"] or "not written (--no-write)"
+    if result.get("stopped"):
+        parts = [Text(f"stopped: {result['stopped']}; what stands in the note is no part of the talk")]
+    if result.get("unfinished"):
+        parts.append(Text(f"\nunfinished answers above it: {result['unfinished']}; they are no part of the talk, delete them", style="dim"))
     return Group(*parts, Text(f"\nnote  {note}  ({result['seconds']:.1f} s)", style="dim"))
 
 

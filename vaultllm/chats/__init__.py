@@ -71,7 +71,9 @@ _OTHERS = tuple(reader for reader in READERS if not reader.only_json)
 
 def read(note: Note, settings: ScanSettings, timezone: str) -> tuple[str, str, list[Conversation]]:
     """The name of the reader that takes the note (empty: an ordinary note), why it does, and the conversations."""
+    bare = nexus.without_answers(note)
     for reader in READERS if note.path.lower().endswith(exports.SUFFIXES) else _OTHERS:
-        if why := reader.detect(note, settings):
-            return reader.name, why, reader.read(note, settings, timezone)
+        seen = note if reader.read is nexus.read else bare
+        if why := reader.detect(seen, settings):
+            return reader.name, why, reader.read(seen, settings, timezone)
     return "", "", []

@@ -20,6 +20,7 @@ import functools
 import re
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from vaultllm.chats.flattened import holds_code, mark_variants, strip_citations, survived, untie
@@ -104,6 +105,21 @@ def _is_asked(note: Note, lines: Sequence[str], heads: Sequence[Head]) -> bool:
     """Whether nobody but the owner asks, by `[!ask]`, and nobody but vaultllm, or who is taken for it, answers."""
     asked = any(head.shape == "ask" or _own(lines[head.body : head.body + 1]) for head in heads)
     return asked and "nexus" not in note.properties and all(head.shape == "ask" or _answers(head) for head in heads)
+
+
+def without_answers(note: Note) -> Note:
+    """The note with vaultllm's own answers blank, whole or not: in no other format of a talk they are anybody's words."""
+    if "<!-- vaultllm " not in note.text:
+        return note
+    lines, heads, uids = _scanned(note.text, note.body_line - 1)
+    rows = list(lines)
+    for head in heads:
+        row = head.row
+        if _own(lines[head.body : head.body + 1]):
+            while row < len(rows) and (row in uids or unquoted(lines[row]) is not None):
+                rows[row] = ""
+                row += 1
+    return replace(note, text="\n".join(rows))
 
 
 def _answers(head: Head) -> bool:
