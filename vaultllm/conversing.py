@@ -152,6 +152,7 @@ class _Growing:
 
     def answered(self, stream: Callable[[str], None] | None) -> Answer:
         """The answer, when it stands there or was stopped. Raises _Again, and as `reply`."""
+        self._must_be_heard("")  # before a model is loaded for nothing
         speaker = self._speaker()
         made = speaking.converse(
             self.workspace, self.ledger, self.asked.question, self.asked.history,
@@ -241,7 +242,7 @@ class _Growing:
         closing = render.closing(self.id, question, spoken.sources) if spoken else ""
         self._look()
         if begins:
-            _heard(self.workspace, self.path, self.asked, f"{opening}> …\n{render.closing(self.id, question, ())}")
+            self._must_be_heard(speaker)
         found = self._answer(spoken)
         while True:
             with self.lock():
@@ -264,6 +265,11 @@ class _Growing:
                         self._remember(found)
                     return found
             self._look()
+
+    def _must_be_heard(self, speaker: str) -> None:
+        """Raises DataError when what is written here would not be read as an answer."""
+        opening = render.opening(self.id, self.asked.question, speaker, self.created)
+        _heard(self.workspace, self.path, self.asked, f"\n{opening}> …\n{render.closing(self.id, self.asked.question, ())}")
 
     # -- what others write
 
