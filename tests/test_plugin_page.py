@@ -432,6 +432,14 @@ def test_without_a_daemon_the_command_line_gives_the_same(desk: Desk, daemon: Da
         assert pane_of(desk) == pane != ""
         desk.command(COMMANDS["status"])
         desk.until("document.querySelector('.modal')?.innerText.includes('No server runs')")
+        desk.key("Escape")
+        # The plugin can be the one who starts it, and ends it again.
+        desk.press(".gear")
+        desk.press(".mod-settings .checkbox-container")
+        desk.until("desk.plugin.link.place()")
+        assert desk.spawned[-1][-2:] == ["watch", "--serve"]
+        desk.press(".mod-settings .checkbox-container")
+        desk.until("desk.plugin.link.place().then((found) => found === null)")
     finally:
         daemon.start()
 
