@@ -168,9 +168,10 @@ def test_folders_and_files_that_cannot_be_read_are_named(tmp_path, monkeypatch):
             raise OSError(code, os.strerror(code), str(path))
         return scandir(path)
 
-    monkeypatch.setattr(os, "scandir", refuse)
-    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "c.md" and access(path, mode))
-    found = scan(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", refuse)
+        patch.setattr(os, "access", lambda path, mode: Path(path).name != "c.md" and access(path, mode))
+        found = scan(tmp_path)
     assert [file.path for file in found.files] == ["b.md"]
     assert [(path, problem.code) for path, problem in found.skipped] == [("c.md", "E-READ"), ("shut", "E-READ")]
 
