@@ -61,7 +61,9 @@ app = typer.Typer(
 )
 
 
-_OUTSIDE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}  # not our bugs: the disk's state
+_IN_THE_WAY = {errno.EISDIR, errno.ENOTDIR, errno.ENOTEMPTY}
+# Not our bugs: the disk's state.
+_OUTSIDE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, *_IN_THE_WAY}
 # Options of every command may stand after it too (`vaultllm search --json …`): name -> whether a value follows.
 _ANYWHERE = {"--vault": True, "--state": True, "--json": False, "--progress": False,
              "--verbose": False, "-v": False, "--quiet": False, "-q": False}  # fmt: skip
@@ -257,8 +259,8 @@ def ask(
 
 
 @app.command()
-def reply(path: Annotated[str, typer.Argument(help="A chat note whose last turn is yours, vault-relative.")]) -> None:
-    """Answer the open turn at the end of a chat note, by appending to it."""
+def reply(path: Annotated[str, typer.Argument(help="A note whose last turn is yours, vault-relative.")]) -> None:
+    """Answer the question at the end of a note (`> [!ask] …`, or the open turn of a chat), by appending to it."""
     _answer(lambda job: steps.reply(job, path))
 
 
@@ -419,9 +421,10 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _disk(error: OSError) -> VaultError:
-    """A full disk or missing rights, wherever they were met."""
+    """A full disk, missing rights, or a folder where a file belongs, wherever they were met."""
     path = error.filename if isinstance(error.filename, str) else None
-    return VaultError(f"{error.strerror or error}; make room on the disk, or mend the rights, and run it again", path=path, code="E-DISK")
+    way_out = "move away what stands there" if error.errno in _IN_THE_WAY else "make room on the disk, or mend the rights,"
+    return VaultError(f"{error.strerror or error}; {way_out} and run it again", path=path, code="E-DISK")
 
 
 @functools.cache
