@@ -449,7 +449,7 @@ def from_dict(record: type[T], data: Mapping[str, Any]) -> T:
 
 
 def _makers(record: type) -> dict[str, Callable[[Any], Any] | None]:
-    """Field name -> what makes its value; to look at types again for each value of each scene would cost ten times as much."""
+    """Field name -> what makes its value; types are not looked at again for each value of each scene."""
     if record not in _MAKERS:
         _MAKERS[record] = {name: _maker(hint) for name, hint in _fields(record).items()}
     return _MAKERS[record]
