@@ -402,7 +402,7 @@ _RANDOM_SECONDS: dict[Size, float] = {"quick": 0.0, "soak": 180.0}
 
 
 def run(work: Path, size: Size, seed: int, told: Told) -> Finding:
-    """Kills and errors at the writes of every command; quick: 102 points, about 60 CPU seconds, soak: 871 points, about 12 CPU minutes."""
+    """Kills and errors at the writes of every command; quick: 102 points, about 50 CPU seconds, soak: 871 points, about 12 CPU minutes."""
     began, rng = time.monotonic(), random.Random(seed)
     promises = ("R1", "R2")
     with Bench(work, told) as bench:
