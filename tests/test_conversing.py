@@ -556,7 +556,7 @@ def test_a_note_that_cannot_be_written_keeps_no_trace(job, monkeypatch):
     with pytest.raises(VaultError, match="cannot be written"):
         reply(job)
     assert path.read_text(encoding="utf-8") == NOTE
-    monkeypatch.setattr("vaultllm.heartbeat.is_there", lambda pid: False)
+    monkeypatch.setattr("vaultllm.locks.is_there", lambda pid: False)
     assert asked.interrupted(job.ledger) == []
 
 

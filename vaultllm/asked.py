@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from vaultllm import chats, forgotten, heartbeat, markdown, properties, redact, scenes, vault
+from vaultllm import chats, forgotten, locks, markdown, properties, redact, scenes, vault
 from vaultllm.chats import plain
 from vaultllm.config import Workspace
 from vaultllm.errors import DataError, VaultError
@@ -146,7 +146,7 @@ def interrupted(ledger: Ledger) -> list[str]:
     found = []
     for identity, path, digest, created, record in ledger.db.execute("SELECT id, path, sha256, created, record FROM answers").fetchall():
         about = json.loads(record)
-        if (writer := about.pop("writer", 0)) and not heartbeat.is_there(writer):
+        if (writer := about.pop("writer", 0)) and not locks.is_there(writer):
             ledger.put_answer(identity, path, digest, created, {**about, "stopped": "its process ended"})
             found.append(identity)
     return found
@@ -156,4 +156,4 @@ def writer(ledger: Ledger, path: str, but: str = "") -> int:
     """The process that is writing an answer, another one than `but`, into this note now; 0: none."""
     rows = ledger.db.execute("SELECT record FROM answers WHERE path = ? AND id != ?", (path, but)).fetchall()
     found = (int(json.loads(record).get("writer", 0)) for (record,) in rows)
-    return next((pid for pid in found if pid and heartbeat.is_there(pid)), 0)
+    return next((pid for pid in found if pid and locks.is_there(pid)), 0)

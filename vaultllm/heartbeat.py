@@ -16,6 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from vaultllm import locks
 from vaultllm.files import write_whole
 
 FILE = "daemon.json"
@@ -81,18 +82,7 @@ def look(state: Path) -> dict[str, Any] | None:
         pid = int(found["pid"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return {**found, "silent": round(silent, 1), "alive": is_there(pid) and silent < LATE}
-
-
-def is_there(pid: int) -> bool:
-    """Whether there is a process of this number."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # it is somebody else's
-        return True
-    return True
+    return {**found, "silent": round(silent, 1), "alive": locks.is_there(pid) and silent < LATE}
 
 
 def tell(*lines: str) -> bool:

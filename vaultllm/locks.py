@@ -118,7 +118,7 @@ def _said(path: Path) -> str:
     """Who named himself in this file; empty when he is dead: he was killed, and the lock is free, or another's who is about to say so."""
     try:
         pid, _, name = path.read_text(encoding="utf-8").strip().partition(" ")
-        return f"{name or 'another vaultllm'} (pid {pid})" if _lives(int(pid)) else ""
+        return f"{name or 'another vaultllm'} (pid {pid})" if is_there(int(pid)) else ""
     except (OSError, ValueError):
         return ""
 
@@ -128,11 +128,18 @@ def _named(path: Path) -> Path:
     return path.with_suffix(".pid")
 
 
-def _lives(pid: int) -> bool:
+def is_there(pid: int) -> bool:
+    """Whether there is a process of this number."""
+    if pid <= 0:
+        return False
+    if os.name == "nt":  # there `os.kill` ends what it asks about
+        import psutil
+
+        return bool(psutil.pid_exists(pid))
     try:
-        os.kill(max(pid, 1), 0)  # 0 and below mean other things than a process
+        os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
         return False
-    except OSError:  # somebody else's process is one, too
+    except OSError:  # it is somebody else's
         return True
-    return pid > 0
+    return True

@@ -12,7 +12,7 @@ import secrets
 from pathlib import Path
 from typing import Any
 
-from vaultllm import __version__
+from vaultllm import __version__, locks
 from vaultllm.errors import ConfigError
 from vaultllm.files import write_whole
 
@@ -75,12 +75,10 @@ def place(state: Path) -> dict[str, Any] | None:
     """What `announce` told; None when nobody listens, or its process is gone."""
     try:
         about: dict[str, Any] = json.loads((state / PLACE).read_text(encoding="utf-8"))
-        os.kill(int(about["pid"]), 0)
-    except PermissionError:  # the process is another user's
-        return None
+        is_alive = locks.is_there(int(about["pid"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return about
+    return about if is_alive else None
 
 
 def withdraw(state: Path) -> None:
