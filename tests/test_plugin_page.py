@@ -5,7 +5,6 @@ VAULTLLM_PICTURES=1 writes the pictures of docs/ anew.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
@@ -93,11 +92,16 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     environment = {name: os.environ[name] for name in kept if name in os.environ}
     environment |= {"HOME": str(home), "PYTHONPATH": str(REPO), "VAULTLLM_STATE": str(workspace.state), "SHELL": "/bin/sh"}
     running = Daemon(workspace, environment)
-    with socket.socket() as taken, contextlib.suppress(OSError):
-        with contextlib.suppress(OSError):  # somebody has it: as good
-            taken.bind(("127.0.0.1", 8471))
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        is_ours = True
         try:
-            assert not running.start().endswith(":8471")
+            taken.bind(("127.0.0.1", 8471))
+            taken.listen()
+        except OSError:  # somebody has it, who may go any moment
+            is_ours = False
+        try:
+            assert not (running.start().endswith(":8471") and is_ours)
             yield running
         finally:
             running.stop()

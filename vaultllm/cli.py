@@ -359,7 +359,12 @@ def watch(
     """Stay and watch the vault: a saved note is in the memory within seconds. Ends on Ctrl-C or SIGTERM."""
     from vaultllm import watch as watching
 
-    with opened() as job, commands.served(job.workspace, _log) if serve else contextlib.nullcontext():
+    # To be stopped is how it ends, also before it has begun.
+    with (
+        contextlib.suppress(KeyboardInterrupt),
+        opened() as job,
+        commands.served(job.workspace, _log) if serve else contextlib.nullcontext(),
+    ):
         watching.run(job, log=_log)
 
 
