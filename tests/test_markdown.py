@@ -539,3 +539,8 @@ def test_undecodable_bytes_are_a_problem(tmp_path: Path):
 def test_a_note_that_ends_with_its_front_matter_is_read() -> None:
     note = markdown.parse("x.md", b"---\ntags: [a]\n---")
     assert (note.tags, note.blocks, note.problems) == (("a",), (), ())
+
+
+def test_a_link_in_quoted_properties_is_read_without_yamls_backslashes() -> None:
+    text = '---\nsources:\n  - "see [[a/the \\"best\\" one|x]]"\n  - \'[[a/b\\"c]]\'\n---\n'
+    assert [link.target for link in markdown.parse("x.md", text.encode()).links] == ['a/the "best" one', 'a/b\\"c']

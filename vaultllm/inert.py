@@ -21,7 +21,7 @@ _ROUNDS = 6
 
 # Code blocks keep a language that only colours them; plugins run or draw many others (dataview, tasks, mermaid, run-…).
 _LANGUAGES = frozenset(
-    """bash c c++ cpp cs csharp css diff fortran go golang haskell html ini java javascript js json json5 julia jsx kotlin kt
+    """bash c c++ cpp cs csharp css diff fortran go golang haskell html ini java javascript js json json5 julia kotlin kt
     lua makefile markdown matlab md objectivec pascal perl php plaintext powershell ps1 py python r rb rs ruby rust scala sh shell
     sql swift text toml ts tsx txt typescript vb xml yaml yml zsh""".split()
 )
@@ -176,7 +176,7 @@ class _Emitter:
         """Text, emphasis and code spans; links and images as text."""
         out: list[str] = []
         pending = ""
-        dollars = sum(child.content.count("$") for child in token.children or [] if child.type in ("text", "image"))
+        dollars = sum(child.content.count("$") for child in token.children or [] if child.type in ("text", "image", "code_inline"))
 
         def flush(after: str = "") -> None:
             nonlocal pending
@@ -201,11 +201,13 @@ class _Emitter:
             elif child.type == "link_close":
                 pending += f" ({addresses.pop()})" if addresses else ""
             elif child.type == "code_inline":
-                if not child.content.strip() or _LIVE_CODE.match(child.content) or "\n" in child.content:
-                    pending += child.content
+                said = child.content
+                # A backslash before the closing mark escapes it for some readers, for others not.
+                if not said.strip() or _LIVE_CODE.match(said) or "\n" in said or said.endswith("\\"):
+                    pending += said
                 else:
                     flush("`")
-                    out.append(_code_span(child.content, cell))
+                    out.append(_code_span(said, cell))
             elif child.type in ("em_open", "em_close", "strong_open", "strong_close"):
                 flush(child.markup)
                 out.append(child.markup)
@@ -294,7 +296,7 @@ def _acts(line: str, index: int, char: str, before: str, after: str, math: bool,
     if char == "]":
         return after in ("(", "[", ":", "]") or before == "]"
     if char == "<":
-        return after.isalpha() or after in ("/", "!", "?", "%", "")
+        return after.isalpha() or after in ("/", "!", "?", "%", "`", "")
     if char == "&":
         return bool(_ENTITY.match(line, index)) or (after == "")
     if char == "%":

@@ -299,9 +299,16 @@ def inlines(line: str, raw: str, number: int) -> Iterator[Inline]:
 
 
 def _wikilinks(line: str, number: int) -> list[Link]:
-    """The links in a line of properties."""
-    found = [_wikilink(match["wiki"], False, number) for match in _WIKILINK.finditer(line)]
+    """The links in a line of properties; within double quotes a backslash stands before quotes and backslashes, as YAML has it."""
+    found = []
+    for match in _WIKILINK.finditer(line):
+        is_quoted = len(_QUOTE.findall(line, 0, match.start())) % 2
+        found.append(_wikilink(_QUOTED.sub(r"\1", match["wiki"]) if is_quoted else match["wiki"], False, number))
     return [link for link in found if link]
+
+
+_QUOTE = re.compile(r'(?<!\\)"')
+_QUOTED = re.compile(r'\\(["\\])')
 
 
 def _wikilink(inner: str, embed: bool, number: int) -> Link | None:
