@@ -167,6 +167,13 @@ def test_only_one_at_a_time_lets_another_follow(ledger: Ledger, memory: Path, le
         assert (done["refitted"], done["away"], done["embedder"]["name"]) == (False, "", "vault")
 
 
+def test_the_name_of_a_follower_that_was_killed_goes_with_the_next_refresh(ledger: Ledger, memory: Path) -> None:
+    named = memory / "following.pid"
+    named.write_text("999999999 vaultllm watch\n", encoding="utf-8")
+    remember.refresh(ledger, memory, MemorySettings())
+    assert not named.exists()
+
+
 def test_settings_that_change_back_leave_nothing_of_the_one_that_was_to_follow(ledger: Ledger, memory: Path, letters: Letters) -> None:
     def stop(progress: Progress) -> None:
         if progress.phase == "rebuilding the memory":

@@ -199,7 +199,8 @@ def _sweep(ledger: Ledger, folder: Path, *, held: bool = False) -> None:
         names = {embedder_folder(folder, name).name for name in kept()}
         return [path for path in (*folder.glob("embedder-*"), *folder.glob(".embedder-*.tmp")) if path.name not in names]
 
-    if not left() and set(ledger.embedders()) <= set(kept()):
+    named = folder / "following.pid"  # of one that was killed: whoever takes the lock takes it away
+    if not left() and set(ledger.embedders()) <= set(kept()) and (held or not named.exists()):
         return
     if not held:
         with suppress(LockedError), only(folder, 0.0, "following"):
