@@ -7,7 +7,6 @@ that is read well. Linux: limits of address space and of CPU time are the system
 from __future__ import annotations
 
 import contextlib
-import itertools
 import math
 import os
 import resource
@@ -158,7 +157,7 @@ def bombs(size: int, told: Callable[[str], None]) -> tuple[dict[str, float | int
         took, ratio = [math.inf] * 3, math.inf
         for _ in range(3):  # noise only adds, so the least counts; what is well at once is not tried again
             took = [min(before, _cost(make(size * times), settings)) for before, times in zip(took, (1, 2, 4), strict=True)]
-            ratio = max(later / max(sooner, 0.005) for sooner, later in itertools.pairwise(took))
+            ratio = math.sqrt(took[2] / max(took[0], 0.005))  # of both doublings: one alone of some milliseconds is chance
             if ratio <= 0.8 * LONGEST or max(took) > 1.0:
                 break
         rate = max(seconds / (size * times / 1e6) for seconds, times in zip(took, (1, 2, 4), strict=True))
