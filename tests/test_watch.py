@@ -198,7 +198,7 @@ def test_what_was_saved_is_told_as_such_once_it_is_read_and_never_by_the_first_s
 def test_a_scan_in_the_midst_of_a_save_takes_what_is_asked_there_as_asked_now(running):
     daemon = running(settle=0.5).start()
     (daemon.workspace.vault / "а.md").write_text("один", encoding="utf-8")
-    assert until(lambda: daemon.daemon.dirty.pending())
+    assert until(lambda: daemon.daemon.dirty.unsettled())
     daemon.daemon.next_scan = 0.0
     daemon.daemon.dirty.hint.set()
     assert daemon.read("а.md", "один")

@@ -173,6 +173,14 @@ def _planned(kind: str, at: str, watch: bool) -> schedule.Plan:
     return schedule.plan(kind, workspace.vault, workspace.state, at, watch=watch, only_on_ac=workspace.settings.train.only_on_ac)
 
 
+def _agreed(plan: str, looking: str, question: str) -> None:
+    """Show what is to be written, and go on only when the user agrees. Raises UsageError, with how to look first, where nobody is there."""
+    if not can_ask():
+        raise UsageError(f"nobody can be asked here; look first with {looking}, then say --yes")
+    print(plan)
+    typer.confirm(question, abort=True)
+
+
 @schedule_app.command("print")
 def schedule_print(kind: _Kind = "auto", at: _At = "03:30", watch: _Watch = True) -> None:
     """Print what `install` would put where, so that `vaultllm retrain` runs every night; write nothing."""
@@ -189,10 +197,7 @@ def schedule_install(kind: _Kind = "auto", at: _At = "03:30", watch: _Watch = Tr
 
     plan = _planned(kind, at, watch)
     if not yes:
-        if not can_ask():
-            raise UsageError("nobody can be asked here; look first with `vaultllm schedule print`, then say --yes")
-        print(schedule.shown(plan))
-        typer.confirm("Write and start this?", abort=True)
+        _agreed(schedule.shown(plan), "`vaultllm schedule print`", "Write and start this?")
     emit({"kind": plan.kind, "done": schedule.install(plan)}, lambda result: "\n".join(result["done"]))
 
 
@@ -224,10 +229,7 @@ def plugin_install(
         emit({"folder": plan.folder, "files": plan.named(), "done": []}, lambda _: plugin.shown(plan))
         return
     if not yes:
-        if not can_ask():
-            raise UsageError("nobody can be asked here; look first with --dry-run, then say --yes")
-        print(plugin.shown(plan))
-        typer.confirm("Write this?", abort=True)
+        _agreed(plugin.shown(plan), "--dry-run", "Write this?")
     done = plugin.install(plan)
     emit({"folder": plan.folder, "files": plan.named(), "done": done}, lambda _: "\n".join([*done, plugin.SWITCH_ON]))
 

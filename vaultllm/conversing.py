@@ -158,19 +158,16 @@ class _Growing:
             self.workspace, self.ledger, self.asked.question, self.asked.history,
             without=self.path, cancel=self.cancel, progress=self.progress,
         )  # fmt: skip
+
+        def told(piece: str) -> None:
+            self._uncancelled()
+            self.said += piece
+            if stream is not None and piece:
+                stream(piece)
+            self._step(speaker)
+
         try:
-            with contextlib.closing(made):
-                while True:
-                    try:
-                        piece = next(made)
-                    except StopIteration as end:
-                        spoken: Spoken = end.value
-                        break
-                    self._uncancelled()
-                    self.said += piece
-                    if stream is not None and piece:
-                        stream(piece)
-                    self._step(speaker)
+            spoken = speaking.heard(made, told)
             self._uncancelled()
             while (soon := self.wrote + PACE - time.monotonic()) > 0:
                 self._rest(soon)

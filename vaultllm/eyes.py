@@ -108,10 +108,11 @@ class Dirty:
                 self._crowd = (now, now)
                 self._paths.clear()
 
-    def pending(self) -> tuple[str, ...]:
-        """The paths that are not settled."""
+    def unsettled(self) -> tuple[str, ...]:
+        """The files that may still be written to, as `inside` names them; none when only a scan can tell."""
         with self._lock:
-            return tuple(self._paths)
+            paths = tuple(self._paths)
+        return self.inside(paths) or ()
 
     def lose(self) -> None:
         """Events were lost."""

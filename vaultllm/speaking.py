@@ -6,10 +6,11 @@ Whoever has heard enough closes the generator or sets `cancel`. Knows nothing ab
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import random
 import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -65,6 +66,18 @@ class Spoken:
 
 
 Speech = Generator[str, None, Spoken]
+
+
+def heard(speech: Speech, tell: Callable[[str], object]) -> Spoken:
+    """Listen to the end, `tell` each piece, many of which are empty. What `tell` raises ends the model too."""
+    with contextlib.closing(speech):
+        while True:
+            try:
+                piece = next(speech)
+            except StopIteration as end:
+                spoken: Spoken = end.value
+                return spoken
+            tell(piece)
 
 
 def runs(workspace: Workspace, ledger: Ledger) -> list[Run]:

@@ -382,16 +382,9 @@ def write_new(vault: Path, folder: str, name: str, text: str, suffix: str = ".md
     """
     where = _inside(vault, folder, folder)
     data = text.encode("utf-8", "replace")
-    temp = f".vaultllm-{secrets.token_hex(8)}.tmp"
     try:
-        with _folder(vault, where) as here:
-            try:
-                _write_file(here, temp, data)
-                final = _publish(here, note_name(name), suffix, temp, data)
-            finally:
-                with contextlib.suppress(OSError):
-                    os.unlink(here.of(temp), dir_fd=here.descriptor)
-            here.sync()
+        with _aside(vault, where, data) as (here, temp):
+            final = _publish(here, note_name(name), suffix, temp, data)
     except OSError as error:
         raise _not_a_folder(folder, error) or _write_error(vault, f"{folder}/{name}{suffix}", len(data), error) from error
     return str(PurePosixPath(folder) / final)
@@ -460,6 +453,20 @@ def _folder(vault: Path, where: Path) -> Iterator[_Here]:
             os.close(here.descriptor)
 
 
+@contextlib.contextmanager
+def _aside(vault: Path, where: Path, data: bytes) -> Iterator[tuple[_Here, str]]:
+    """A folder, and the name in it under which the data lies until it is put in place; afterwards all is on the disk. Raises OSError."""
+    temp = f".vaultllm-{secrets.token_hex(8)}.tmp"
+    with _folder(vault, where) as here:
+        try:
+            _write_file(here, temp, data)
+            yield here, temp
+        finally:
+            with contextlib.suppress(OSError):
+                os.unlink(here.of(temp), dir_fd=here.descriptor)
+        here.sync()
+
+
 def _write_file(here: _Here, name: str, data: bytes) -> None:
     """A new file with these bytes, on disk when we return; removed again when that fails."""
     from vaultllm.config import UMASK
@@ -509,16 +516,9 @@ def put(vault: Path, path: str, data: bytes) -> None:
     What stood there is replaced: the caller knows whose it was. Raises VaultError: E-OUTSIDE, E-WRITE.
     """
     folder, _, name = path.rpartition("/")
-    temp = f".vaultllm-{secrets.token_hex(8)}.tmp"
     try:
-        with _folder(vault, _plain(vault, path).parent) as here:
-            try:
-                _write_file(here, temp, data)
-                os.replace(here.of(temp), here.of(name), src_dir_fd=here.descriptor, dst_dir_fd=here.descriptor)
-            finally:
-                with contextlib.suppress(OSError):
-                    os.unlink(here.of(temp), dir_fd=here.descriptor)
-            here.sync()
+        with _aside(vault, _plain(vault, path).parent, data) as (here, temp):
+            os.replace(here.of(temp), here.of(name), src_dir_fd=here.descriptor, dst_dir_fd=here.descriptor)
     except OSError as error:
         raise _not_a_folder(folder, error) or _write_error(vault, path, len(data), error) from error
 

@@ -202,11 +202,7 @@ def search(result: Result) -> RenderableType:
             Text(f"perhaps nothing in the vault speaks of this (confidence {result['confidence']:.2f}); the nearest:", style="yellow")
         )
     for number, hit in enumerate(result["hits"], 1):
-        head = Text(f"{number}. ", style="dim")
-        title = " › ".join(dict.fromkeys([hit["title"], *hit["headings"]]))
-        head.append(title, style="bold")
-        head.append(f"  {lines_of(hit)}" + (f"  {hit['at'][:10]}" if hit["at"] else ""), style="dim")
-        parts += [head, _marked(_excerpt(hit["text"], wanted), wanted, stem)]
+        parts += [_head(number, hit), _marked(_excerpt(hit["text"], wanted), wanted, stem)]
         why = ", ".join(f"{name} {value:.2f}" for name, value in hit["why"].items() if value > 0.005)
         said = "passes the filters; the newest first" if "filter" in hit["why"] else f"{hit['score']:.2f} = {why}"
         parts.append(Text(f"   {said}", style="dim"))
@@ -219,10 +215,14 @@ def related(result: Result) -> RenderableType:
         return Text("no other note speaks of this")
     parts: list[RenderableType] = []
     for number, hit in enumerate(result["hits"], 1):
-        head = Text(f"{number}. ", style="dim").append(" › ".join(dict.fromkeys([hit["title"], *hit["headings"]])), style="bold")
-        head.append(f"  {lines_of(hit)}" + (f"  {hit['at'][:10]}" if hit["at"] else ""), style="dim")
-        parts += [head, Text("   " + _excerpt(hit["text"], set()))]
+        parts += [_head(number, hit), Text("   " + _excerpt(hit["text"], set()))]
     return Group(*parts)
+
+
+def _head(number: int, hit: Result) -> Text:
+    """A hit's title, place and date."""
+    head = Text(f"{number}. ", style="dim").append(" › ".join(dict.fromkeys([hit["title"], *hit["headings"]])), style="bold")
+    return head.append(f"  {lines_of(hit)}" + (f"  {hit['at'][:10]}" if hit["at"] else ""), style="dim")
 
 
 def rated(result: Result) -> RenderableType:

@@ -37,15 +37,15 @@ class Voice:
         """Seconds until there is something to begin; None when there is nothing, or an answer is under way."""
         return None if self.path or not self.waiting else max(0.0, min(self.waiting.values()) - now)
 
-    def turn(self, now: float, unsettled: Collection[str]) -> None:
-        """Look what became of an answer; begin the next, in a note that rests."""
+    def turn(self, now: float, unsettled: Callable[[], Collection[str]]) -> None:
+        """Look what became of an answer; begin the next, in a note that rests: that is not `unsettled`."""
         if self.path:
             self.look()
-        due = [path for path, when in self.waiting.items() if when <= now and path not in unsettled]
-        if not self.path and due:
-            self.path = due[0]
-            del self.waiting[due[0]]
-            self.hands.begin("reply", path=self.path)
+        due = [] if self.path else [path for path, when in self.waiting.items() if when <= now]
+        if due and (rests := next((path for path in due if path not in unsettled()), None)) is not None:
+            self.path = rests
+            del self.waiting[rests]
+            self.hands.begin("reply", path=rests)
         self.hands.rest()
 
     def look(self) -> None:

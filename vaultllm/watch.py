@@ -166,7 +166,7 @@ class _Daemon:
             self.reconcile()
         if self.follower.owed:
             self.follower.begin()
-        self.voice.turn(time.monotonic(), self.dirty.inside(self.dirty.pending()) or ())
+        self.voice.turn(time.monotonic(), self.dirty.unsettled)
 
     def soon(self) -> None:
         """A scan, as soon as what happens now can have settled."""
@@ -225,7 +225,7 @@ class _Daemon:
         """One ingest for all that happened: of these files, or of all. False when somebody else was writing: to be tried again soon."""
         self.heart.beat("ingesting")
         # A scan may come before what was saved has settled, and read it: then it is now that what is asked there is new.
-        named = only if only is not None else self.dirty.inside(self.dirty.pending()) or ()
+        named = only if only is not None else self.dirty.unsettled()
         saved = () if self.first else tuple(path for path in {*named, *self.unread} if path != self.voice.path)
         self.unread = saved
         try:

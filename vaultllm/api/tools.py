@@ -142,12 +142,8 @@ def server(engine: engines.Engine) -> MCPServer[Any]:
         def work(job: steps.Job, emit: engines.Emit, over: Any) -> tuple[str, speaking.Spoken]:
             made = speaking.converse(job.workspace, job.ledger, question, cancel=over)
             pieces: list[str] = []
-            with contextlib.closing(made):
-                while True:
-                    try:
-                        pieces.append(next(made))
-                    except StopIteration as end:
-                        return "".join(pieces), end.value
+            spoken = speaking.heard(made, pieces.append)
+            return "".join(pieces), spoken
 
         async def whole() -> tuple[str, speaking.Spoken]:
             async with contextlib.aclosing(engine.speak(work)) as told:

@@ -126,15 +126,7 @@ def speech(model: str, talk: Sequence[Message], wish: Wish) -> engines.Work[Spok
             which = "current" if model == engines.MEMORY else model
             history = [one for one in talk[:-1] if one.role != "system"]
             made = speaking.converse(workspace, ledger, talk[-1].text, history, wish, which=which, cancel=over)
-        with contextlib.closing(made):
-            while True:
-                try:
-                    piece = next(made)
-                except StopIteration as end:
-                    spoken: Spoken = end.value
-                    return spoken
-                if piece:
-                    emit(piece)
+        return speaking.heard(made, lambda piece: emit(piece) if piece else None)
 
     return work
 

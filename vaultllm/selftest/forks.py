@@ -23,11 +23,11 @@ CAN = hasattr(os, "fork") and hasattr(os, "memfd_create")
 
 
 def environment(first: str = "") -> dict[str, str]:
-    """What processes of a trial have: they find this vaultllm (and before it the modules of the folder `first`), speak UTF-8, take one
-    thread each, and ask no hub."""
+    """What processes of a trial have: they find this vaultllm (and before it the modules of the folder `first`), nobody's settings, speak
+    UTF-8, take one thread each, and ask no hub."""
     path = os.pathsep.join(filter(None, (first, str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH"))))
     own = {"PYTHONPATH": path, "PYTHONUTF8": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    return os.environ | own
+    return {name: value for name, value in os.environ.items() if not name.startswith("VAULTLLM_")} | own
 
 
 def lead(module: str, plan: Mapping[str, Any], work: Path, told: Callable[[], None]) -> int:

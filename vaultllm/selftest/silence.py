@@ -117,7 +117,7 @@ def run(work: Path, size: Size, seed: int, told: Callable[[str], None], *, contr
     site.mkdir()
     (site / "sitecustomize.py").write_text(_HOOK, encoding="utf-8")
     log = work / "sockets.jsonl"
-    env = {name: value for name, value in forks.environment(str(site)).items() if name not in _OFFLINE and name[:9] != "VAULTLLM_"}
+    env = {name: value for name, value in forks.environment(str(site)).items() if name not in _OFFLINE}
     env |= {"VAULTLLM_SELFTEST_SOCKETS": str(log), "HOME": str(work), "XDG_DATA_HOME": str(work / "data")}
     failures = []
     told("whether an attempt is noted at all")

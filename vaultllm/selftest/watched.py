@@ -43,7 +43,7 @@ class Watched:
 
     def environment(self) -> dict[str, str]:
         """Of the processes: they find this vaultllm, nobody's settings, and no hub."""
-        own = {name: value for name, value in forks.environment(self._environment.get("PYTHONPATH", "")).items() if name[:9] != "VAULTLLM_"}
+        own = forks.environment(self._environment.get("PYTHONPATH", ""))
         return own | {name: value for name, value in self._environment.items() if name != "PYTHONPATH"}
 
     @contextlib.contextmanager
