@@ -101,6 +101,8 @@ def test_what_was_known_is_known_no_more_and_a_copy_that_stays_is_found_out(job:
     assert found["verdict"] == "fell"
     assert (found["before"]["run"], found["after"]["run"]) == (first, second.id)
     assert (found["before"]["sentences"], found["before"]["as_well"]) == (4, 0)
+    assert found["before"]["mean"] > 4.0
+    assert found["before"]["mean"] - found["after"]["mean"] > 2.0
     # The same to the last bit each time; with four seeds the mean was 3.9 to 5.5 bits before and 1.0 to 1.4 after, while 19 of 20 notes
     # that nobody learnt are below 2.8, and their mean is 1.4. What is claimed stands between the two.
     assert found["before"]["low"] > found["before"]["unseen"]["mean"]

@@ -7,6 +7,7 @@ that is read well. Linux: limits of address space and of CPU time are the system
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import os
 import resource
@@ -135,7 +136,7 @@ def kills(work: Path, times: int, told: Callable[[str], None]) -> tuple[list[str
 
 def limited() -> tuple[list[str], dict[str, float | int | str]]:
     """The system's own limits in the child: room beyond the program, and a note that spins ends by its CPU time, not by the clock."""
-    settings = Settings.model_validate({"vault_id": "limits", "scan": {"max_seconds": 0.5, "max_memory_mb": 200}})
+    settings = Settings.model_validate({"vault_id": "limits", "scan": {"max_seconds": 1.0, "max_memory_mb": 200}})
     failures: list[str] = []
     tasks = [workers.Task(path, path, data) for path, data in (("a.md", b"SPIN"), ("b.md", b"EAT"), ("c.md", "# вода\n".encode()))]
     at, clock = _cpu(), time.perf_counter()
@@ -155,9 +156,9 @@ def bombs(size: int, told: Callable[[str], None]) -> tuple[dict[str, float | int
     reading.read_note("warm.md", b"# a\n\nb\n", settings)
     for name, make in BOMBS.items():
         took, ratio = [math.inf] * 3, math.inf
-        for _ in range(3):  # noise only adds, so the least counts; what is well at once is not tried again
+        for _ in range(9):  # noise only adds, so the least counts; what is well at once is not tried again
             took = [min(before, _cost(make(size * times), settings)) for before, times in zip(took, (1, 2, 4), strict=True)]
-            ratio = math.sqrt(took[2] / max(took[0], 0.005))  # of both doublings: one alone of some milliseconds is chance
+            ratio = max(later / max(sooner, 0.005) for sooner, later in itertools.pairwise(took))
             if ratio <= 0.8 * LONGEST or max(took) > 1.0:
                 break
         rate = max(seconds / (size * times / 1e6) for seconds, times in zip(took, (1, 2, 4), strict=True))
