@@ -466,3 +466,28 @@ def test_doctor_notices_an_adapter_that_is_not_what_was_trained(tmp_path: Path) 
     steps.rollback(job)
     assert steps.doctor(job)["ok"]
     job.close()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_a_record_that_was_half_written_by_a_kill_is_written_by_the_next_start(tmp_path: Path) -> None:
+    job = steps.Job(config.init_workspace(_empty(tmp_path), str(tmp_path / "state")))
+    folder = job.workspace.runs / "20250615-1"
+    folder.mkdir(parents=True)
+    registry.record(job.workspace, job.ledger, finished("20250615-1"))
+    program = (
+        "import os, signal, sys; from pathlib import Path; from vaultllm import files\n"
+        "os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "files.write_whole(Path(sys.argv[1]), '{')"
+    )
+    killed = subprocess.run([sys.executable, "-c", program, str(folder / "run.json")], check=False)
+    assert killed.returncode == -9
+    assert len(list(folder.iterdir())) == 2
+    job.ledger.put_run(finished("20250615-1", reason="as good as the base"))  # the ledger had come further than the file
+
+    steps.ingest(job)
+    assert [path.name for path in folder.iterdir()] == ["run.json"]
+    assert json.loads((folder / "run.json").read_text(encoding="utf-8"))["reason"] == "as good as the base"
+    wrote = (folder / "run.json").stat().st_mtime_ns
+    steps.ingest(job)
+    assert (folder / "run.json").stat().st_mtime_ns == wrote
+    job.close()

@@ -35,14 +35,23 @@ def write_if_changed(path: str | Path, content: str) -> None:
         write_whole(path, data)
 
 
+def half_written(path: str | Path) -> bool:
+    """Whether a kill has left something beside a file that `write_whole` was writing; the next one takes it away."""
+    return os.path.lexists(_aside(path))
+
+
+def _aside(path: str | Path) -> str:
+    folder, name = os.path.split(path)
+    return os.path.join(folder, f".{sha(name, digits=8)}.tmp")  # a name as long as a note's has no room for a suffix
+
+
 def write_whole(path: str | Path, content: str | bytes, *, lasting: bool = False) -> None:
     """Put a file in place by a rename: a reader sees the old one or the new one, never a part. Readable by its owner alone.
 
     Its folder must exist. `lasting`: on the disk when we return, so that what is written after it can count on it.
     An empty folder that stands in its place gives way. One process at a time may write a path (the caller holds the lock). Raises OSError.
     """
-    folder, name = os.path.split(path)
-    aside = os.path.join(folder, f".{sha(name, digits=8)}.tmp")  # a name as long as a note's has no room for a suffix
+    aside = _aside(path)
     data = content.encode("utf-8") if isinstance(content, str) else content
     try:
         _write(aside, data, lasting)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from vaultllm import config
+from vaultllm import config, registry
 from vaultllm.steps.job import Job, answering_base, problem_entry
 
 
@@ -37,6 +37,8 @@ def _ingest(
     started = time.perf_counter()
     workspace, ledger = job.workspace, job.ledger
     with job.lock():
+        if only is None:
+            registry.write_records(workspace, ledger)
         found = ingesting.ingest(workspace, ledger, full=full, confirm=confirm, only=only, progress=job.progress)
         memory = remember.refresh(
             ledger,
