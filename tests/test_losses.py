@@ -23,6 +23,7 @@ def test_costs_and_gradients_are_those_of_cross_entropy_and_a_chunk_is_all_that_
 
     torch.manual_seed(0)
     monkeypatch.setattr(losses, "CHUNK", 32 * 50)
+    monkeypatch.setattr(losses, "ROWS", 8)
     kind = getattr(torch, dtype)
     hidden, weight = torch.randn(100, 16).to(kind).requires_grad_(), torch.randn(50, 16).to(kind)
     shift = torch.randn(50).to(kind) if bias else None
@@ -39,6 +40,36 @@ def test_costs_and_gradients_are_those_of_cross_entropy_and_a_chunk_is_all_that_
     assert ours.dtype == torch.float32
     assert torch.allclose(ours, usual, rtol=1e-5, atol=1e-5)
     assert torch.allclose(mine.float(), slope.float(), atol=near * float(slope.abs().max()))
+
+
+@pytest.mark.parametrize(("dtype", "near"), [("float32", 1e-6), ("bfloat16", 2.5e-2)])
+def test_the_mean_and_both_gradients_of_a_layer_that_learns_are_those_of_cross_entropy(
+    dtype: str, near: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    torch.manual_seed(0)
+    monkeypatch.setattr(losses, "CHUNK", 16 * 50)
+    monkeypatch.setattr(losses, "ROWS", 8)
+    kind = getattr(torch, dtype)
+    hidden, weight = (3 * torch.randn(100, 16)).requires_grad_(), torch.randn(50, 16).requires_grad_()
+    targets = torch.randint(0, 50, (100,))
+    with torch.no_grad():  # some are foreseen nearly for sure: what is left of their gradient must not be rounded away
+        hidden[:20] = 2 * weight[targets[:20]]
+    narrow, table = hidden.to(kind).float(), weight.to(kind).float()
+    usual = torch.nn.functional.cross_entropy(narrow @ table.T, targets)
+    wanted = torch.autograd.grad(7 * usual, (hidden, weight))
+
+    rows, real = [], torch.nn.functional.linear
+    monkeypatch.setattr(torch.nn.functional, "linear", lambda given, *rest: rows.append(len(given)) or real(given, *rest))
+    ours = losses.mean(hidden, weight, targets, None if kind is torch.float32 else kind)
+    found = torch.autograd.grad(7 * ours, (hidden, weight))
+    assert rows == [32, 32, 32, 4]
+    assert ours.dtype == torch.float32
+    assert ours.item() == pytest.approx(usual.item(), rel=1e-6 if kind is torch.float32 else 2e-3)
+    for mine, slope in zip(found, wanted, strict=True):
+        assert mine.dtype == torch.float32
+        assert torch.allclose(mine, slope, atol=near * float(slope.abs().max()))
 
 
 def test_no_learnt_token_costs_nothing_and_its_gradient_is_nothing():

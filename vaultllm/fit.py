@@ -111,8 +111,8 @@ class Shape(NamedTuple):
         held_mb: int = LIBRARIES_MB,
     ) -> int:  # fmt: skip
         """Bytes of a training with so many tokens in one pass: weights, adapter with AdamW, what waits, logits, libraries (`held_mb`)."""
-        at_once = min(self.vocabulary * tokens, losses.CHUNK if device == "cpu" else losses.CHUNK_GPU)
-        logits = 12 * at_once + 8 * self.width * tokens  # a chunk in fp32, twice, and its gradient; what enters them, and its gradient
+        # A chunk in fp32, twice, and its gradient; what enters them, and its gradient.
+        logits = 12 * self.vocabulary * min(tokens, losses.at_once(self.vocabulary, device)) + 8 * self.width * tokens
         own = self.weights(half, nf4) + 16 * self.adapter(rank) + tokens * self.waiting(half, device, sequence, checkpointing) + logits
         return int(own * SPARE) + held_mb * 2**20
 

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from vaultllm.models import plan
+from vaultllm.models import losses, plan
 from vaultllm.models.plan import Budget, Recipe, Reporter, Sample, Watched
 
 
@@ -36,8 +36,8 @@ def _loss(model: Any, windows: Any, dtype: Any) -> Any:
     import torch
 
     with torch.autocast(windows.device.type, dtype=dtype, enabled=dtype is not None):
-        logits = model(input_ids=windows[:, :-1], use_cache=False).logits
-    return torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), windows[:, 1:].flatten())
+        hidden = model.model(input_ids=windows[:, :-1], use_cache=False).last_hidden_state
+    return losses.mean(hidden.flatten(0, 1), model.lm_head.weight, windows[:, 1:].flatten(), dtype)
 
 
 @contextlib.contextmanager

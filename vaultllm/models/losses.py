@@ -3,6 +3,7 @@
 Logits are a model's largest tensor: with 150,000 words a thousand tokens take 0.3 GB in bf16, and three times 0.6 GB more in
 the usual loss. Here only the tokens that count get any, a chunk at a time, and what goes back through them is made beside the
 loss, so that the chunk can be forgotten (cut cross-entropy, Wijmans et al. 2024, arXiv:2411.09009, keeps as little).
+`of` is for a frozen output layer, `mean` for one that learns too.
 Knows nothing about batches, windows or training.
 """
 
@@ -14,10 +15,17 @@ import weakref
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-CHUNK, CHUNK_GPU = 2**23, 2**27
-"""Logits at once: 32 MiB in fp32, on a GPU half a GiB."""
+CHUNK, CHUNK_GPU = 2**21, 2**27
+"""Logits at once: 8 MiB in fp32, which a CPU's cache can hold; on a GPU half a GiB."""
+ROWS = 128
+"""But of so many tokens at least: a product of fewer rows costs more than a full cache does (docs/log.md)."""
 
 _PLAIN: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
+
+
+def at_once(words: int, device: str) -> int:
+    """Of how many tokens the logits are held at a time."""
+    return max(ROWS, CHUNK // words) if device == "cpu" else max(32, CHUNK_GPU // words)
 
 
 def unwrapped(model: Any) -> Any:
@@ -112,7 +120,7 @@ def _chunked() -> Any:
         @staticmethod
         def forward(ctx: Any, hidden: Any, weight: Any, bias: Any, targets: Any) -> Any:
             words = weight.shape[0]
-            size = max(32, (CHUNK if hidden.device.type == "cpu" else CHUNK_GPU) // words)
+            size = at_once(words, hidden.device.type)
             costs = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
             back = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
             for begin in range(0, len(hidden), size):
@@ -136,3 +144,49 @@ def _chunked() -> Any:
             return back * gradients[0][:, None].to(back.dtype), None, None, None
 
     return Chunked
+
+
+def mean(hidden: Any, weight: Any, targets: Any, dtype: Any = None) -> Any:
+    """Mean negative log-likelihood in nats, fp32 scalar, of targets (N,) after hidden states (N, d), by an output layer (V, d) that learns.
+
+    The products are computed in `dtype` (None: as given), the gradients of both beside the loss, a chunk of tokens at a time.
+    """
+    return _averaged().apply(hidden, weight, targets, dtype)
+
+
+@functools.cache
+def _averaged() -> Any:
+    import torch
+
+    class Averaged(torch.autograd.Function):
+        """As `mean`. The mean's gradient is one number, so all that waits for it is (N, d) and (V, d)."""
+
+        @staticmethod
+        def forward(ctx: Any, hidden: Any, weight: Any, targets: Any, dtype: Any) -> Any:
+            kind = dtype or hidden.dtype
+            narrow, table = hidden.to(kind), weight.to(kind)
+            size = 2 * at_once(len(weight), hidden.device.type)  # in half the bytes, and each is added to (V, d)
+            total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+            to_hidden = torch.empty_like(narrow)
+            to_weight = torch.zeros_like(weight, dtype=torch.float32)
+            for begin in range(0, len(narrow), size):
+                some = slice(begin, begin + size)
+                share = torch.softmax(torch.nn.functional.linear(narrow[some], table), -1)
+                told = share.gather(1, targets[some, None]).float()
+                total -= told.clamp_min(torch.finfo(torch.float32).tiny).log().sum()
+                torch.mm(share, table, out=to_hidden[some])
+                to_weight += torch.mm(share.t(), narrow[some])
+            # What each target itself pulls, apart from the shares, whose type is too coarse near one.
+            to_hidden -= table.index_select(0, targets)
+            to_weight.index_add_(0, targets, narrow.float(), alpha=-1)
+            ctx.save_for_backward(to_hidden, to_weight)
+            ctx.kinds = hidden.dtype, weight.dtype
+            return total / len(targets)
+
+        @staticmethod
+        def backward(ctx: Any, *gradients: Any) -> Any:
+            to_hidden, to_weight = ctx.saved_tensors
+            scale = gradients[0] / len(to_hidden)
+            return (to_hidden * scale).to(ctx.kinds[0]), (to_weight * scale).to(ctx.kinds[1]), None, None
+
+    return Averaged
