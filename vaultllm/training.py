@@ -140,6 +140,7 @@ def train(
 
     began = time.monotonic()
     minutes = whole = settings.minutes
+    registry.write_records(workspace, ledger)
     frozen = datasets.write(built, workspace.datasets)
     if settings.base == "micro":
         base_path, trained_now = micro_base(
