@@ -37,6 +37,10 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Any:
     made.close()
 
 
+def _nobody() -> Any:
+    raise AssertionError("nothing is to be loaded")
+
+
 def trained(job: steps.Job, **options: Any) -> dict[str, Any]:
     settings = job.workspace.settings.train.model_copy(update={"minutes": 0.15, "val": 0.3, **options})
     built = dataset.build(job.ledger.scenes(), val=0.3)
@@ -240,7 +244,7 @@ def test_a_ledger_that_was_made_anew_does_not_stop_the_gate_nor_leave_a_way_back
         run = Run("20250101-new", "lora", "micro", "", "d", {}, 0, "", "done", {}, {}, "2025-01-01T00:00:00+00:00")
         ledger.put_run(run)
         metrics = {"bpb_before": 2.0, "bpb_after": 1.9}
-        assert training._gate(workspace, ledger, run, Dataset("d", (), ()), metrics, lambda progress: None)[0]
+        assert training._gate(workspace, ledger, run, _nobody, Dataset("d", (), ()), metrics, nothing)[0]
         adapter = workspace.runs / run.id / "adapter"
         adapter.mkdir(parents=True)
         (adapter / "adapter_model.safetensors").write_bytes(b"")

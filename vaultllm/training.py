@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import functools
 import json
 import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vaultllm import dataset as datasets
 from vaultllm import origin as origins
@@ -25,6 +26,9 @@ from vaultllm.ledger import Ledger
 from vaultllm.power import Wait
 from vaultllm.schema import Example, Progress, Report, Run
 from vaultllm.splits import SPLITS
+
+if TYPE_CHECKING:
+    from vaultllm.models.hf import Loaded
 
 BASE_SHARE = 0.6  # of the minutes, when the micro base has to be trained first
 ARM_EXAMPLES = 24  # held-out answers on which the four arms are measured: enough to see, few enough to wait for
@@ -163,6 +167,7 @@ def train(
     taught, mixture = origins.taught(built, origin, settings)
     folder = workspace.runs / run.id
     folder.mkdir(parents=True, exist_ok=True)
+    candidate = functools.cache(lambda: hf.load(base, folder / "adapter"))  # as answering would, once for all that is measured
     registry.record(workspace, ledger, run)
     learnt = json.dumps({**origin.learnt, **taught.learnt()}, indent=1, sort_keys=True) + "\n"
     write_whole(folder / "scenes.json", learnt, lasting=True)  # before it learns them: what was learnt can be told even if it is killed
@@ -194,11 +199,11 @@ def train(
     if gate:
         registry.record(workspace, ledger, run)  # trained, but not yet compared: a kill from here on costs only the comparison
         try:
-            promoted, reason = _gate(workspace, ledger, run, built, metrics, progress)
-            promoted, reason = _reloaded(workspace, run, metrics, promoted, reason)
-            metrics |= _scorecard(workspace, ledger, run, built, whole * 60 * MEASURES, progress)
+            promoted, reason = _gate(workspace, ledger, run, candidate, built, metrics, progress)
+            promoted, reason = _reloaded(candidate, folder, metrics, promoted, reason)
+            metrics |= _scorecard(workspace, ledger, run, candidate, built, whole * 60 * MEASURES, progress)
             promoted, reason = _proven(metrics, settings.leak_limit, promoted, reason)
-            metrics["arms"] = arms(workspace, ledger, run, built, progress)
+            metrics["arms"] = arms(workspace, ledger, candidate, built, progress)
         except (KeyboardInterrupt, OSError):
             registry.record(workspace, ledger, dataclasses.replace(run, status="interrupted", reason=stopped))
             raise
@@ -264,7 +269,15 @@ def _stamp(now: dt.datetime | None = None) -> str:
     return (now or dt.datetime.now(dt.UTC)).strftime("%Y%m%dT%H%M%S%f")[:-3]
 
 
-def _gate(workspace: Workspace, ledger: Ledger, run: Run, built: Dataset, metrics: dict[str, Any], progress: Report) -> tuple[bool, str]:
+def _gate(
+    workspace: Workspace,
+    ledger: Ledger,
+    run: Run,
+    candidate: Callable[[], Loaded],
+    built: Dataset,
+    metrics: dict[str, Any],
+    progress: Report,
+) -> tuple[bool, str]:
     """Whether the run may answer, and why in one sentence. Writes `bpb_current` into the metrics."""
     from vaultllm import evaluate
     from vaultllm.models import hf
@@ -281,11 +294,12 @@ def _gate(workspace: Workspace, ledger: Ledger, run: Run, built: Dataset, metric
         return False, f"held-out notes cost {after:.3f} bits per byte, {before:.3f} without it: it got worse"
     sample = sample_of(built.split("val"), GATE_EXAMPLES)
     costs: list[float] = []
-    for base, adapter in (registry.serving(workspace, ledger) or ("", None, ""))[:2], (run.base, workspace.runs / run.id / "adapter"):
+    base, adapter, _ = registry.serving(workspace, ledger) or ("", None, "")
+    for load in functools.partial(hf.load, base, adapter), candidate:
         try:
-            loaded = hf.load(base, adapter)
+            loaded = load()
         except ModelError as error:
-            if base == run.base and adapter == workspace.runs / run.id / "adapter":
+            if load is candidate:
                 return False, f"the new adapter cannot be loaded again: {error.message}"
             return after <= before, f"the run before cannot be loaded any more ({error.message})"
         scores = evaluate.score(
@@ -302,12 +316,14 @@ def _gate(workspace: Workspace, ledger: Ledger, run: Run, built: Dataset, metric
     return costs[1] <= costs[0], words if costs[1] <= costs[0] else words + ": it got worse"
 
 
-def _reloaded(workspace: Workspace, run: Run, metrics: dict[str, Any], promoted: bool, reason: str) -> tuple[bool, str]:
+def _reloaded(candidate: Callable[[], Loaded], folder: Path, metrics: dict[str, Any], promoted: bool, reason: str) -> tuple[bool, str]:
     """The gate's verdict, but that no adapter answers which is not what was trained. Writes `reload` into the metrics."""
+    from vaultllm.models import reload
+
     if not promoted:
         return promoted, reason
     try:
-        skipped = registry.verify(workspace, run)
+        skipped = reload.check(candidate(), folder)
     except ModelError as error:
         metrics["reload"] = error.message
         return False, f"the new adapter cannot be used: {error.message}"
@@ -315,20 +331,26 @@ def _reloaded(workspace: Workspace, run: Run, metrics: dict[str, Any], promoted:
     return promoted, reason
 
 
-def _scorecard(workspace: Workspace, ledger: Ledger, run: Run, built: Dataset, seconds: float, progress: Report) -> dict[str, Any]:
+def _scorecard(
+    workspace: Workspace,
+    ledger: Ledger,
+    run: Run,
+    candidate: Callable[[], Loaded],
+    built: Dataset,
+    seconds: float,
+    progress: Report,
+) -> dict[str, Any]:
     """What `scorecard.measure` says of a run, loading the model included in its time."""
     from vaultllm import evaluate, scorecard
-    from vaultllm.models import hf
 
     began = time.monotonic()
-    folder = workspace.runs / run.id
     try:
-        loaded = hf.load(run.base, folder / "adapter")
+        loaded = candidate()
     except ModelError as error:
         return {name: {"skipped": error.message} for name in scorecard.SHARES}
     samples = _beside(workspace, loaded.folder, run.base_sha, "samples")
     return scorecard.measure(
-        loaded, built.written("train"), built.split("val"), evaluate.read_scores(folder / "scores.json"),
+        loaded, built.written("train"), built.split("val"), evaluate.read_scores(workspace.runs / run.id / "scores.json"),
         max(seconds - (time.monotonic() - began), seconds / 2), base_sha=run.base_sha, samples=samples,
         recall=recaller(workspace, ledger), progress=progress,
     )  # fmt: skip
@@ -375,18 +397,17 @@ def sample_of(examples: Sequence[Example], most: int) -> list[Example]:
     return [examples[i * len(examples) // count] for i in range(count)]
 
 
-def arms(workspace: Workspace, ledger: Ledger, run: Run, built: Dataset, progress: Report) -> dict[str, Any]:
+def arms(workspace: Workspace, ledger: Ledger, candidate: Callable[[], Loaded], built: Dataset, progress: Report) -> dict[str, Any]:
     """Bits per byte of held-out answers by base, base+memory, trained and trained+memory; empty when there are none.
 
     What memory recalls never comes from the note that is measured.
     """
     from vaultllm import evaluate
-    from vaultllm.models import hf
 
     talks = [example for example in built.split("val") if example.form == "dialogue"]
     if not talks:
         return {}
-    loaded = hf.load(run.base, workspace.runs / run.id / "adapter")
+    loaded = candidate()
     sample = sample_of(talks, ARM_EXAMPLES if loaded.parameters < 100_000_000 else 6)
     remembered = recaller(workspace, ledger)
     recalled = {}
