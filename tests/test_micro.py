@@ -73,10 +73,18 @@ def test_more_time_gives_a_larger_model_between_the_smallest_and_the_largest():
     assert len(set(sizes)) > 3
 
 
+def test_steps_grow_with_the_root_of_what_is_read_and_no_further_when_the_text_is_used_up():
+    steps = [plan.pick(4.0**power, 10**11, 2048).step_tokens for power in range(4, 16)]
+    assert steps == sorted(steps)
+    assert steps[0] == plan.STEP_TOKENS
+    assert 1.5 < steps[-1] / steps[-3] < 4.5  # sixteen times the text, at another size of the model
+    assert plan.pick(10.0**12, 100_000, 2048).step_tokens == plan.pick(plan.MAX_EPOCHS * 10**5, 10**5, 2048).step_tokens
+
+
 def test_more_time_than_the_text_is_worth_gives_no_larger_model_but_one_that_forgets_more():
     text = 100_000
     once, often = plan.pick(text, text, 2048), plan.pick(1000 * text, text, 2048)
-    assert once == plan.Recipe(plan.SHAPES[0], plan.WEIGHT_DECAY, 0.0)
+    assert once == plan.Recipe(plan.SHAPES[0], plan.WEIGHT_DECAY, 0.0, plan.STEP_TOKENS)
     assert often.shape == plan.pick(plan.MAX_EPOCHS * text, text, 2048).shape
     assert (often.weight_decay, often.dropout) == (plan.WEIGHT_DECAY_OFTEN, plan.DROPOUT_OFTEN)
 

@@ -136,11 +136,11 @@ def train(
             group["lr"] = rate * factor
         length = plan.LONG_CONTEXT if report.step % plan.LONG_EVERY == plan.LONG_EVERY - 1 else plan.CONTEXT
         length = min(length, len(stream) - 1)
-        starts = torch.randint(len(stream) - length, (max(1, plan.STEP_TOKENS // length),), generator=generator)
+        starts = torch.randint(len(stream) - length, (max(1, recipe.step_tokens // length),), generator=generator)
         windows: Any = torch.stack([stream[at : at + length + 1] for at in starts.tolist()]).to(model.device)
         loss = 0.0
         # In parts of about half a second, so that there is something to report.
-        rows = max(1, int(min(0.5 * speed, 0.5 * (report.rate or speed), plan.STEP_TOKENS)) // length)
+        rows = max(1, int(min(0.5 * speed, 0.5 * (report.rate or speed), recipe.step_tokens)) // length)
         for part in windows.split(rows):
             partial = _loss(model, part, dtype) * (len(part) / len(windows))
             partial.backward()
@@ -152,12 +152,12 @@ def train(
             optimizer.zero_grad()
         report.step += 1
         tokens += windows[:, 1:].numel()
-        share = 0.1 * plan.STEP_TOKENS / 2048  # about the last 20,000 tokens
+        share = min(1.0, 0.1 * recipe.step_tokens / 2048)  # about the last 20,000 tokens
         report.loss = loss if report.loss is None else (1 - share) * report.loss + share * loss
         report.rate = tokens / max(1e-9, time.monotonic() - started - aside)
 
-    enough = max(plan.MAX_EPOCHS * (len(stream) - 1), plan.MIN_STEPS * plan.STEP_TOKENS)
-    seconds, factor, stopped = plan.STEP_TOKENS / speed, 1.0, False
+    enough = max(plan.MAX_EPOCHS * (len(stream) - 1), plan.MIN_STEPS * recipe.step_tokens)
+    seconds, factor, stopped = recipe.step_tokens / speed, 1.0, False
     durations: list[float] = []
     due = [one for one in plan.SAMPLES if watched.written is not None]
     while budget.left() > seconds or report.step == 0:
@@ -165,7 +165,7 @@ def train(
         if budget.steps is not None:
             done = (report.step + 0.5) / budget.steps
         else:
-            done = max((time.monotonic() - started + 0.5 * seconds) / training_time, (tokens + 0.5 * plan.STEP_TOKENS) / enough)
+            done = max((time.monotonic() - started + 0.5 * seconds) / training_time, (tokens + 0.5 * recipe.step_tokens) / enough)
         if done >= 1:
             if report.step:
                 break
@@ -186,8 +186,9 @@ def train(
     if stopped or (budget.steps is None and factor > 0.1):
         # Stopped, or the machine stalled through the decay: fall in a few steps, a twentieth of the time over it at most.
         spare = 0.05 * budget.seconds
-        began, few = time.monotonic(), max(1, min(len(durations) // 10, int(spare / statistics.median(durations))))
-        hot = factor
+        began, hot = time.monotonic(), factor
+        wanted = max(math.ceil(5 * hot), len(durations) // 10)  # the last step of so many has a tenth of the rate
+        few = max(1, min(wanted, int(spare / statistics.median(durations))))
         for i in range(few):
             factor = hot * (few - i - 0.5) / few
             step(factor, 1.0)

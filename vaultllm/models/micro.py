@@ -157,6 +157,7 @@ def _pretrain(
         "shape": recipe.shape._asdict(),
         "weight_decay": recipe.weight_decay,
         "dropout": recipe.dropout,
+        "step_tokens": recipe.step_tokens,
         "text_bytes": n_bytes,
         "text_bytes_read": used_bytes,
         "text_tokens": len(stream) - 1,
