@@ -1,12 +1,13 @@
 """The micro model against a plain nanoGPT-style recipe, counting letters, and `xz`: held-out bits per byte after the same CPU-minutes.
 
-    python benchmarks/micro.py --minutes 1,5,30 [--notes vault_example] [--megabytes 0.2] [--peer 128x4@6e-3,128x4@3e-3]
+    python benchmarks/micro.py --minutes 1,5,30 [--notes vault_example] [--megabytes 0.2] [--peer 128x4@6e-3,128x4@3e-3*4096]
 
 Every eighth note is held out. Time is the process's own CPU time with one thread, so a busy machine does not matter; each
 arm has a process of its own, and its minutes cover everything but measuring: imports, tokenizer, probes, training, saving.
 The peer is GPT-2's shape (learned positions, LayerNorm, GELU, tied embeddings) with AdamW (0.9, 0.99; weight decay 0.1), 5 %
-warm-up, cosine to a tenth, clipping at 1, fp32, the same tokenizer, in each of the named sizes and learning rates; the best of them on the
-held-out notes counts, which favours it. It is measured in windows that overlap by half, so that every token has a context.
+warm-up, cosine to a tenth, clipping at 1, fp32, the same tokenizer, in each of the named sizes, learning rates and tokens a step
+(1,024 unless said otherwise); the best of them on the held-out notes counts, which favours it. It is measured in windows that
+overlap by half, so that every token has a context.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ from vaultllm.models import learning, micro, plan
 from vaultllm.schema import Example, Message
 
 SEED = 0
-BLOCK, ROWS = 128, 8
-"""The peer's window and batch: 1,024 tokens a step, the best of what was tried (docs/log.md)."""
+BLOCK = 128
+"""The peer's window, the best of what was tried (docs/log.md)."""
 WEIGHTS = [i / 20 for i in range(21)]
 
 
@@ -93,7 +94,7 @@ def ours(notes: list[Example], folder: Path, seconds: float) -> dict[str, Any]:
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
     texts = [one.messages[0].text for one in notes if one.split == "val"]
     bits = token_bits(model, tokenizer, texts, plan.LONG_CONTEXT, plan.LONG_CONTEXT)
-    about = f"{result['shape']['width']}x{result['shape']['layers']} {result['dtype']}"
+    about = f"{result['shape']['width']}x{result['shape']['layers']} {result['dtype']}, {result['step_tokens']} a step"
     return {
         **result,
         "about": about,
@@ -104,7 +105,7 @@ def ours(notes: list[Example], folder: Path, seconds: float) -> dict[str, Any]:
     }
 
 
-def peer(notes: list[Example], folder: Path, seconds: float, width: int, layers: int, rate: float) -> dict[str, Any]:
+def peer(notes: list[Example], folder: Path, seconds: float, width: int, layers: int, rate: float, step_tokens: int) -> dict[str, Any]:
     """The loop that everybody writes first; `folder` holds our tokenizer."""
     import torch
     from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
@@ -115,7 +116,7 @@ def peer(notes: list[Example], folder: Path, seconds: float, width: int, layers:
     train = plan.in_notes_order([one for one in notes if one.split == "train"], SEED)
     stream = torch.tensor(plan.pack((micro.encode_example(tokenizer, one)[0] for one in train), tokenizer.pad_token_id))
     held = [one.messages[0].text for one in notes if one.split == "val"]
-    drop = 0.0 if width <= 128 else 0.1
+    drop, rows = 0.0 if width <= 128 else 0.1, step_tokens // BLOCK
     config = GPT2Config(
         vocab_size=len(tokenizer), n_positions=BLOCK, n_embd=width, n_layer=layers, n_head=max(1, width // 32),
         resid_pdrop=drop, embd_pdrop=drop, attn_pdrop=drop, bos_token_id=None, eos_token_id=None,
@@ -134,7 +135,7 @@ def peer(notes: list[Example], folder: Path, seconds: float, width: int, layers:
         factor = min(1.0, done / 0.05) * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * min(done, 1.0))))
         for group in optimizer.param_groups:
             group["lr"] = rate * factor
-        starts = torch.randint(max(1, len(stream) - BLOCK), (ROWS,), generator=generator)
+        starts = torch.randint(max(1, len(stream) - BLOCK), (rows,), generator=generator)
         windows = torch.stack([stream[at : at + BLOCK + 1] for at in starts.tolist()])
         logits = model(input_ids=windows[:, :-1], use_cache=False).logits
         torch.nn.functional.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten()).backward()
@@ -148,9 +149,9 @@ def peer(notes: list[Example], folder: Path, seconds: float, width: int, layers:
             model.train()
             looked += time.process_time() - paused
     bits = min(best, key=lambda one: sum(map(sum, one)))
-    about = f"{width}x{layers} fp32 lr {rate:g}"
+    about = f"{width}x{layers} fp32 lr {rate:g}, {step_tokens} a step"
     count = sum(one.numel() for one in model.parameters())
-    size = step * BLOCK * ROWS
+    size = step * BLOCK * rows
     return {
         "about": about, "cpu_s": time.process_time() - looked, "peak_mb": peak_mb(), "bits": bits, "parameters": count, "steps": step,
         "tokens_seen": size, "epochs": round(size / len(stream), 2), "tokens_per_s": size / max(seconds - began, 1e-9),
@@ -238,7 +239,9 @@ def main() -> None:
             for spec in options.peer.split(","):
                 shape, rate = spec.split("@")
                 width, layers = map(int, shape.split("x"))
-                tried.append(told(alone(peer, notes, folder, 60 * minutes, width, layers, float(rate)), sizes["val"]))
+                rate, _, tokens = rate.partition("*")
+                given = (width, layers, float(rate), int(tokens or 1024))
+                tried.append(told(alone(peer, notes, folder, 60 * minutes, *given), sizes["val"]))
             rows[f"peer, {minutes:g} min"] = min(tried, key=lambda one: sum(map(sum, one["bits"])))
     for name, row in list(rows.items()):
         row["bpb"] = sum(map(sum, row.pop("bits"))) / sizes["val"]
