@@ -27,7 +27,7 @@ def _optimizers(model: Any, weight_decay: float) -> list[Any]:
     rest = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
     return [
         torch.optim.Muon(matrices, lr=plan.MUON_LR, momentum=0.95, weight_decay=weight_decay, adjust_lr_fn="original"),
-        torch.optim.AdamW(rest, lr=plan.ADAM_LR, betas=(0.9, 0.95), weight_decay=0.0),
+        torch.optim.AdamW(rest, lr=plan.ADAM_LR, betas=(0.9, plan.ADAM_BETA2), weight_decay=0.0),
     ]
 
 

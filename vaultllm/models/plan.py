@@ -35,6 +35,8 @@ MAX_EPOCHS = 16.0
 MIN_STEPS = 60
 """But never fewer steps than these, however short the text."""
 MUON_LR, ADAM_LR = 0.02, 6e-3
+ADAM_BETA2 = 0.99
+"""Most tokens are rare: what is known of their gradients is old (docs/log.md: better than .95 by 2 %)."""
 WEIGHT_DECAY = 1.0
 """Ten times the usual (docs/log.md: better than 0.1 at 2 and at 10 passes)."""
 FEW_EPOCHS = 3.0
