@@ -28,8 +28,9 @@ STEP_TOKENS = 1024
 """Tokens per optimiser step at least."""
 STEP_GROWTH = 3.6
 """A step has about so many tokens times the root of all that are read: more text is read in larger steps, not only in more of them."""
-TOKENS_PER_PARAMETER = 0.3
-"""Far from what is best per operation (about 10): in minutes on a CPU a larger model learns more from each token than it costs."""
+TOKENS_PER_PARAMETER = 1.0
+"""Far from what is best per operation (about 10): in minutes on a CPU a larger model learns more from each token than it costs, but
+not with .25 (docs/log.md)."""
 MAX_EPOCHS = 16.0
 """More passes over the same text make the model worse on other text; the run ends early instead."""
 MIN_STEPS = 60
@@ -39,7 +40,7 @@ ADAM_BETA2 = 0.99
 """Most tokens are rare: what is known of their gradients is old (docs/log.md: better than .95 by 2 %)."""
 WEIGHT_DECAY = 1.0
 """Ten times the usual (docs/log.md: better than 0.1 at 2 and at 10 passes)."""
-FEW_EPOCHS = 3.0
+FEW_EPOCHS = 5.0
 WEIGHT_DECAY_OFTEN, DROPOUT_OFTEN = 2.0, 0.15
 """For a text that is read more often than `FEW_EPOCHS` times."""
 SAMPLES = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8)
