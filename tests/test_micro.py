@@ -78,6 +78,7 @@ def test_steps_grow_with_the_root_of_what_is_read_and_no_further_when_the_text_i
     assert steps == sorted(steps)
     assert steps[0] == plan.STEP_TOKENS
     assert 1.5 < steps[-1] / steps[-3] < 4.5  # sixteen times the text, at another size of the model
+    assert plan.pick(-1000.0, 100_000, 2048).step_tokens == plan.STEP_TOKENS  # starting took longer than there was
     assert plan.pick(10.0**12, 100_000, 2048).step_tokens == plan.pick(plan.MAX_EPOCHS * 10**5, 10**5, 2048).step_tokens
 
 
