@@ -301,9 +301,11 @@ def inlines(line: str, raw: str, number: int) -> Iterator[Inline]:
 def _wikilinks(line: str, number: int) -> list[Link]:
     """The links in a line of properties; within double quotes a backslash stands before quotes and backslashes, as YAML has it."""
     found = []
+    quotes = looked = 0
     for match in _WIKILINK.finditer(line):
-        is_quoted = len(_QUOTE.findall(line, 0, match.start())) % 2
-        found.append(_wikilink(_QUOTED.sub(r"\1", match["wiki"]) if is_quoted else match["wiki"], False, number))
+        quotes += len(_QUOTE.findall(line, looked, match.start()))
+        looked = match.start()
+        found.append(_wikilink(_QUOTED.sub(r"\1", match["wiki"]) if quotes % 2 else match["wiki"], False, number))
     return [link for link in found if link]
 
 

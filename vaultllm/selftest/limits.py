@@ -65,6 +65,7 @@ BOMBS: dict[str, Callable[[int], str]] = {
     "fences": lambda size: "```\na\n" * (size // 6) + "```",
     "properties": lambda size: "---\n" + "a: [\n" * (min(size, 60_000) // 5) + "---\n" + _LINE * (size // 45),
     "front matter": lambda size: "---\nа: &a [x]\nб: [" + "*a, " * (size // 4) + "]\n---\nтело\n",
+    "links in a property": lambda size: '---\ns: "' + "[[a]] " * (size // 6) + '"\n---\nтело\n',
     "headings": lambda size: "# a\n\nb c d e\n\n" * (size // 14),
     "talk": lambda size: "User: a\n\nAssistant: b\n\n" * (size // 24),
 }
