@@ -19,15 +19,13 @@ _UNWRITTEN = re.compile(r"iostream error|PytorchStreamWriter|file write failed|u
 
 
 def write_if_changed(path: str | Path, content: str) -> None:
-    """`write_whole`, its folder made, unless the file says just this already. Raises OSError."""
+    """`write_whole`, its folder made, unless the file says just this already and no kill has left another half written beside it.
+
+    Raises OSError.
+    """
     data = content.encode("utf-8")
-    try:
-        if os.stat(path).st_size == len(data):
-            with open(path, "rb") as file:
-                if file.read() == data:
-                    return
-    except FileNotFoundError:
-        pass
+    if _says(path, data) and not os.path.lexists(_aside(path)):
+        return
     try:
         write_whole(path, data)
     except FileNotFoundError:
@@ -35,9 +33,15 @@ def write_if_changed(path: str | Path, content: str) -> None:
         write_whole(path, data)
 
 
-def half_written(path: str | Path) -> bool:
-    """Whether a kill has left something beside a file that `write_whole` was writing; the next one takes it away."""
-    return os.path.lexists(_aside(path))
+def _says(path: str | Path, data: bytes) -> bool:
+    """Whether the file holds these bytes; what cannot be read does not."""
+    try:
+        if os.stat(path).st_size != len(data):
+            return False
+        with open(path, "rb") as file:
+            return file.read() == data
+    except OSError:
+        return False
 
 
 def _aside(path: str | Path) -> str:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from vaultllm import lineage
 from vaultllm.config import Workspace
 from vaultllm.errors import ModelError, UsageError, nearest
-from vaultllm.files import half_written, write_whole
+from vaultllm.files import write_if_changed, write_whole
 from vaultllm.ledger import Ledger
 from vaultllm.schema import Run, to_dict
 
@@ -317,23 +317,18 @@ def newest_micro(workspace: Workspace) -> Path | None:
 def record(workspace: Workspace, ledger: Ledger, run: Run) -> None:
     """Into the ledger, and as `run.json` for people and for a ledger that is made anew."""
     ledger.put_run(run)
-    write_records(workspace, ledger, only=run.id)
-
-
-def write_records(workspace: Workspace, ledger: Ledger, only: str = "") -> None:
-    """Let each `run.json` say what the ledger does, of one run or of all: a kill between the two leaves an older one, or half of one."""
     with ledger.transaction():  # another process that writes one waits
+        _write_record(workspace, run)
+
+
+def write_records(workspace: Workspace, ledger: Ledger) -> None:
+    """Let each `run.json` say what the ledger does: a kill between the two leaves an older one, or half of one."""
+    with ledger.transaction():
         for run in ledger.runs():
-            folder = workspace.runs / run.id
-            if only not in ("", run.id) or not folder.is_dir():
-                continue
-            said = json.dumps(to_dict(run), ensure_ascii=False, indent=1) + "\n"
-            if half_written(folder / "run.json") or not _says(folder / "run.json", said):
-                write_whole(folder / "run.json", said)
+            _write_record(workspace, run)
 
 
-def _says(path: Path, text: str) -> bool:
-    try:
-        return path.read_bytes() == text.encode("utf-8")
-    except OSError:
-        return False
+def _write_record(workspace: Workspace, run: Run) -> None:
+    folder = workspace.runs / run.id
+    if folder.is_dir():
+        write_if_changed(folder / "run.json", json.dumps(to_dict(run), ensure_ascii=False, indent=1) + "\n")
