@@ -42,7 +42,8 @@ class Voice:
         if self.path:
             self.look()
         due = [] if self.path else [path for path, when in self.waiting.items() if when <= now]
-        if due and (rests := next((path for path in due if path not in unsettled()), None)) is not None:
+        moving = unsettled() if due else ()
+        if (rests := next((path for path in due if path not in moving), None)) is not None:
             self.path = rests
             del self.waiting[rests]
             self.hands.begin("reply", path=rests)

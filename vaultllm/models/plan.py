@@ -117,9 +117,10 @@ def pick(probe_tokens: float, text_tokens: int, vocabulary: int) -> Recipe:
     for shape in SHAPES[1:]:
         if readable * slower(shape, vocabulary) >= TOKENS_PER_PARAMETER * shape.total(vocabulary):
             chosen = shape
-    often = probe_tokens * slower(chosen, vocabulary) > FEW_EPOCHS * text_tokens
-    read = min(max(probe_tokens, 0.0) * slower(chosen, vocabulary), MAX_EPOCHS * text_tokens)
-    doublings = max(0, round(math.log2(max(1.0, STEP_GROWTH * math.sqrt(read)) / STEP_TOKENS)))
+    could_read = max(probe_tokens, 0.0) * slower(chosen, vocabulary)  # it is less than nothing when starting took all the time
+    often = could_read > FEW_EPOCHS * text_tokens
+    read = min(could_read, MAX_EPOCHS * text_tokens)
+    doublings = round(math.log2(max(1.0, STEP_GROWTH * math.sqrt(read) / STEP_TOKENS)))
     weight_decay, dropout = (WEIGHT_DECAY_OFTEN, DROPOUT_OFTEN) if often else (WEIGHT_DECAY, 0.0)
     return Recipe(chosen, weight_decay, dropout, STEP_TOKENS << doublings)
 

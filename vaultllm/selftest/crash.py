@@ -382,11 +382,13 @@ def points(calls: Counter[str], kills: int, errors: int, rng: random.Random) -> 
         if number < kills:
             found.append(Fault(kind, left[kind].pop(), "torn" if half and kind in tracer.SIZED else "kill"))
         else:
-            (error,) = rng.choices(ERRORS, [0.0, 6, 0.0, 1] if kind == "chmod" else [6, 6, 1, 1])
+            told = {error: often for error, often in _OFTEN.items() if kind != "chmod" or error in ("EIO", "EROFS")}
+            (error,) = rng.choices([*told], [*told.values()])
             found.append(Fault(kind, left[kind].pop(), error, lasting=half))
     return found
 
 
+_OFTEN = {"ENOSPC": 6, "EIO": 6, "EDQUOT": 1, "EROFS": 1}
 _SHARES: dict[Size, dict[str, tuple[int, int]]] = {  # kills, errors
     "quick": {
         "init": (3, 2), "ingest": (11, 7), "ingest again": (11, 7), "answer": (10, 8), "train": (2, 1), "promote": (4, 3),
